@@ -1,0 +1,81 @@
+//! The state that each socket carries (`BPF_MAP_TYPE_SK_STORAGE`).
+//!
+//! A listener carries the same structure: with `BPF_F_CLONE` the kernel copies it to every accepted socket, which is
+//! born knowing its cgroup, its port and the cell it will be counted in.
+
+use crate::flow::Flow;
+
+/// Index of the receiving direction in per-direction arrays.
+pub const RX: usize = 0;
+/// Index of the sending direction in per-direction arrays.
+pub const TX: usize = 1;
+
+/// What kind of socket carries the state, and how far it has come.
+pub mod kind {
+    /// Fresh storage.
+    pub const NEW: u8 = 0;
+    /// A listener; a socket with this kind in any other state than LISTEN is its freshly accepted child.
+    pub const LISTENER: u8 = 1;
+    /// An active open, not established yet.
+    pub const CONNECTING: u8 = 2;
+    /// Established, but no hook has told its cgroup yet.
+    pub const ESTABLISHED: u8 = 3;
+    /// Counted in a cell.
+    pub const COUNTED: u8 = 4;
+    /// Ended; nothing may be counted any more.
+    pub const CLOSED: u8 = 5;
+}
+
+/// Bits of [`Conn::flags`].
+pub mod flag {
+    /// A cgroup hook has seen a segment of this socket: it is TCP, and cgroup and port are known.
+    pub const CONFIRMED: u8 = 1;
+    /// Addresses are filled in.
+    pub const ADDRESSED: u8 = 2;
+    /// We sent the first FIN.
+    pub const FIN_LOCAL: u8 = 4;
+    /// The peer sent the first FIN.
+    pub const FIN_PEER: u8 = 8;
+}
+
+/// `Conn::cell` of a connection that is in no cell.
+pub const NO_CELL: u32 = u32::MAX;
+
+/// Per-socket state.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Conn {
+    /// The cgroup (v2) id of the socket, 0 while unknown.
+    pub cgroup: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds at ESTABLISHED.
+    pub born_ns: u64,
+    /// Coarse monotonic nanoseconds of the last payload in either direction.
+    pub payload_ns: u64,
+    /// Payload bytes by direction.
+    pub bytes: [u64; 2],
+    /// The cell the connection is counted in, or [`NO_CELL`]. For a listener: the cell its children are born into.
+    /// Changed by compare-and-swap only, so that a move and the end can never both win.
+    pub cell: u32,
+    /// The server's port, host order.
+    pub port: u16,
+    /// [`kind`].
+    pub kind: u8,
+    /// [`crate::protocol::Role`].
+    pub role: u8,
+    /// [`flag`].
+    pub flags: u8,
+    /// Always 0.
+    pub zero: [u8; 3],
+    /// Local port, host order.
+    pub local_port: u16,
+    /// Peer port, host order.
+    pub peer_port: u16,
+    /// Local address; IPv4 as IPv4-mapped IPv6, network order.
+    pub local_addr: [u32; 4],
+    /// Peer address; IPv4 as IPv4-mapped IPv6, network order.
+    pub peer_addr: [u32; 4],
+    /// What the bytes have told so far.
+    pub flow: Flow,
+}
+
+const _: () = assert!(size_of::<Conn>().is_multiple_of(8));

@@ -1,0 +1,257 @@
+//! What the bytes of one connection have told so far: the protocol state machine above the parsers.
+//!
+//! A connection has two streams, named by what HTTP sends in them: `request` from client to server, `response` back.
+//! Each stream is in a [`mode`] that names the parser its next bytes go to. The kernel program looks at the mode first:
+//! a stream in [`mode::OFF`] costs nothing more.
+//!
+//! The kernel calls [`Flow::feed`] with in-order bytes of one stream, at most [`CHUNK`] at a time, until all bytes of
+//! the segment are consumed or the stream wants no more.
+
+use crate::{
+    CHUNK,
+    http1::{self, bit},
+    http2,
+    protocol::Protocol,
+    websocket,
+};
+
+/// The parser that a stream's next bytes go to.
+pub mod mode {
+    /// Nothing more to learn from this stream.
+    pub const OFF: u8 = 0;
+    /// The HTTP/1 automaton, which also recognises the first bytes of everything else.
+    pub const HTTP1: u8 = 1;
+    /// Frame follower of HTTP/2, until the first request is known to be gRPC or not.
+    pub const HTTP2: u8 = 2;
+    /// Frame follower of WebSocket.
+    pub const WEBSOCKET: u8 = 3;
+
+    /// Not a mode of a stream: the kernel program that keeps a segment which came too early.
+    pub const KEEP: u8 = 4;
+    /// Not a mode of a stream: the kernel program that feeds kept segments once the gap is closed.
+    pub const REPLAY: u8 = 5;
+    /// Not a mode of a stream: the kernel program that follows WebSocket frames in a kept segment.
+    pub const KEPT_FRAMES: u8 = 6;
+}
+
+/// Bits of [`Stream::flags`].
+pub mod stream_flag {
+    /// `next_seq` is valid.
+    pub const SYNCED: u8 = 1;
+    /// The response head being read is a 101.
+    pub const SWITCHING: u8 = 2;
+    /// The response head being read is an interim one (1xx other than 101).
+    pub const INTERIM: u8 = 4;
+    /// Four bits, one for each place that holds a segment which came too early.
+    pub const KEPT: u8 = 0xf0;
+    /// Position of the lowest bit of [`KEPT`].
+    pub const KEPT_SHIFT: u8 = 4;
+}
+
+/// What a request or a 101 response named in its `Upgrade` header; bits, since a request may name several.
+pub mod upgrade {
+    /// `websocket`
+    pub const WEBSOCKET: u8 = 1;
+    /// `h2c`
+    pub const H2C: u8 = 2;
+    /// Any other token.
+    pub const OTHER: u8 = 4;
+}
+
+/// One direction of a connection. 24 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Stream {
+    /// The sequence number expected next; valid with [`stream_flag::SYNCED`].
+    pub next_seq: u32,
+    /// [`mode`].
+    pub mode: u8,
+    /// The automaton's state within the mode.
+    pub state: u8,
+    /// Position within the element being read (a frame header).
+    pub pos: u8,
+    /// [`stream_flag`].
+    pub flags: u8,
+    /// Bytes left in the frame being read.
+    pub left: u64,
+    /// Scratch of the frame followers: frame type and flags, the search's state, opcode.
+    pub aux: [u8; 8],
+}
+
+const _: () = assert!(size_of::<Stream>() == 24);
+
+/// The protocol state of one connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    /// From client to server.
+    pub request: Stream,
+    /// From server to client.
+    pub response: Stream,
+    /// [`Protocol`].
+    pub protocol: u8,
+    /// [`upgrade`] bits that a request asked for and no response has answered.
+    pub asked: u8,
+    /// [`upgrade`] bits that the 101 response being read has named.
+    pub granted: u8,
+    /// Always 0.
+    pub zero: [u8; 5],
+}
+
+const _: () = assert!(size_of::<Flow>() == 56);
+
+impl Flow {
+    /// A connection of which nothing has been seen.
+    #[inline(always)]
+    pub fn start(&mut self) {
+        *self = Self::default();
+        self.request.mode = mode::HTTP1;
+        self.request.state = http1::REQUEST_FIRST;
+        // Until the request stream decides, the response may: its request can have been missed (fast open).
+        self.response.mode = mode::HTTP1;
+        self.response.state = http1::RESPONSE_START;
+    }
+
+    /// Feeds `buf[from..len]`, the next bytes of the request stream (`request`) or the response stream.
+    ///
+    /// Returns the index up to which bytes are consumed. Less than `len` means: call again with the rest, since the
+    /// stream's mode may have changed on the way. A stream in [`mode::OFF`] consumes everything.
+    ///
+    /// `blur` is [`http1::run`]'s.
+    #[inline(always)]
+    pub fn feed_http1(&mut self, request: bool, buf: &[u8; CHUNK], from: usize, len: usize, blur: usize) -> usize {
+        let state = if request { self.request.state } else { self.response.state };
+        let run = http1::run(state, buf, from, len, blur);
+        if request { self.request_run(run, len) } else { self.response_run(run, len) }
+    }
+
+    #[inline(always)]
+    fn request_run(&mut self, run: http1::Run, len: usize) -> usize {
+        self.request.state = run.state;
+        if run.bits & bit::HTTP1 != 0 {
+            self.protocol = Protocol::Http1 as u8;
+            self.response.mode = mode::OFF;
+        }
+        if run.bits & bit::UPGRADES != 0 {
+            self.asked |= http1::upgrades(run.bits);
+            self.response.mode = mode::HTTP1;
+            self.response.state = http1::RESPONSE_START;
+            self.response.flags &= !(stream_flag::SWITCHING | stream_flag::INTERIM);
+        }
+        if run.bits & (bit::TLS | bit::UNKNOWN) != 0 {
+            if run.bits & bit::TLS != 0 {
+                self.protocol = Protocol::Tls as u8;
+            }
+            self.request.mode = mode::OFF;
+            self.response.mode = mode::OFF;
+            return len;
+        }
+        if run.bits & bit::PREFACE != 0 {
+            self.protocol = Protocol::Http2 as u8;
+            self.request.mode = mode::HTTP2;
+            http2::start(&mut self.request);
+            self.response.mode = mode::OFF;
+        }
+        if run.bits & bit::BODY != 0 {
+            // Not a head that could ask for an upgrade: the rest of the segment is somebody's body.
+            return len;
+        }
+        run.at
+    }
+
+    #[inline(always)]
+    fn response_run(&mut self, run: http1::Run, len: usize) -> usize {
+        self.response.state = run.state;
+        if run.bits & bit::STATUS_101 != 0 {
+            self.response.flags |= stream_flag::SWITCHING;
+            self.granted = 0;
+        }
+        if run.bits & bit::INTERIM != 0 {
+            self.response.flags |= stream_flag::INTERIM;
+        }
+        if run.bits & bit::UPGRADES != 0 && self.response.flags & stream_flag::SWITCHING != 0 {
+            self.granted |= http1::upgrades(run.bits);
+        }
+        if run.bits & bit::UNKNOWN != 0 {
+            // Not the start of a response. With an upgrade pending this is the body of an earlier response (requests
+            // were pipelined): the next segment may start the right one. Otherwise there is nothing to wait for.
+            if self.asked == 0 {
+                self.response.mode = mode::OFF;
+            }
+            self.response.state = http1::RESPONSE_START;
+            return len;
+        }
+        if run.bits & bit::FINAL != 0 {
+            self.recognise_http1();
+            self.asked = 0;
+            self.response.mode = mode::OFF;
+            return len;
+        }
+        if run.bits & bit::HEAD_END != 0 {
+            if self.response.flags & stream_flag::SWITCHING != 0 {
+                self.switch();
+            } else {
+                // An interim response is over; the next head follows.
+                self.response.flags &= !stream_flag::INTERIM;
+                self.response.state = http1::RESPONSE_START;
+            }
+        }
+        run.at
+    }
+
+    /// A status line without a recognised request before it: HTTP/1 all the same.
+    #[inline(always)]
+    fn recognise_http1(&mut self) {
+        if self.protocol == Protocol::Tcp as u8 {
+            self.protocol = Protocol::Http1 as u8;
+            self.request.state = http1::REQUEST_BODY;
+        }
+    }
+
+    /// The head of a 101 is complete: the connection is now what the head named.
+    #[inline(always)]
+    fn switch(&mut self) {
+        self.asked = 0;
+        self.response.flags &= !stream_flag::SWITCHING;
+        if self.granted & upgrade::WEBSOCKET != 0 {
+            self.protocol = Protocol::WebSocket as u8;
+            websocket::start(&mut self.request);
+            websocket::start(&mut self.response);
+            self.request.mode = mode::WEBSOCKET;
+            self.response.mode = mode::WEBSOCKET;
+        } else if self.granted & upgrade::H2C != 0 {
+            self.protocol = Protocol::Http2 as u8;
+            // The client sends the connection preface next (RFC 7540 section 3.2).
+            self.request.mode = mode::HTTP1;
+            self.request.state = http1::REQUEST_FIRST;
+            self.response.mode = mode::OFF;
+        } else {
+            self.protocol = Protocol::Upgrade as u8;
+            self.request.mode = mode::OFF;
+            self.response.mode = mode::OFF;
+        }
+    }
+
+    /// Bytes of a stream were missed. The request stream then waits for the next head; the response stream, when it
+    /// was being read, for the next status line. Frame followers cannot find the next frame boundary and give up.
+    #[inline(always)]
+    pub fn resync(&mut self, request: bool) {
+        if request {
+            if self.request.mode == mode::HTTP1 {
+                self.request.state = http1::REQUEST_BODY;
+                // The request that was missed may have asked for an upgrade: let the response tell.
+                if self.response.mode == mode::OFF && self.protocol == Protocol::Http1 as u8 {
+                    self.response.mode = mode::HTTP1;
+                    self.response.state = http1::RESPONSE_START;
+                }
+            } else {
+                self.request.mode = mode::OFF;
+            }
+        } else if self.response.mode == mode::HTTP1 {
+            self.response.state = http1::RESPONSE_START;
+            self.response.flags &= !(stream_flag::SWITCHING | stream_flag::INTERIM);
+        } else {
+            self.response.mode = mode::OFF;
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Everything that can be lost, each with a counter. Losing details is allowed; losing them silently is not.
+
+/// Index into the kernel's loss counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Loss {
+    /// A connection record did not fit into the ring buffer.
+    RingFull = 0,
+    /// No free cell was left; the connection is counted in the overflow cell.
+    TableFull = 1,
+    /// The kernel refused socket storage (memory); the connection is not counted at all.
+    StorageRefused = 2,
+    /// An established socket ended without one segment through the cgroup hooks; it is not counted in any cell.
+    Unattributed = 3,
+    /// A segment arrived ahead of its predecessor and could not be kept until the gap closed.
+    Gap = 4,
+    /// A segment held more to parse than one run may look at.
+    ParseLimit = 5,
+    /// A segment whose headers could not be read.
+    Malformed = 6,
+}
+
+/// Number of loss counters in the kernel's array.
+pub const LOSSES: usize = 8;
+
+impl Loss {
+    /// Every loss, in the order of the counters.
+    pub const ALL: [Self; 7] = [
+        Self::RingFull,
+        Self::TableFull,
+        Self::StorageRefused,
+        Self::Unattributed,
+        Self::Gap,
+        Self::ParseLimit,
+        Self::Malformed,
+    ];
+
+    /// The text used as a label value.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::TableFull => "table_full",
+            Self::StorageRefused => "storage_refused",
+            Self::Unattributed => "unattributed",
+            Self::Gap => "gap",
+            Self::ParseLimit => "parse_limit",
+            Self::Malformed => "malformed",
+        }
+    }
+}

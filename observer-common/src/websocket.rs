@@ -1,0 +1,225 @@
+//! Follows WebSocket frames (RFC 6455 section 5.2) across segments and counts what they say.
+//!
+//! The kernel program loads at most [`HEADER`] bytes at the next frame boundary and hands them to [`header`]; payload is
+//! skipped by arithmetic, never read. A header may be cut anywhere by the segment's end.
+
+use crate::flow::Stream;
+
+/// Longest frame header: 2 bytes, 8 of extended length, 4 of masking key.
+pub const HEADER: usize = 14;
+
+/// `Stream::state`: within a frame header; `Stream::pos` bytes of it are read.
+pub const IN_HEADER: u8 = 0;
+/// `Stream::state`: within a payload; `Stream::left` bytes of it are to come.
+pub const IN_PAYLOAD: u8 = 1;
+
+/// What a complete header said, as bits.
+pub mod bit {
+    /// The header is complete.
+    pub const COMPLETE: u8 = 1;
+    /// The frame ends a text or binary message: one more message.
+    pub const MESSAGE: u8 = 1 << MESSAGE_SHIFT;
+    /// Position of [`MESSAGE`].
+    pub const MESSAGE_SHIFT: u8 = 1;
+    /// Position of [`INVALID`].
+    pub const INVALID_SHIFT: u8 = 2;
+    /// The frame breaks RFC 6455: a reserved opcode, a fragmented or oversized control frame, a length with its top bit set.
+    pub const INVALID: u8 = 1 << INVALID_SHIFT;
+    /// A close frame.
+    pub const CLOSE: u8 = 8;
+}
+
+const FIN: u8 = 0x80;
+const MASKED: u8 = 0x80;
+
+/// Puts a stream at a frame boundary.
+#[inline(always)]
+pub fn start(stream: &mut Stream) {
+    stream.state = IN_HEADER;
+    stream.pos = 0;
+    stream.left = 0;
+    stream.aux = [0; 8];
+}
+
+/// Reads `available` header bytes from `new`; returns how many were consumed and the [`bit`]s met.
+///
+/// `new` holds the bytes in order, each word little-endian, zeroes behind the last: words and shifts instead of an array,
+/// since the verifier follows every iteration of a loop over bytes. Consumes everything up to the end of the header and
+/// not one byte of the payload. `available` is at most [`HEADER`].
+#[inline(always)]
+pub fn header(stream: &mut Stream, new: [u64; 2], available: u32) -> (u32, u8) {
+    let pos = u32::from(stream.pos);
+    let [low, high] = if pos == 0 { new } else { join(stream, pos, new) };
+    let total = pos + available;
+    let (first, second) = (low as u8, (low >> 8) as u8);
+    let length = u32::from(LENGTH[second as usize]);
+    if total < 2 || total < length {
+        // Kept where the payload's length and the scratch will be once the header is complete.
+        stream.aux = low.to_le_bytes();
+        stream.left = high;
+        stream.pos = total as u8;
+        return (available, 0);
+    }
+    let left = match second & 0x7f {
+        126 => u64::from(((low >> 16) as u16).swap_bytes()),
+        127 => ((low >> 16) | (high << 48)).swap_bytes(),
+        length => u64::from(length),
+    };
+    stream.pos = 0;
+    stream.left = left;
+    stream.state = if left == 0 { IN_HEADER } else { IN_PAYLOAD };
+    (length - pos, judge(first, second, left))
+}
+
+/// The kept start of a header, `pos` bytes of it, and its continuation.
+#[inline(always)]
+fn join(stream: &Stream, pos: u32, new: [u64; 2]) -> [u64; 2] {
+    let low = u64::from_le_bytes(stream.aux);
+    let shift = 8 * (pos & 7);
+    if pos >= 8 {
+        [low, stream.left | (new[0] << shift)]
+    } else {
+        [low | (new[0] << shift), (new[1] << shift) | (new[0] >> (64 - shift))]
+    }
+}
+
+/// Length of the whole header, by its second byte.
+static LENGTH: [u8; 256] = {
+    let mut table = [2; 256];
+    let mut second = 0;
+    while second < 256 {
+        table[second] += match second & 0x7f {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        if second & MASKED as usize != 0 {
+            table[second] += 4;
+        }
+        second += 1;
+    }
+    table
+};
+
+/// The [`bit`]s of a header, by its first byte; a table, so that the verifier has one path to follow.
+static JUDGEMENT: [u8; 256] = {
+    let mut table = [bit::COMPLETE; 256];
+    let mut first = 0;
+    while first < 256 {
+        let (opcode, fin) = (first & 0x0f, first & FIN as usize != 0);
+        if opcode <= 2 && fin {
+            table[first] |= bit::MESSAGE;
+        }
+        if opcode == 8 {
+            table[first] |= bit::CLOSE;
+        }
+        if opcode >= 8 {
+            table[first] |= CONTROL;
+        }
+        if opcode > 10 || (opcode > 2 && opcode < 8) || (opcode >= 8 && !fin) {
+            table[first] |= bit::INVALID;
+        }
+        first += 1;
+    }
+    table
+};
+
+/// A control frame, whose payload is at most 125 bytes; only within [`JUDGEMENT`].
+const CONTROL: u8 = 1 << 7;
+
+#[inline(always)]
+fn judge(first: u8, second: u8, left: u64) -> u8 {
+    let known = JUDGEMENT[first as usize];
+    // 1 for an extended length; 1 for a length with its top bit set.
+    let extended = ((second & 0x7f) + 2) >> 7;
+    let oversized = (known / CONTROL) & extended;
+    let negative = (left >> 63) as u8;
+    (known & !CONTROL) | (oversized | negative) * bit::INVALID
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Runs whole frames through the follower, cut into pieces; returns (messages, invalid, closes).
+    fn follow(bytes: &[u8], cuts: &[usize]) -> (u32, u32, u32) {
+        let mut stream = Stream::default();
+        start(&mut stream);
+        let mut totals = (0, 0, 0);
+        let mut at = 0;
+        let mut ends: Vec<usize> = cuts.iter().map(|c| c % (bytes.len() + 1)).collect();
+        ends.push(bytes.len());
+        ends.sort_unstable();
+        for end in ends {
+            while at < end {
+                if stream.state == IN_PAYLOAD {
+                    let skip = stream.left.min((end - at) as u64);
+                    stream.left -= skip;
+                    at += skip as usize;
+                    if stream.left == 0 {
+                        stream.state = IN_HEADER;
+                    }
+                    continue;
+                }
+                let mut buf = [0; 16];
+                let available = (end - at).min(HEADER);
+                buf[..available].copy_from_slice(&bytes[at..at + available]);
+                let words = [0, 8].map(|i| u64::from_le_bytes(buf[i..i + 8].try_into().unwrap()));
+                let (used, bits) = header(&mut stream, words, available as u32);
+                assert!(used > 0 && used as usize <= available);
+                at += used as usize;
+                totals.0 += u32::from(bits & bit::MESSAGE != 0);
+                totals.1 += u32::from(bits & bit::INVALID != 0);
+                totals.2 += u32::from(bits & bit::CLOSE != 0);
+            }
+        }
+        totals
+    }
+
+    fn frame(fin: bool, opcode: u8, masked: bool, payload: usize) -> Vec<u8> {
+        let mut f = vec![(if fin { FIN } else { 0 }) | opcode];
+        let mask = if masked { MASKED } else { 0 };
+        match payload {
+            0..=125 => f.push(mask | payload as u8),
+            126..=0xffff => {
+                f.push(mask | 126);
+                f.extend((payload as u16).to_be_bytes());
+            }
+            _ => {
+                f.push(mask | 127);
+                f.extend((payload as u64).to_be_bytes());
+            }
+        }
+        if masked {
+            f.extend([1, 2, 3, 4]);
+        }
+        f.extend(std::iter::repeat_n(0x81, payload));
+        f
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_gives_the_same_counts(
+            frames in prop::collection::vec((any::<bool>(), 0_u8..16, any::<bool>(), prop_oneof![0_usize..130, 65_530_usize..65_540]), 0..12),
+            cuts in prop::collection::vec(any::<usize>(), 0..40),
+        ) {
+            let mut bytes = Vec::new();
+            let mut want = (0, 0, 0);
+            for (fin, opcode, masked, payload) in frames {
+                bytes.extend(frame(fin, opcode, masked, payload));
+                want.0 += u32::from(fin && opcode <= 2);
+                want.2 += u32::from(opcode == 8);
+                want.1 += u32::from(
+                    matches!(opcode, 3..=7 | 11..=15) || (opcode >= 8 && (!fin || payload > 125)),
+                );
+            }
+            prop_assert_eq!(follow(&bytes, &cuts), want);
+        }
+
+        #[test]
+        fn hostile_bytes_never_stall(bytes in prop::collection::vec(any::<u8>(), 0..400), cuts in prop::collection::vec(any::<usize>(), 0..9)) {
+            let _ = follow(&bytes, &cuts);
+        }
+    }
+}

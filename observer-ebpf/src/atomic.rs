@@ -1,0 +1,27 @@
+//! BPF's atomic instructions (kernel 5.12 for those with a result; `core::sync::atomic` has none on this target).
+
+use core::arch::asm;
+
+/// Adds `value` to the counter at `counter`.
+///
+/// # Safety
+/// `counter` points into a map value and is aligned.
+#[inline(always)]
+pub(crate) unsafe fn add(counter: *mut u64, value: u64) {
+    // SAFETY: one instruction that touches the eight bytes the caller vouches for.
+    unsafe { asm!("lock *(u64 *)({p} + 0) += {v}", p = in(reg) counter, v = in(reg) value) }
+}
+
+/// Replaces `*word` by `new` if it equals `old`; returns what was there.
+///
+/// # Safety
+/// `word` points into a map value and is aligned.
+#[inline(always)]
+pub(crate) unsafe fn compare_and_swap(word: *mut u32, old: u32, new: u32) -> u32 {
+    let seen: u64;
+    // SAFETY: one instruction that touches the four bytes the caller vouches for; r0 is its implicit operand.
+    unsafe {
+        asm!("w0 = cmpxchg32_32({p} + 0, w0, w1)", p = in(reg) word, inout("r0") u64::from(old) => seen, in("r1") u64::from(new));
+    }
+    seen as u32
+}

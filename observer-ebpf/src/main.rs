@@ -1,0 +1,25 @@
+//! The kernel programs of observer.
+//!
+//! `probes/` holds one file per hook family; `maps.rs` every map with its sizing; `count.rs` the books (cells and the
+//! moves between them); `atomic.rs` the BPF atomic instructions. The protocol parsers are `observer-common`'s.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+#![expect(unstable_features, reason = "inline assembly for BPF, which has no stable atomics with a result")]
+
+mod atomic;
+mod count;
+mod maps;
+mod probes;
+mod storage;
+
+/// The verifier refuses a reachable endless loop: a panic that could happen makes the program fail to load.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// `bpf_ktime_get_ns` is reserved to GPL-compatible programs.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

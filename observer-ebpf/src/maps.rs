@@ -1,0 +1,132 @@
+//! Every map, with its sizing.
+
+use aya_ebpf::{
+    bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
+    macros::btf_map,
+};
+use observer_common::{
+    CHUNK,
+    cell::{Cell, CellKey},
+    conn::Conn,
+    flow::Flow,
+    loss::LOSSES,
+    record::ConnRecord,
+};
+
+/// State of each socket: allocated with it, freed with it. About 220 bytes a connection.
+///
+/// `BPF_F_CLONE` copies a listener's state to the sockets it accepts. aya's own type has a fixed flag set.
+#[repr(C)]
+pub(crate) struct ClonedSkStorage<T> {
+    r#type: *const [i32; 24],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the fields are placeholders that the loader reads from BTF; nothing is ever dereferenced.
+unsafe impl<T> Sync for ClonedSkStorage<T> {}
+
+impl<T> ClonedSkStorage<T> {
+    const fn new() -> Self {
+        Self {
+            r#type: core::ptr::null(),
+            key: core::ptr::null(),
+            value: core::ptr::null(),
+            max_entries: core::ptr::null(),
+            map_flags: core::ptr::null(),
+        }
+    }
+}
+
+#[btf_map]
+pub(crate) static CONNS: ClonedSkStorage<Conn> = ClonedSkStorage::new();
+
+/// Cells that exist; the daemon may lower it before loading. 16,384 cells are 8 MiB.
+pub(crate) const MAX_CELLS: usize = 16_384;
+
+/// From a cell's key to its index in [`CELLS`].
+#[btf_map]
+pub(crate) static INDEX: HashMap<CellKey, u32, MAX_CELLS> = HashMap::new();
+
+/// The counters. The daemon maps them into its memory and reads without system calls.
+#[btf_map]
+pub(crate) static CELLS: Array<Cell, MAX_CELLS, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Indexes of free cells; filled by the daemon, which also returns what it recycles.
+#[btf_map]
+pub(crate) static FREE: Queue<u32, MAX_CELLS> = Queue::new();
+
+/// Loss counters, by `observer_common::loss::Loss`.
+#[btf_map]
+pub(crate) static LOSS: Array<u64, LOSSES, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Records of ended connections. 1 MiB holds about 10,000 of them.
+#[btf_map]
+pub(crate) static RECORDS: RingBuf<ConnRecord, { 1 << 20 }> = RingBuf::new();
+
+/// One word: non-zero while somebody reads [`RECORDS`].
+#[btf_map]
+pub(crate) static RECORDS_WANTED: Array<u32, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Places for bytes under a parser, per processor: a softirq may interrupt a sending task between loading the bytes and
+/// parsing them, and on preemptible kernels another task may, so each run claims one.
+pub(crate) const SCRATCHES: u32 = 4;
+
+#[repr(C)]
+pub(crate) struct Scratch {
+    pub(crate) bytes: [u8; CHUNK],
+    /// 1 while claimed.
+    pub(crate) busy: u32,
+    /// Always 0.
+    pub(crate) zero: u32,
+}
+
+#[btf_map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch, { SCRATCHES as usize }> = PerCpuArray::new();
+
+/// What the payload of a handshake-completing segment said. It passes the listener's hook; the child that it creates
+/// reaches ESTABLISHED later in the same softirq on the same CPU and takes the note.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Note {
+    pub(crate) flow: Flow,
+    /// Payload bytes received.
+    pub(crate) bytes: u64,
+    /// 1 when the note waits for its child.
+    pub(crate) armed: u32,
+    /// The listener's port, host order.
+    pub(crate) port: u32,
+    /// The listener's cgroup.
+    pub(crate) cgroup: u64,
+}
+
+#[btf_map]
+pub(crate) static NOTE: PerCpuArray<Note, 1> = PerCpuArray::new();
+
+/// Which socket and which of its places an out-of-order segment is kept in.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct StashKey {
+    pub(crate) cookie: u64,
+    pub(crate) slot: u64,
+}
+
+/// A segment that arrived before its predecessor, during a handshake.
+#[repr(C)]
+pub(crate) struct Stash {
+    pub(crate) bytes: [u8; CHUNK],
+    pub(crate) seq: u32,
+    pub(crate) len: u32,
+}
+
+/// Out-of-order segments of handshakes, until the gap closes. The oldest make room: 512 KiB in all.
+#[btf_map]
+pub(crate) static STASHES: LruHashMap<StashKey, Stash, 256> = LruHashMap::new();
+
+/// Room to build a [`Stash`] in.
+#[btf_map]
+pub(crate) static STASH_ROOM: PerCpuArray<Stash, 1> = PerCpuArray::new();
+

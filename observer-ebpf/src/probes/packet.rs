@@ -1,0 +1,106 @@
+//! Reads the IP and TCP headers of a segment at the `cgroup_skb` hooks, where the packet starts at its IP header.
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use observer_common::loss::Loss;
+
+use crate::count;
+
+/// TCP flag bits.
+pub(super) const FIN: u8 = 0x01;
+pub(super) const SYN: u8 = 0x02;
+pub(super) const RST: u8 = 0x04;
+
+const IPPROTO_TCP: u8 = 6;
+/// IPv6 extension headers that are skipped at most (RFC 8200 names six kinds).
+const MAX_EXTENSIONS: usize = 6;
+
+/// What the segment programs need of a TCP segment.
+#[derive(Clone, Copy)]
+pub(super) struct Segment {
+    /// Sequence number of the first payload byte.
+    pub(super) seq: u32,
+    /// Bytes of payload.
+    pub(super) payload: u32,
+    /// Offset of the payload from the IP header.
+    pub(super) offset: u32,
+    /// TCP flags.
+    pub(super) flags: u8,
+}
+
+/// The byte at `data + offset`; the caller has compared the range with the packet's end.
+///
+/// # Safety
+/// `data + offset` lies within the linear part of the packet, as the verifier can see.
+#[inline(always)]
+unsafe fn byte(data: usize, offset: usize) -> u8 {
+    // SAFETY: the caller's promise.
+    unsafe { *((data + offset) as *const u8) }
+}
+
+/// Reads the headers; `None` for what is not TCP.
+///
+/// Headers are in the linear part here: the stack has pulled them on the way in and built them on the way out. The
+/// length comes from the buffer, since BIG TCP leaves the IP header's length field at 0.
+#[inline(always)]
+pub(super) fn segment(skb: *mut __sk_buff) -> Option<Segment> {
+    // SAFETY: context fields, rewritten by the verifier.
+    let (data, end, length) = unsafe { ((*skb).data as usize, (*skb).data_end as usize, (*skb).len) };
+    if data + 20 > end {
+        return None;
+    }
+    // SAFETY: 20 bytes were compared with the end.
+    let first = unsafe { byte(data, 0) };
+    let ip = if first >> 4 == 4 {
+        // SAFETY: as above.
+        if unsafe { byte(data, 9) } != IPPROTO_TCP {
+            return None;
+        }
+        usize::from(first & 0x0f) << 2
+    } else {
+        if data + 40 > end {
+            return None;
+        }
+        // SAFETY: 40 bytes were compared with the end.
+        match unsafe { byte(data, 6) } {
+            IPPROTO_TCP => 40,
+            next => extensions(skb, next)?,
+        }
+    };
+    let tcp = data + ip;
+    if tcp + 20 > end {
+        count::lost(Loss::Malformed);
+        return None;
+    }
+    // SAFETY: 20 bytes from `tcp` were compared with the end.
+    let (seq, words, flags) = unsafe {
+        (
+            u32::from_be_bytes([byte(tcp, 4), byte(tcp, 5), byte(tcp, 6), byte(tcp, 7)]),
+            byte(tcp, 12) >> 4,
+            byte(tcp, 13),
+        )
+    };
+    let offset = ip as u32 + (u32::from(words) << 2);
+    Some(Segment { seq, payload: length.saturating_sub(offset), offset, flags })
+}
+
+/// The offset of the TCP header behind IPv6 extension headers; `None` if there is none.
+#[inline(always)]
+fn extensions(skb: *mut __sk_buff, first: u8) -> Option<usize> {
+    let mut next = first;
+    let mut offset = 40_u32;
+    for _ in 0..MAX_EXTENSIONS {
+        // Hop-by-hop, routing, destination options; an authentication header counts in words of four.
+        if next != 0 && next != 43 && next != 60 && next != 51 {
+            break;
+        }
+        let mut header = [0_u8; 2];
+        // SAFETY: the helper checks the offset and writes two bytes.
+        if unsafe { bpf_skb_load_bytes(skb.cast(), offset, header.as_mut_ptr().cast(), 2) } != 0 {
+            return None;
+        }
+        offset += if next == 51 { (u32::from(header[1]) + 2) << 2 } else { (u32::from(header[1]) + 1) << 3 };
+        next = header[0];
+    }
+    // The largest chain of six is below 16 KiB; the mask shows the verifier the bound.
+    if next == IPPROTO_TCP { Some(offset as usize & 0x3fff) } else { None }
+}

@@ -1,0 +1,43 @@
+//! Access to a socket's own state.
+
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::generated::bpf_sk_storage_get};
+use observer_common::{conn::Conn, loss::Loss};
+
+use crate::{count, maps::CONNS};
+
+/// The state of `sk`, if it has any. Null, request and time-wait sockets have none.
+///
+/// # Safety
+/// `sk` is a socket pointer that the verifier knows as such (hook argument or `__sk_buff::sk`).
+#[inline(always)]
+pub(crate) unsafe fn get<'a>(sk: *const c_void) -> Option<&'a mut Conn> {
+    // SAFETY: the helper returns null or the storage of `sk`, which lives as long as the socket, and the socket
+    // outlives the program's run. Concurrent runs for one socket are possible; words where that matters are changed by
+    // atomic instructions only.
+    unsafe { bpf_sk_storage_get(ptr::from_ref(&CONNS).cast_mut().cast(), sk.cast_mut(), ptr::null_mut(), 0).cast::<Conn>().as_mut() }
+}
+
+/// The state of `sk`, created zeroed if there is none. A refusal (memory) is counted.
+///
+/// # Safety
+/// As [`get`].
+#[inline(always)]
+pub(crate) unsafe fn get_or_create<'a>(sk: *const c_void) -> Option<&'a mut Conn> {
+    // SAFETY: as in `get`.
+    let conn = unsafe {
+        bpf_sk_storage_get(
+            ptr::from_ref(&CONNS).cast_mut().cast(),
+            sk.cast_mut(),
+            ptr::null_mut(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+        .cast::<Conn>()
+        .as_mut()
+    };
+    if conn.is_none() {
+        count::lost(Loss::StorageRefused);
+    }
+    conn
+}

@@ -1,0 +1,7 @@
+//! From cells to series: folding by replica, and letting go of what is over. Pure; time is a parameter.
+
+mod expire;
+mod fold;
+
+pub use expire::{Action, Expiry, Seen};
+pub use fold::{Series, SeriesKey, fold};

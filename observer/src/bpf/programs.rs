@@ -1,0 +1,109 @@
+//! What is loaded, where it is attached, and whether observer can do without: one table.
+
+use observer_common::flow::mode;
+
+/// Where a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Packets towards the sockets below a cgroup.
+    CgroupIngress,
+    /// Packets from the sockets below a cgroup.
+    CgroupEgress,
+    /// A raw tracepoint whose arguments the verifier knows.
+    Tracepoint(&'static str),
+    /// Called by another program, through this slot of the program array.
+    Parser(u32),
+}
+
+impl Hook {
+    /// The name that users meet.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::CgroupIngress => "cgroup_skb/ingress",
+            Self::CgroupEgress => "cgroup_skb/egress",
+            Self::Tracepoint(name) => name,
+            Self::Parser(_) => "cgroup_skb (parser)",
+        }
+    }
+}
+
+/// Whether observer can do without a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Without it nothing is right.
+    Mandatory,
+    /// Without it something is missing, and a metric says so.
+    Optional,
+}
+
+/// One kernel program.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// The program's name in the object.
+    pub program: &'static str,
+    /// Where it runs.
+    pub hook: Hook,
+    /// Whether observer can do without it.
+    pub need: Need,
+    /// What it tells.
+    pub tells: &'static str,
+}
+
+/// Every program, in the order of attachment.
+pub const PROBES: &[Probe] = &[
+    Probe {
+        program: "parse_http1",
+        hook: Hook::Parser(mode::HTTP1 as u32),
+        need: Need::Mandatory,
+        tells: "protocols by a connection's first bytes, WebSocket upgrades",
+    },
+    Probe {
+        program: "parse_http2",
+        hook: Hook::Parser(mode::HTTP2 as u32),
+        need: Need::Mandatory,
+        tells: "gRPC among HTTP/2",
+    },
+    Probe {
+        program: "parse_websocket",
+        hook: Hook::Parser(mode::WEBSOCKET as u32),
+        need: Need::Mandatory,
+        tells: "WebSocket messages in large segments",
+    },
+    Probe {
+        program: "keep_segment",
+        hook: Hook::Parser(mode::KEEP as u32),
+        need: Need::Mandatory,
+        tells: "handshakes whose segments arrive out of order",
+    },
+    Probe {
+        program: "replay_segments",
+        hook: Hook::Parser(mode::REPLAY as u32),
+        need: Need::Mandatory,
+        tells: "handshakes whose segments arrive out of order",
+    },
+    Probe {
+        program: "parse_kept_frames",
+        hook: Hook::Parser(mode::KEPT_FRAMES as u32),
+        need: Need::Mandatory,
+        tells: "WebSocket messages whose segments arrive out of order",
+    },
+    Probe {
+        program: "socket_state",
+        hook: Hook::Tracepoint("inet_sock_set_state"),
+        need: Need::Mandatory,
+        tells: "birth and death of every connection",
+    },
+    Probe {
+        program: "segment_in",
+        hook: Hook::CgroupIngress,
+        need: Need::Mandatory,
+        tells: "the cgroup and the protocol of every connection, received messages",
+    },
+    Probe {
+        program: "segment_out",
+        hook: Hook::CgroupEgress,
+        need: Need::Mandatory,
+        tells: "the cgroup and the protocol of every connection, sent messages",
+    },
+];

@@ -1,0 +1,89 @@
+//! The checked configuration: everything that can be wrong on the command line is found here, before anything is bound
+//! or attached.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use observer_common::cell::OVERFLOW_CELLS;
+use thiserror::Error;
+
+use crate::cli::{KernelLog, LogFormat, RunArgs};
+
+/// What `run` works with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Address of the HTTP endpoints.
+    pub listen: SocketAddr,
+    /// Root of the cgroup-v2 tree, if given.
+    pub cgroup_root: Option<PathBuf>,
+    /// Name of this node.
+    pub node_name: String,
+    /// Prefix of every metric name, empty or ending in `_`.
+    pub metrics_prefix: String,
+    /// Form of the log.
+    pub log_format: LogFormat,
+    /// Level of the kernel programs' log.
+    pub kernel_log: KernelLog,
+    /// Cells in the kernel's table.
+    pub cells: u32,
+    /// Hooks to pretend away.
+    pub simulate_lacking: Vec<String>,
+}
+
+/// A value on the command line that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The prefix would make invalid metric names.
+    #[error("--metrics-prefix {0:?} is no start of a metric name: use letters, digits and _, not a digit first")]
+    Prefix(String),
+    /// The table is too small or too large.
+    #[error("--cells {0} is out of range: use {min} to {max}", min = MIN_CELLS, max = MAX_CELLS)]
+    Cells(u32),
+}
+
+/// The listen address cannot be had.
+#[derive(Debug, Error)]
+#[error("cannot listen on {address}: {source}; choose another with --listen, or stop what uses it (`ss -ltnp`)")]
+pub struct AddressError {
+    /// The address asked for.
+    pub address: SocketAddr,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+/// The overflow cells and a few for use.
+const MIN_CELLS: u32 = OVERFLOW_CELLS + 1;
+/// One million cells are 512 MiB of kernel memory.
+const MAX_CELLS: u32 = 1 << 20;
+
+impl TryFrom<RunArgs> for Config {
+    type Error = ConfigError;
+
+    fn try_from(args: RunArgs) -> Result<Self, ConfigError> {
+        let valid = args.metrics_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && !args.metrics_prefix.starts_with(|c: char| c.is_ascii_digit());
+        if !valid {
+            return Err(ConfigError::Prefix(args.metrics_prefix));
+        }
+        if !(MIN_CELLS..=MAX_CELLS).contains(&args.cells) {
+            return Err(ConfigError::Cells(args.cells));
+        }
+        let mut metrics_prefix = args.metrics_prefix;
+        if !metrics_prefix.is_empty() && !metrics_prefix.ends_with('_') {
+            metrics_prefix.push('_');
+        }
+        Ok(Self {
+            listen: args.listen,
+            cgroup_root: args.cgroup_root,
+            node_name: args.node_name.filter(|n| !n.is_empty()).unwrap_or_else(host_name),
+            metrics_prefix,
+            log_format: args.log_format,
+            kernel_log: args.kernel_log,
+            cells: args.cells,
+            simulate_lacking: args.simulate_lacking,
+        })
+    }
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| String::new(), |name| name.trim().to_owned())
+}

@@ -1,0 +1,83 @@
+//! The HTTP endpoints: `/metrics`, `/livez`, `/readyz`, `/healthz`.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tracing::error;
+
+use super::{
+    families::{self, BuildInfo},
+    negotiate::Format,
+};
+use crate::collect::Collector;
+
+/// What the endpoints share.
+pub struct App {
+    /// The collector; a scrape and the regular tick take turns.
+    pub collector: Mutex<Collector>,
+    /// What this binary is.
+    pub build: BuildInfo,
+    /// Prefix of every metric name.
+    pub prefix: String,
+    /// Whether the first pass is done.
+    pub ready: AtomicBool,
+}
+
+/// Serves until `shutdown` resolves; requests under way are finished.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/healthz", get(ready))
+        .with_state(app);
+    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+}
+
+async fn ready(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
+    if app.ready.load(Ordering::Acquire) { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "starting\n") }
+}
+
+async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let format = Format::negotiate(accept);
+    // A pass may walk the cgroup tree: not on the thread that answers the probes.
+    match tokio::task::spawn_blocking(move || render(&app, format)).await {
+        Ok(Ok(body)) => ([(header::CONTENT_TYPE, format.content_type())], body).into_response(),
+        Ok(Err(error)) => failed(&error),
+        Err(error) => failed(&error),
+    }
+}
+
+fn render(app: &App, format: Format) -> Result<Bytes, std::fmt::Error> {
+    // A panic while the lock was held leaves counters that are read anew in each pass.
+    let snapshot = app.collector.lock().unwrap_or_else(PoisonError::into_inner).snapshot();
+    let text = families::encode(snapshot, app.build.clone(), &app.prefix)?;
+    Ok(Bytes::from(format.render(text)))
+}
+
+fn failed(error: &dyn std::error::Error) -> Response {
+    error!(%error, "cannot render the metrics");
+    (StatusCode::INTERNAL_SERVER_ERROR, "cannot render the metrics; see the log\n").into_response()
+}

@@ -1,0 +1,30 @@
+//! The daemon of observer: it loads the kernel programs, reads what they count, names it, and exports it.
+//!
+//! ```text
+//!   kernel:  probes ─▶ socket state ─▶ cells          (observer-ebpf, observer-common)
+//!                                        │ memory map
+//!   bpf/     loader, programs, cells ◀───┘             the only user of aya, the only unsafe code
+//!   decode   words ─▶ model                            pure
+//!   attribute/  cgroup id ─▶ namespace, pod, container pure, but for reading the cgroup tree
+//!   aggregate   cells ─▶ series per replica            pure
+//!   collect  one pass over all of the above            the only place that knows both ends
+//!   export/  series ─▶ text ─▶ HTTP                    the only user of prometheus-client and axum
+//!   run, check, preflight, config, cli, exit           the program around it
+//! ```
+//!
+//! No metric depends on an event reaching this process: the kernel keeps every count, and a scrape reads it.
+
+pub mod aggregate;
+pub mod attribute;
+pub mod bpf;
+pub mod check;
+pub mod cli;
+pub mod collect;
+pub mod config;
+pub mod decode;
+pub mod exit;
+pub mod export;
+pub mod logging;
+pub mod model;
+pub mod preflight;
+pub mod run;

@@ -1,0 +1,20 @@
+//! The command line of observer.
+
+use clap::Parser as _;
+use observer::{check, cli, exit, run};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let outcome = match cli.command {
+        cli::Command::Run(args) => run::run(args),
+        cli::Command::Check(args) => check::check(args),
+    };
+    match outcome {
+        Ok(code) => code.into(),
+        Err(error) => {
+            eprintln!("observer: {error:#}");
+            exit::Code::of(&error).into()
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The smallest HTTP client that can scrape.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a server answered.
+#[derive(Debug)]
+pub(crate) struct Response {
+    /// The status code.
+    pub(crate) status: u16,
+    /// The `Content-Type`, empty if there was none.
+    pub(crate) content_type: String,
+    /// The whole body.
+    pub(crate) body: String,
+}
+
+/// One GET on a connection of its own, HTTP/1.0 so that the body is never chunked.
+pub(crate) fn get(address: SocketAddr, path: &str, accept: Option<&str>) -> Result<Response> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let accept = accept.map(|types| format!("Accept: {types}\r\n")).unwrap_or_default();
+    // In one piece: every server, even a careless one, gets it by one read.
+    let request =
+        format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n{accept}\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    parse(&answer)
+}
+
+/// Takes a complete answer apart.
+pub(crate) fn parse(answer: &str) -> Result<Response> {
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without an end of head")?;
+    let mut lines = head.lines();
+    let status_line = lines.next().unwrap_or_default();
+    let status = status_line
+        .strip_prefix("HTTP/1.")
+        .and_then(|rest| rest.split(' ').nth(1))
+        .and_then(|code| code.parse().ok())
+        .with_context(|| format!("not a status line: {status_line}"))?;
+    let headers: Vec<_> = lines.filter_map(|line| line.split_once(':')).collect();
+    let header = |name: &str| {
+        headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim())
+    };
+    if let Some(length) = header("content-length") {
+        ensure!(length.parse() == Ok(body.len()), "{} bytes came of {length}", body.len());
+    }
+    let content_type = header("content-type").unwrap_or_default().to_owned();
+    Ok(Response { status, content_type, body: body.to_owned() })
+}

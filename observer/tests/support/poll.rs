@@ -1,0 +1,24 @@
+//! Waiting: ask again until the answer comes or the time is up.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Pause between two questions; short beside what is waited for, long beside a system call.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Asks until there is an answer; `None` if there was none within `deadline`.
+///
+/// It asks at least once, and a last time after the deadline.
+pub(crate) fn poll<T>(deadline: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        let last = Instant::now() >= end;
+        let answer = ask();
+        if answer.is_some() || last {
+            return answer;
+        }
+        thread::sleep(PAUSE);
+    }
+}

@@ -1,0 +1,112 @@
+//! The project's own commands, run as `cargo xtask <command>`.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`setup`] | installs what a build or the tests lack, saying what and why |
+//! | [`run`] | builds the daemon and runs it on this host |
+//! | [`demo`] | a small real workload in cgroups shaped like pods, and a live table of its metrics |
+//! | [`test`] | every test, those that need root and a kernel included |
+//! | [`lint`] | formatting, clippy, licences and sources of the dependencies |
+//!
+//! A command that needs root for one step takes it through sudo for that step alone.
+
+#![forbid(unsafe_code)]
+
+mod cgroup;
+mod cmd;
+mod demo;
+mod leftovers;
+mod lint;
+mod run;
+mod setup;
+mod test;
+#[path = "../../observer/build/toolchain.rs"]
+mod toolchain;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use setup::Purpose;
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", about = "The project's own commands")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what a build lacks, saying what and why
+    Setup {
+        /// Also what the tests need
+        #[arg(long)]
+        tests: bool,
+        /// Also what the benchmarks need
+        #[arg(long)]
+        bench: bool,
+        /// Also what the lints need
+        #[arg(long)]
+        lint: bool,
+    },
+    /// Build the daemon for release, installing first what that lacks
+    Build,
+    /// Build the daemon and run it on this host, installing first what that lacks
+    Run {
+        /// Add a small real workload in cgroups shaped like pods, and show its metrics
+        #[arg(long)]
+        demo: bool,
+        /// End the demo after this many seconds instead of at Ctrl-C
+        #[arg(long = "for", value_name = "SECONDS", requires = "demo")]
+        seconds: Option<u64>,
+        /// Arguments for `observer run`
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Run every test, installing first what they lack; those of the kernel run as root
+    Test(TestArgs),
+    /// Check formatting, clippy (warnings are errors) and, offline, the dependencies
+    Lint,
+    /// What continuous integration runs: lint, then test
+    Ci,
+    /// The part of `run --demo` that needs root
+    #[command(hide = true)]
+    Demo(demo::Options),
+}
+
+#[derive(Args)]
+struct TestArgs {
+    /// Arguments for every test program, such as a part of a test's name
+    #[arg(last = true)]
+    args: Vec<OsString>,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Setup { tests, bench, lint } => {
+            let wanted = [(tests, Purpose::Test), (bench, Purpose::Bench), (lint, Purpose::Lint)];
+            let extra = wanted.into_iter().filter(|(wanted, _)| *wanted);
+            let purposes: Vec<_> =
+                [Purpose::Build].into_iter().chain(extra.map(|(_, purpose)| purpose)).collect();
+            setup::report(&purposes)
+        }
+        Command::Build => run::build(),
+        Command::Run { demo: false, args, .. } => run::run(&args),
+        Command::Run { demo: true, seconds, args } => run::demo(seconds, args),
+        Command::Test(TestArgs { args }) => test::run(&args),
+        Command::Lint => lint::run(),
+        Command::Ci => lint::run().and_then(|()| test::run(&[])),
+        Command::Demo(options) => demo::run(&options),
+    }
+}

@@ -1,0 +1,214 @@
+//! Installs what a build, the tests, the benchmarks or the lints lack.
+//!
+//! What they need is the table [`NEEDS`]; each entry is checked first, and one that is met costs
+//! a moment and changes nothing. What is missing is installed with apt, rustup or cargo, whichever
+//! has it, after a line that says what and why.
+
+mod apt;
+mod compiler;
+mod components;
+mod linker;
+
+use anyhow::{Context as _, Result, anyhow};
+use apt::Apt;
+
+use crate::cmd;
+
+/// What a need is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Build,
+    Test,
+    Bench,
+    Lint,
+}
+
+/// One thing that has to be on the machine.
+struct Need {
+    name: &'static str,
+    /// Completes "…, because".
+    reason: &'static str,
+    purposes: &'static [Purpose],
+    means: Means,
+    /// Whether its absence is only worth a word: some machines cannot have it.
+    optional: bool,
+}
+
+/// How a need is checked and met.
+enum Means {
+    /// A Rust compiler with `core` for the BPF target.
+    BpfCompiler,
+    /// A bpf-linker that reads that compiler's bitcode.
+    BpfLinker,
+    /// clippy of that compiler.
+    BpfClippy,
+    /// A program from a distribution's package; of several package names the first that exists.
+    /// Some start a service when they are installed.
+    Program {
+        program: &'static str,
+        packages: &'static [&'static str],
+        service: Option<&'static str>,
+    },
+    /// A program from a crate, of a version that the project's compiler builds.
+    Crate { program: &'static str, version: &'static str, arguments: &'static [&'static str] },
+    /// `cargo <name>`, a component of the toolchain.
+    Component { name: &'static str },
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        name: "a Rust compiler for BPF",
+        reason: "the kernel programs are Rust, and no stable toolchain of rustup has a core \
+                 library for their target",
+        purposes: &[Purpose::Build],
+        means: Means::BpfCompiler,
+        optional: false,
+    },
+    Need {
+        name: "bpf-linker",
+        reason: "it turns the compiler's bitcode into a BPF object, with the same LLVM",
+        purposes: &[Purpose::Build],
+        means: Means::BpfLinker,
+        optional: false,
+    },
+    Need {
+        name: "nginx",
+        reason: "tests and benchmarks put a real proxy between client and server",
+        purposes: &[Purpose::Test, Purpose::Bench],
+        means: Means::Program {
+            program: "nginx",
+            packages: &["nginx-light", "nginx"],
+            service: Some("nginx"),
+        },
+        optional: false,
+    },
+    Need {
+        name: "iproute2",
+        reason: "tests make network namespaces and the veth pairs between them",
+        purposes: &[Purpose::Test],
+        means: Means::Program { program: "ip", packages: &["iproute2"], service: None },
+        optional: false,
+    },
+    Need {
+        name: "bpftool",
+        reason: "tests verify with it that nothing is left attached to the kernel",
+        purposes: &[Purpose::Test],
+        means: Means::Program {
+            program: "bpftool",
+            packages: &["bpftool", "linux-tools-common"],
+            service: None,
+        },
+        optional: false,
+    },
+    Need {
+        name: "wrk",
+        reason: "the benchmark loads nginx with it",
+        purposes: &[Purpose::Bench],
+        means: Means::Program { program: "wrk", packages: &["wrk"], service: None },
+        optional: false,
+    },
+    Need {
+        name: "rustfmt",
+        reason: "the formatting is checked",
+        purposes: &[Purpose::Lint],
+        means: Means::Component { name: "fmt" },
+        optional: false,
+    },
+    Need {
+        name: "clippy",
+        reason: "its warnings are errors",
+        purposes: &[Purpose::Lint],
+        means: Means::Component { name: "clippy" },
+        optional: false,
+    },
+    Need {
+        name: "clippy for BPF",
+        reason: "the kernel programs are held to the same lints",
+        purposes: &[Purpose::Lint],
+        means: Means::BpfClippy,
+        optional: true,
+    },
+    Need {
+        name: "cargo-deny",
+        reason: "it checks licences and sources of every dependency",
+        purposes: &[Purpose::Lint],
+        means: Means::Crate {
+            program: "cargo-deny",
+            version: "0.20.2",
+            arguments: &["--no-default-features"],
+        },
+        optional: false,
+    },
+];
+
+/// Installs what is missing for `purposes`; says nothing if nothing is.
+pub(crate) fn ensure(purposes: &[Purpose]) -> Result<()> {
+    meet(purposes, |_, _| ())
+}
+
+/// Installs what is missing for `purposes`, and tells what is there.
+pub(crate) fn report(purposes: &[Purpose]) -> Result<()> {
+    meet(purposes, |need, found| println!("{:<24} {found}", need.name))
+}
+
+fn meet(purposes: &[Purpose], mut tell: impl FnMut(&Need, &str)) -> Result<()> {
+    let mut apt = Apt::default();
+    for need in NEEDS {
+        if !need.purposes.iter().any(|purpose| purposes.contains(purpose)) {
+            continue;
+        }
+        match need.means.check() {
+            Ok(found) => tell(need, &found),
+            Err(lack) => match need.install(&lack, &mut apt) {
+                Ok(found) => tell(need, &found),
+                Err(error) if need.optional => {
+                    cmd::say("!", &format!("going on without {}: {error:#}", need.name));
+                }
+                Err(error) => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
+impl Need {
+    /// Installs it, and checks that this helped.
+    fn install(&self, lack: &str, apt: &mut Apt) -> Result<String> {
+        cmd::say("*", &format!("installing {}, because {} ({lack})", self.name, self.reason));
+        self.means.install(apt).with_context(|| format!("installing {}", self.name))?;
+        self.means.check().map_err(|lack| anyhow!("{} is still missing: {lack}", self.name))
+    }
+}
+
+impl Means {
+    /// What is there, or in what way it is lacking.
+    fn check(&self) -> Result<String, String> {
+        match self {
+            Self::BpfCompiler => compiler::check(),
+            Self::BpfLinker => linker::check(),
+            Self::BpfClippy => compiler::check_clippy(),
+            Self::Program { program, .. } => match cmd::which(program) {
+                Some(path) => Ok(path.display().to_string()),
+                None => Err(format!("there is no program {program}")),
+            },
+            Self::Crate { program, .. } => components::version_of(program),
+            Self::Component { name } => components::check(name),
+        }
+    }
+
+    fn install(&self, apt: &mut Apt) -> Result<()> {
+        match self {
+            Self::BpfCompiler => compiler::install(apt),
+            Self::BpfLinker => linker::install(apt),
+            Self::BpfClippy => compiler::install_clippy(apt),
+            Self::Program { packages, service, .. } => {
+                apt.install_any(packages)?;
+                service.map_or(Ok(()), apt::stop_service)
+            }
+            Self::Crate { program, version, arguments } => {
+                components::install_crate(program, version, arguments)
+            }
+            Self::Component { name } => components::install(name),
+        }
+    }
+}
