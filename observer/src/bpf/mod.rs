@@ -179,7 +179,7 @@ impl Loaded {
     /// If a mandatory program cannot be attached; what was attached is detached again.
     pub fn attach(mut self, cgroup_root: &Path) -> Result<Probes, LoadError> {
         fill_free_list(&mut self.ebpf, self.cells)?;
-        fill_parsers(&mut self.ebpf)?;
+        let parsers = fill_parsers(&mut self.ebpf)?;
         let root = File::open(cgroup_root)
             .map_err(|error| LoadError::Attach { program: "segment_in", reason: format!("{}: {error}", cgroup_root.display()) })?;
         for (probe, state) in &mut self.states {
@@ -197,7 +197,7 @@ impl Loaded {
         let cells = CellTable::new(take(&mut self.ebpf, "CELLS")?, take(&mut self.ebpf, "INDEX")?, take(&mut self.ebpf, "FREE")?)
             .map_err(|error| map_error("CELLS", &error))?;
         let losses = MapMemory::new(&take(&mut self.ebpf, "LOSS")?).map_err(|error| map_error("LOSS", &error))?;
-        Ok(Probes { ebpf: self.ebpf, states: self.states, cells, losses })
+        Ok(Probes { ebpf: self.ebpf, parsers, states: self.states, cells, losses })
     }
 }
 
@@ -220,8 +220,7 @@ fn fill_free_list(ebpf: &mut Ebpf, cells: u32) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn fill_parsers(ebpf: &mut Ebpf) -> Result<(), LoadError> {
-    // The array lives as long as a program refers to it.
+fn fill_parsers(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, LoadError> {
     let mut parsers: ProgramArray<MapData> =
         ProgramArray::try_from(take(ebpf, "PARSERS")?).map_err(|error| map_error("PARSERS", &error))?;
     for probe in PROBES {
@@ -232,9 +231,7 @@ fn fill_parsers(ebpf: &mut Ebpf) -> Result<(), LoadError> {
             parsers.set(slot, fd, 0).map_err(|error| map_error("PARSERS", &error))?;
         }
     }
-    // Closing the last user-space reference would empty it (kernel/bpf/arraymap.c, prog_array_map_clear).
-    std::mem::forget(parsers);
-    Ok(())
+    Ok(parsers)
 }
 
 fn attach_program(ebpf: &mut Ebpf, probe: &Probe, root: &File) -> Result<(), ProgramError> {
@@ -256,6 +253,8 @@ fn attach_program(ebpf: &mut Ebpf, probe: &Probe, root: &File) -> Result<(), Pro
 /// The attached kernel side.
 pub struct Probes {
     ebpf: Ebpf,
+    /// Kept open: closing the last descriptor of a program array empties it.
+    parsers: ProgramArray<MapData>,
     states: Vec<(&'static Probe, ProbeState)>,
     cells: CellTable,
     losses: MapMemory,
@@ -285,5 +284,16 @@ impl Probes {
     /// If the log's ring buffer cannot be opened.
     pub fn kernel_log(&mut self) -> io::Result<aya_log::EbpfLogger<&'static dyn log::Log>> {
         aya_log::EbpfLogger::init(&mut self.ebpf).map_err(io::Error::other)
+    }
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        // The parsers call each other through the array that holds them; emptied, both can go at once.
+        for probe in PROBES {
+            if let Hook::Parser(slot) = probe.hook {
+                let _ = self.parsers.clear_index(&slot);
+            }
+        }
     }
 }

@@ -210,7 +210,6 @@ impl Families {
 
     fn own(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let snapshot = &self.snapshot;
-        let none: [(&str, &str); 0] = [];
         let info = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ("revision", option_env!("OBSERVER_GIT_REVISION").unwrap_or("").to_owned()),
@@ -247,7 +246,7 @@ impl Families {
             ("observer_cells_capacity", "Cells of the kernel's table.", snapshot.cells.1),
             ("observer_cgroups_skipped", "Cgroup directories that the last walk did not read.", snapshot.cgroups_skipped),
         ] {
-            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_family(&none)?.encode_gauge(&(value as i64))?;
+            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&(value as i64))?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 /// The formats of `/metrics`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(super) enum Format {
     /// `OpenMetrics` 1.0.
     OpenMetrics,
     /// The Prometheus text format 0.0.4.
@@ -12,7 +12,7 @@ pub enum Format {
 impl Format {
     /// The format an `Accept` header asks for: `OpenMetrics` if it is named with a weight not below plain text's.
     #[must_use]
-    pub fn negotiate(accept: Option<&str>) -> Self {
+    pub(super) fn negotiate(accept: Option<&str>) -> Self {
         let weight = |media: &str| {
             accept
                 .unwrap_or("")
@@ -31,7 +31,7 @@ impl Format {
 
     /// The value of the `Content-Type` header.
     #[must_use]
-    pub const fn content_type(self) -> &'static str {
+    pub(super) const fn content_type(self) -> &'static str {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
@@ -43,7 +43,7 @@ impl Format {
     /// The classic format names a counter's family with its `_total`, an info with its `_info`, and has neither units
     /// nor an end mark.
     #[must_use]
-    pub fn render(self, open_metrics: String) -> String {
+    pub(super) fn render(self, open_metrics: String) -> String {
         if self == Self::OpenMetrics {
             return open_metrics;
         }

@@ -1,5 +1,5 @@
-//! The compiler for the BPF target: Debian's, which has a prebuilt `core`, or a nightly that
-//! builds its own.
+//! The compiler for the BPF target: the distribution's, which has a prebuilt `core`, or a nightly
+//! that builds its own.
 
 use std::path::Path;
 
@@ -9,12 +9,15 @@ use super::apt::Apt;
 use crate::cmd;
 use crate::toolchain::{self, Core, LINKED_TOOLCHAIN, TOOLCHAIN_VARIABLE, Toolchain};
 
-/// Debian's current compiler, its cargo, and `core` for BPF. They are named for the web browsers
-/// that stable releases get them for.
-const PACKAGES: &[&str] = &["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
+/// Names under which Debian and Ubuntu have a compiler, its cargo and `core` for BPF. Stable
+/// releases get a current one for the sake of the web browsers.
+const PACKAGES: &[[&str; 3]] = &[
+    ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"],
+    ["rustc", "cargo", "libstd-rust-dev-bpf"],
+];
 
-/// clippy of that compiler.
-const CLIPPY_PACKAGE: &str = "rust-web-clippy";
+/// clippy of those compilers.
+const CLIPPY_PACKAGES: &[&str] = &["rust-web-clippy", "rust-clippy"];
 
 /// Where the packages' compiler is; rustup takes any such directory for a toolchain.
 const PREFIX: &str = "/usr";
@@ -34,33 +37,40 @@ pub(super) fn install(apt: &mut Apt) -> Result<()> {
     if let Ok(name) = std::env::var(TOOLCHAIN_VARIABLE) {
         bail!("{TOOLCHAIN_VARIABLE} names {name:?}, which cannot build for BPF: unset it");
     }
-    let debian = install_packages(apt);
-    let Err(debian) = debian else { return Ok(()) };
-    cmd::say("!", &format!("not Debian's compiler: {debian:#}"));
+    let Err(reason) = install_packages(apt) else { return Ok(()) };
+    cmd::say("!", &format!("not the distribution's compiler: {reason:#}"));
     install_nightly().with_context(|| {
         format!(
-            "neither the packages {} nor a nightly toolchain with rust-src are to be had here; \
-             with either of them, or with another toolchain named in {TOOLCHAIN_VARIABLE}, the \
-             kernel programs build",
-            PACKAGES.join(", ")
+            "neither the distribution's compiler ({reason:#}) nor a nightly toolchain with \
+             rust-src is to be had; with either, or with another toolchain named in \
+             {TOOLCHAIN_VARIABLE}, the kernel programs build"
         )
     })
 }
 
-fn install_packages(apt: &mut Apt) -> Result<()> {
+/// Installs the distribution's compiler, and makes it a toolchain of rustup's if there is one.
+pub(super) fn install_packages(apt: &mut Apt) -> Result<()> {
     if !has_core(Path::new(PREFIX)) {
-        for package in PACKAGES {
-            let version = apt.version(package)?;
-            let version = version.with_context(|| format!("apt has no package {package}"))?;
-            ensure!(new_enough(&version), "apt's {package} is {version}, which is too old");
-        }
-        apt.install(PACKAGES)?;
+        let packages = choose_packages(apt)?;
+        apt.install(packages)?;
     }
     if cmd::which("rustup").is_some() {
         let mut link = cmd::command("rustup");
         cmd::run(link.args(["toolchain", "link", LINKED_TOOLCHAIN, PREFIX]))?;
     }
     Ok(())
+}
+
+/// The packages whose compiler is new enough for the workspace.
+fn choose_packages(apt: &mut Apt) -> Result<&'static [&'static str]> {
+    for packages in PACKAGES {
+        let versions: Option<Vec<_>> =
+            packages.iter().map(|package| apt.version(package)).collect::<Result<_>>()?;
+        if versions.is_some_and(|versions| versions.iter().all(|version| new_enough(version))) {
+            return Ok(packages);
+        }
+    }
+    bail!("apt has none of version {} with core for BPF", env!("CARGO_PKG_RUST_VERSION"))
 }
 
 fn has_core(prefix: &Path) -> bool {
@@ -90,7 +100,7 @@ pub(super) fn check_clippy() -> Result<String, String> {
 pub(super) fn install_clippy(apt: &mut Apt) -> Result<()> {
     let toolchain = Toolchain::find().context("there is no compiler for BPF")?;
     match toolchain.name.as_deref() {
-        Some(LINKED_TOOLCHAIN) | None => apt.install_any(&[CLIPPY_PACKAGE]),
+        Some(LINKED_TOOLCHAIN) | None => apt.install_any(CLIPPY_PACKAGES),
         Some(name) => cmd::run(cmd::command("rustup").args([
             "component",
             "add",

@@ -1,4 +1,4 @@
-//! bpf-linker, built against the LLVM of the compiler whose bitcode it links.
+//! bpf-linker, for the LLVM of the compiler whose bitcode it links.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -6,10 +6,14 @@ use std::{env, fs};
 use anyhow::{Context as _, Result};
 
 use super::apt::Apt;
+use super::compiler;
 use crate::cmd;
-use crate::toolchain::{self, Toolchain};
+use crate::toolchain::{self, TOOLCHAIN_VARIABLE, Toolchain};
 
 const VERSION: &str = "0.13.0";
+
+/// Of the program that fetches prebuilt programs: one that our compiler builds.
+const BINSTALL_VERSION: &str = "1.24.0";
 
 /// The LLVM releases that this version has a feature `llvm-N` for.
 const SUPPORTED: &[u32] = &[21, 22, 23];
@@ -48,29 +52,62 @@ fn link_sample(linker: &Path, toolchain: &Toolchain) -> Result<()> {
 }
 
 pub(super) fn install(apt: &mut Apt) -> Result<()> {
-    let toolchain = Toolchain::find().context("there is no compiler for BPF")?;
-    let llvm = toolchain.llvm().context("the compiler does not name its LLVM")?;
-    let version = format!("--version={VERSION}");
-    // What is there does not work, or we would not be here: --force replaces it.
-    let mut install = cmd::cargo(&["install", "bpf-linker", &version, "--locked", "--force"]);
-    if let Some(prefix) = llvm_prefix(llvm, apt)? {
-        install.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);
-        cmd::say("*", &format!("with LLVM_PREFIX={}", prefix.display()));
-        // Without it the build looks for an llvm-config and takes whichever LLVM that is of.
-        install.env("LLVM_PREFIX", prefix);
-    } else if cmd::which("cargo-binstall").is_some() {
-        install = cmd::cargo(&["binstall", "--no-confirm", "--force", "bpf-linker", &version]);
+    let (mut llvm, nightly) = wanted_llvm()?;
+    let mut prefix = llvm_prefix(llvm, apt)?;
+    if prefix.is_none() && nightly {
+        // Nightly is often ahead of every packaged LLVM. The distribution's compiler, which comes
+        // before it once it is there, was built with a packaged one.
+        cmd::say("!", &format!("there is no LLVM {llvm} for nightly; trying another compiler"));
+        match compiler::install_packages(apt) {
+            Ok(()) => {
+                (llvm, _) = wanted_llvm()?;
+                prefix = llvm_prefix(llvm, apt)?;
+            }
+            Err(reason) => cmd::say("!", &format!("not the distribution's: {reason:#}")),
+        }
     }
-    cmd::run(&mut install).with_context(|| {
-        format!(
-            "bpf-linker needs LLVM {llvm}: install llvm-{llvm}-dev (https://apt.llvm.org has it \
-             for Debian and Ubuntu), or cargo-binstall, which fetches a bpf-linker that contains \
-             it; then run this again"
-        )
-    })
+    match prefix {
+        Some(prefix) => build(llvm, &prefix),
+        None => fetch().with_context(|| {
+            format!(
+                "there is neither an LLVM {llvm} here (https://apt.llvm.org has llvm-{llvm}-dev \
+                 for Debian and Ubuntu) nor a prebuilt bpf-linker to be had"
+            )
+        }),
+    }
 }
 
-/// Where that release of LLVM is: where the user says, or where Debian has it, after installing it if apt has it.
+/// The LLVM of the compiler that would be used, and whether that is nightly for want of another.
+fn wanted_llvm() -> Result<(u32, bool)> {
+    let toolchain = Toolchain::find().context("there is no compiler for BPF")?;
+    let llvm = toolchain.llvm().context("the compiler does not name its LLVM")?;
+    let asked_for = env::var_os(TOOLCHAIN_VARIABLE).is_some();
+    Ok((llvm, toolchain.name.as_deref() == Some("nightly") && !asked_for))
+}
+
+/// Builds it against an installed LLVM.
+fn build(llvm: u32, prefix: &Path) -> Result<()> {
+    cmd::say("*", &format!("with LLVM_PREFIX={}", prefix.display()));
+    let mut install = cmd::cargo(&["install", "bpf-linker", "--version", VERSION, "--locked"]);
+    // One that does not work is replaced by force.
+    install.args(["--force", "--no-default-features", "--features", &format!("llvm-{llvm}")]);
+    // Without the prefix the build takes whichever LLVM the first llvm-config is of.
+    cmd::run(install.env("LLVM_PREFIX", prefix))
+}
+
+/// Fetches the one that bpf-linker's authors publish, which contains an LLVM of its own.
+fn fetch() -> Result<()> {
+    if cmd::which("cargo-binstall").is_none() {
+        let version = ["--version", BINSTALL_VERSION, "--locked"];
+        cmd::run(cmd::cargo(&["install", "cargo-binstall"]).args(version))?;
+    }
+    let mut binstall = cmd::cargo(&["binstall", "bpf-linker", "--version", VERSION]);
+    // Building it is what we could not.
+    cmd::run(binstall.args(["--no-confirm", "--force", "--disable-strategies", "compile"]))
+}
+
+/// Where that release of LLVM is: where the user says, or where Debian has it, after installing it
+/// if apt has it, or where llvm-config says.
 fn llvm_prefix(llvm: u32, apt: &mut Apt) -> Result<Option<PathBuf>> {
     if !SUPPORTED.contains(&llvm) {
         return Ok(None);
@@ -83,7 +120,15 @@ fn llvm_prefix(llvm: u32, apt: &mut Apt) -> Result<Option<PathBuf>> {
     if !has_llvm(&prefix) && apt.version(&package)?.is_some() {
         apt.install(&[&package])?;
     }
-    Ok(has_llvm(&prefix).then_some(prefix))
+    Ok(has_llvm(&prefix).then_some(prefix).or_else(|| configured_prefix(llvm)))
+}
+
+/// What llvm-config says, if it is of that release.
+fn configured_prefix(llvm: u32) -> Option<PathBuf> {
+    let ask = |question| cmd::output(cmd::command("llvm-config").arg(question)).ok();
+    let release = ask("--version")?.split('.').next()?.parse::<u32>().ok()?;
+    (release == llvm).then_some(())?;
+    ask("--prefix").map(PathBuf::from)
 }
 
 /// Whether there is a libLLVM to link with.
