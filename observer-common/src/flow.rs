@@ -4,11 +4,10 @@
 //! Each stream is in a [`mode`] that names the parser its next bytes go to. The kernel program looks at the mode first:
 //! a stream in [`mode::OFF`] costs nothing more.
 //!
-//! The kernel calls [`Flow::feed`] with in-order bytes of one stream, at most [`CHUNK`] at a time, until all bytes of
-//! the segment are consumed or the stream wants no more.
+//! The kernel gives in-order bytes of one stream to the parser of its mode, at most a chunk at a time, and lets the flow
+//! draw the conclusions, until the segment's bytes are consumed or the stream wants no more.
 
 use crate::{
-    CHUNK,
     http1::{self, bit},
     http2,
     protocol::Protocol,
@@ -112,21 +111,22 @@ impl Flow {
         self.response.state = http1::RESPONSE_START;
     }
 
-    /// Feeds `buf[from..len]`, the next bytes of the request stream (`request`) or the response stream.
-    ///
-    /// Returns the index up to which bytes are consumed. Less than `len` means: call again with the rest, since the
-    /// stream's mode may have changed on the way. A stream in [`mode::OFF`] consumes everything.
-    ///
-    /// `blur` is [`http1::run`]'s.
+    /// The state in which [`http1::run`] takes up the next bytes of a stream in [`mode::HTTP1`].
     #[inline(always)]
-    pub fn feed_http1(&mut self, request: bool, buf: &[u8; CHUNK], from: usize, len: usize, blur: usize) -> usize {
-        let state = if request { self.request.state } else { self.response.state };
-        let run = http1::run(state, buf, from, len, blur);
-        if request { self.request_run(run, len) } else { self.response_run(run, len) }
+    #[must_use]
+    pub fn http1_state(&self, request: bool) -> u8 {
+        if request { self.request.state } else { self.response.state }
+    }
+
+    /// Draws the conclusions from a run over the request stream (`request`) or the response stream. Returns true if
+    /// the rest of the bytes at hand, behind where the run ended, have nothing to tell.
+    #[inline(always)]
+    pub fn apply(&mut self, request: bool, run: http1::Run) -> bool {
+        if request { self.request_run(run) } else { self.response_run(run) }
     }
 
     #[inline(always)]
-    fn request_run(&mut self, run: http1::Run, len: usize) -> usize {
+    fn request_run(&mut self, run: http1::Run) -> bool {
         self.request.state = run.state;
         if run.bits & bit::HTTP1 != 0 {
             self.protocol = Protocol::Http1 as u8;
@@ -144,7 +144,7 @@ impl Flow {
             }
             self.request.mode = mode::OFF;
             self.response.mode = mode::OFF;
-            return len;
+            return true;
         }
         if run.bits & bit::PREFACE != 0 {
             self.protocol = Protocol::Http2 as u8;
@@ -154,13 +154,13 @@ impl Flow {
         }
         if run.bits & bit::BODY != 0 {
             // Not a head that could ask for an upgrade: the rest of the segment is somebody's body.
-            return len;
+            return true;
         }
-        run.at
+        false
     }
 
     #[inline(always)]
-    fn response_run(&mut self, run: http1::Run, len: usize) -> usize {
+    fn response_run(&mut self, run: http1::Run) -> bool {
         self.response.state = run.state;
         if run.bits & bit::STATUS_101 != 0 {
             self.response.flags |= stream_flag::SWITCHING;
@@ -179,13 +179,13 @@ impl Flow {
                 self.response.mode = mode::OFF;
             }
             self.response.state = http1::RESPONSE_START;
-            return len;
+            return true;
         }
         if run.bits & bit::FINAL != 0 {
             self.recognise_http1();
             self.asked = 0;
             self.response.mode = mode::OFF;
-            return len;
+            return true;
         }
         if run.bits & bit::HEAD_END != 0 {
             if self.response.flags & stream_flag::SWITCHING != 0 {
@@ -196,7 +196,7 @@ impl Flow {
                 self.response.state = http1::RESPONSE_START;
             }
         }
-        run.at
+        false
     }
 
     /// A status line without a recognised request before it: HTTP/1 all the same.

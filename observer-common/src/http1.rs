@@ -338,12 +338,9 @@ pub struct Run {
 }
 
 /// Runs the automaton over `buf[from..len]` until a [`bit::STOP`] or the end.
-///
-/// `blur` is all ones, from a place that the verifier cannot know: it follows the code behind the loop once for every
-/// position at which the loop may end, unless the position is blurred.
 #[inline(always)]
 #[must_use]
-pub fn run(state: u8, buf: &[u8; CHUNK], from: usize, len: usize, blur: usize) -> Run {
+pub fn run(state: u8, buf: &[u8; CHUNK], from: usize, len: usize) -> Run {
     let mut state = state;
     let mut bits = 0;
     let mut at = from;
@@ -364,7 +361,52 @@ pub fn run(state: u8, buf: &[u8; CHUNK], from: usize, len: usize, blur: usize) -
             }
         }
     }
-    Run { state, at: at & blur, bits }
+    Run { state, at, bits }
+}
+
+/// Whether `words` hold exactly one whole `GET` head of `len` bytes without an `Upgrade` header: what nearly every
+/// request is, told at eight bytes a step. `false` only means that [`run`] has to look.
+///
+/// The words are little-endian and zero behind the head. Between heads ([`REQUEST_BODY`]) a `true` leaves the automaton
+/// where it is.
+#[inline(always)]
+#[must_use]
+pub fn is_plain_get<const WORDS: usize>(words: &[u64; WORDS], len: usize) -> bool {
+    let ones = u64::from_le_bytes([1; 8]);
+    // Bytes equal to `b` show as 0x80 in their place; above such a byte a wrong 0x80 may follow, which only costs a run.
+    let equal = |word: u64, b: u8| {
+        let x = word ^ (ones * u64::from(b));
+        x.wrapping_sub(ones) & !x & (ones << 7)
+    };
+    if len < 16 || len >= WORDS * 8 || words[0] as u32 != u32::from_le_bytes(*b"GET ") {
+        return false;
+    }
+    // The last four bytes; those of a head without any header line would be cut by the start of a word.
+    let (last, shift) = ((len - 4) >> 3, ((len - 4) & 7) * 8);
+    let low = words[last & (WORDS - 1)] >> shift;
+    let high = if shift > 32 { words[(last + 1) & (WORDS - 1)] << (64 - shift) } else { 0 };
+    if (low | high) as u32 != u32::from_le_bytes(*b"\r\n\r\n") {
+        return false;
+    }
+    // The line feed of the last line, which the empty line follows.
+    let (end, mark) = ((len - 3) >> 3, 0x80 << (((len - 3) & 7) * 8));
+    let mut suspicious = 0;
+    for i in 0..WORDS - 1 {
+        if i * 8 >= len {
+            break;
+        }
+        let following = (words[i] >> 8) | (words[i + 1] << 56);
+        let line_feeds = equal(words[i], b'\n');
+        // An empty line before the last: another head follows in the same segment.
+        let mut empty = line_feeds & (equal(following, b'\r') | equal(following, b'\n'));
+        if i == end {
+            empty &= !mark;
+        }
+        let second = (words[i] >> 16) | (words[i + 1] << 48);
+        let upgrade = equal(following | (ones << 5), b'u') & equal(second | (ones << 5), b'p');
+        suspicious |= empty | (line_feeds & upgrade);
+    }
+    suspicious == 0
 }
 
 /// The [`upgrade`] bits that `bits` name.
@@ -382,4 +424,153 @@ pub const fn upgrades(bits: u32) -> u8 {
         named |= upgrade::OTHER;
     }
     named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Runs the automaton over the bytes, cut at `cut`, from `state`; returns the end state and all bits met.
+    fn bits(state: u8, bytes: &[u8], cut: usize) -> (u8, u32) {
+        let (mut state, mut met) = (state, 0);
+        let (first, second) = bytes.split_at(cut.min(bytes.len()));
+        for piece in [first, second] {
+            let mut at = 0;
+            while at < piece.len() {
+                let chunk = &piece[at..piece.len().min(at + CHUNK)];
+                let mut buf = [0; CHUNK];
+                buf[..chunk.len()].copy_from_slice(chunk);
+                let run = run(state, &buf, 0, chunk.len());
+                assert!(run.at > 0 && run.at <= chunk.len());
+                state = run.state;
+                met |= run.bits;
+                at += run.at;
+                if run.bits & bit::STOP & !bit::HEAD_END != 0 {
+                    return (state, met);
+                }
+            }
+        }
+        (state, met)
+    }
+
+    fn words(bytes: &[u8]) -> [u64; 64] {
+        let mut padded = bytes.to_vec();
+        padded.resize(512, 0);
+        let mut words = [0; 64];
+        for (word, chunk) in words.iter_mut().zip(padded.chunks(8)) {
+            *word = u64::from_le_bytes(chunk.try_into().unwrap());
+        }
+        words
+    }
+
+    const WS: u32 = bit::HTTP1 | bit::UPGRADE_WEBSOCKET | bit::HEAD_END;
+
+    #[test]
+    fn first_bytes() {
+        for (bytes, want) in [
+            (&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], bit::HTTP1 | bit::HEAD_END),
+            (b"\r\nGET / HTTP/1.0\n\n", bit::HTTP1 | bit::HEAD_END),
+            (b"POST /x?y HTTP/1.1\r\n", bit::HTTP1),
+            (b"M-SEARCH * HTTP/1.1\r\n", bit::HTTP1),
+            (b"PUT / HTTP/1.1\r\n", bit::HTTP1),
+            (b"PRIME / HTTP/1.1\r\n", bit::HTTP1),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0", bit::PREFACE),
+            (b"PRI * HTTP/2.0\r\n\r\nSX", bit::UNKNOWN),
+            (b"\x16\x03\x01\x02\x00\x01\x00", bit::TLS),
+            (b"\x16\x03\x01\x02\x00\x02", bit::UNKNOWN),
+            (b"\x16\x03\x09", bit::UNKNOWN),
+            (b"GET foo\r\n", bit::UNKNOWN),
+            (b"CONNECT {\"verbose\":false}\r\n", bit::UNKNOWN),
+            (b"OPTIONS rtsp://h/ RTSP/1.0\r\n", bit::UNKNOWN),
+            (b"GET / HTTP/1.1 \r\n", bit::UNKNOWN),
+            (b"EHLO mail\r\n", bit::UNKNOWN),
+            (b"SSH-2.0-x\r\n", bit::UNKNOWN),
+            (b"\0\0\0\x01", bit::UNKNOWN),
+            (b"GET /x HTTP/1.1\r\nUPGRADE:websocket\r\n\r\n", WS),
+            (b"GET /x HTTP/1.1\r\nupgrade: \tWebSocket \r\n\r\n", WS),
+            (b"GET /x HTTP/1.1\r\nUpgrade: foo, websocket\r\n\r\n", WS),
+            (b"GET /x HTTP/1.1\r\nUpgrade: websocket/13\r\n\r\n", WS),
+            (b"GET /x HTTP/1.1\nUpgrade: websocket\n\n", WS),
+            (b"GET /x HTTP/1.1\r\nUpgrade: websockets\r\n\r\n", bit::HTTP1 | bit::UPGRADE_OTHER | bit::HEAD_END),
+            (b"GET /x HTTP/1.1\r\nUpgrade: h2c\r\n\r\n", bit::HTTP1 | bit::UPGRADE_H2C | bit::HEAD_END),
+            (b"GET /x HTTP/1.1\r\nUpgrade: h2c, websocket\r\n\r\n", WS | bit::UPGRADE_H2C),
+            (b"GET /x HTTP/1.1\r\nX-Upgrade: websocket\r\nUpgraded: websocket\r\n\r\n", bit::HTTP1 | bit::HEAD_END),
+            (b"GET /x HTTP/1.1\r\nX: Upgrade: websocket\r\nUpgrade:\r\n\r\n", bit::HTTP1 | bit::HEAD_END),
+        ] {
+            for cut in 0..=bytes.len() {
+                assert_eq!(bits(REQUEST_FIRST, bytes, cut).1, want, "{:?} cut at {cut}", String::from_utf8_lossy(bytes));
+            }
+        }
+    }
+
+    #[test]
+    fn status_lines() {
+        for (bytes, want) in [
+            (&b"HTTP/1.1 200 OK\r\n"[..], bit::FINAL),
+            (b"HTTP/1.0 404 ", bit::FINAL),
+            (b"HTTP/1.1 999", bit::FINAL),
+            (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", bit::INTERIM | bit::HEAD_END | bit::BODY),
+            (b"HTTP/1.1 110 x\r\n", bit::INTERIM),
+            (b"HTTP/2 200", bit::UNKNOWN),
+            (b"HTTP/1.1 099", bit::UNKNOWN),
+            (b"<html>HTTP/1.1 101", bit::UNKNOWN),
+            (b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\n\r\n", bit::STATUS_101 | bit::UPGRADE_WEBSOCKET | bit::HEAD_END),
+            (b"HTTP/1.1 101\nupgrade: foo\n\n", bit::STATUS_101 | bit::UPGRADE_OTHER | bit::HEAD_END),
+        ] {
+            for cut in 0..=bytes.len() {
+                let met = bits(RESPONSE_START, bytes, cut).1;
+                assert_eq!(met & !bit::BODY, want & !bit::BODY, "{:?} cut at {cut}", String::from_utf8_lossy(bytes));
+            }
+        }
+    }
+
+    #[test]
+    fn plain_gets() {
+        for (bytes, plain) in [
+            (&b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8088\r\n\r\n"[..], true),
+            (b"GET / HTTP/1.1\r\n\r\n", true),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: b\r\n\r\n", true),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nUPgrade: b\r\n\r\n", false),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nx: b\r\n", false),
+            (b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n", false),
+            (b"HEAD / HTTP/1.1\r\n\r\n", false),
+        ] {
+            assert_eq!(is_plain_get(&words(bytes), bytes.len()), plain, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    fn head() -> impl Strategy<Value = Vec<u8>> {
+        let line = prop_oneof!["[a-zA-Z-]{1,9}: [ -~]{0,12}", "[Uu][Pp]grade: (websocket|h2c|x)", "u"];
+        (prop::collection::vec(line, 0..6), any::<bool>(), prop_oneof!["", "GET / HTTP/1.1\r\n\r\n", "[ -~\r\n]{0,20}"]).prop_map(
+            |(lines, crlf, tail)| {
+                let eol = if crlf { "\r\n" } else { "\n" };
+                let mut head = format!("GET /path HTTP/1.1{eol}");
+                lines.iter().for_each(|line| head.extend([line, eol]));
+                (head + eol + &tail).into_bytes()
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_plain_get_says_nothing_to_the_automaton(head in head()) {
+            if is_plain_get(&words(&head), head.len()) {
+                prop_assert_eq!(bits(REQUEST_BODY, &head, 0), (REQUEST_BODY, bit::HEAD_END));
+            }
+        }
+
+        #[test]
+        fn cuts_change_nothing(head in head(), cut in any::<prop::sample::Index>()) {
+            let whole = bits(REQUEST_FIRST, &head, 0);
+            prop_assert_eq!(bits(REQUEST_FIRST, &head, cut.index(head.len() + 1)), whole);
+        }
+
+        #[test]
+        fn hostile_bytes_never_stall(bytes in prop::collection::vec(any::<u8>(), 0..5000), state in 0_u8..86, cut in any::<usize>()) {
+            let _ = bits(state, &bytes, cut % (bytes.len() + 1));
+            let length = bytes.len().min(511);
+            let _ = is_plain_get(&words(&bytes[..length]), length);
+        }
+    }
 }

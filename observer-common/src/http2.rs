@@ -135,11 +135,11 @@ pub fn start(stream: &mut Stream) {
 /// Follows `buf[from..len]`; returns the index of the first byte not consumed and the verdict.
 ///
 /// One call reads one frame header, or skips, or searches one stretch of a header block: less than `len` without a
-/// verdict means call again. `blur` is that of [`crate::http1::run`].
+/// verdict means call again.
 #[inline(always)]
-pub fn run(stream: &mut Stream, buf: &[u8; CHUNK], from: usize, len: usize, blur: usize) -> (usize, Verdict) {
+pub fn run(stream: &mut Stream, buf: &[u8; CHUNK], from: usize, len: usize) -> (usize, Verdict) {
     if stream.state == HEADER {
-        return (frame_header(stream, buf, from, len) & blur, end_of_block(stream));
+        return (frame_header(stream, buf, from, len), end_of_block(stream));
     }
     let rest = (len - from) as u64;
     let take = if stream.left < rest { stream.left } else { rest };

@@ -78,10 +78,14 @@ pub(crate) const SCRATCHES: u32 = 4;
 #[repr(C)]
 pub(crate) struct Scratch {
     pub(crate) bytes: [u8; CHUNK],
+    /// Where, how and with what a run of the HTTP/1 automaton ended. It passes through here because the verifier
+    /// forgets what it knows of a number in a map: otherwise it follows the code behind the automaton's loop once for
+    /// every position at which the loop may end.
+    pub(crate) at: u32,
+    pub(crate) state: u32,
+    pub(crate) bits: u32,
     /// 1 while claimed.
     pub(crate) busy: u32,
-    /// Always 0.
-    pub(crate) zero: u32,
 }
 
 #[btf_map]

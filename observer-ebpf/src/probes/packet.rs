@@ -1,5 +1,7 @@
 //! Reads the IP and TCP headers of a segment at the `cgroup_skb` hooks, where the packet starts at its IP header.
 
+use core::arch::asm;
+
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use observer_common::loss::Loss;
 
@@ -81,6 +83,27 @@ pub(super) fn segment(skb: *mut __sk_buff) -> Option<Segment> {
     };
     let offset = ip as u32 + (u32::from(words) << 2);
     Some(Segment { seq, payload: length.saturating_sub(offset), offset, flags })
+}
+
+/// Loads `wanted` bytes, 1 to `MAX` (a power of two), from `offset` to `to`; false if the packet has no such range.
+///
+/// Kernels before 6.8 do not learn from a comparison with zero that a length is at least 1, and the compiler folds every
+/// clearer bound into one; so it is kept from seeing where the number comes from, and a mask bounds it.
+///
+/// # Safety
+/// `to` has room for `MAX` bytes.
+#[inline(always)]
+pub(super) unsafe fn load<const MAX: u32>(skb: *mut __sk_buff, offset: u32, to: *mut u8, wanted: u32) -> bool {
+    let mut bounded = u64::from(wanted.wrapping_sub(1));
+    // SAFETY: a register is copied to itself. (Without an instruction, two line records would share one.)
+    unsafe { asm!("{0} = {0}", inout(reg) bounded) };
+    let length = (bounded as u32 & (MAX - 1)) + 1;
+    // SAFETY: the helper checks the packet's range; the caller promises the room.
+    let failed = unsafe { bpf_skb_load_bytes(skb.cast(), offset, to.cast(), length) } != 0;
+    if failed {
+        count::lost(Loss::Malformed);
+    }
+    !failed
 }
 
 /// The offset of the TCP header behind IPv6 extension headers; `None` if there is none.

@@ -7,11 +7,14 @@
 //! - Misses: what lies beyond 33 calls in one segment, which is counted as `parse_limit`.
 //! - Costs: about 2 ns a byte of a head; nothing for a body.
 
-use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, macros::cgroup_skb, programs::SkBuffContext};
+use core::ptr;
+
+use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use observer_common::{
     CHUNK,
     conn::{Conn, RX, TX},
     flow::{Flow, mode, stream_flag},
+    http1,
     http2::{self, Verdict},
     loss::Loss,
     protocol::{Protocol, Role},
@@ -19,7 +22,7 @@ use observer_common::{
 
 use super::{
     job::{self, Job},
-    reorder, websocket,
+    packet, reorder, websocket,
 };
 use crate::{
     atomic, count,
@@ -72,37 +75,52 @@ impl Claim {
         None
     }
 
-    /// All ones, which the verifier cannot know; see `observer_common::http1::run`.
+    /// Runs the HTTP/1 automaton over the first `length` bytes.
     #[inline(always)]
-    fn blur(&self) -> usize {
-        // SAFETY: a word of the claimed element that is never written.
-        !(unsafe { core::ptr::read_volatile(&raw const (*self.0).zero) } as usize)
+    fn run(&self, state: u8, length: usize) -> http1::Run {
+        // SAFETY: claimed by this run of the program, and filled.
+        unsafe {
+            let run = http1::run(state, &(*self.0).bytes, 0, length);
+            ptr::write_volatile(&raw mut (*self.0).at, run.at as u32);
+            ptr::write_volatile(&raw mut (*self.0).state, u32::from(run.state));
+            ptr::write_volatile(&raw mut (*self.0).bits, run.bits);
+            http1::Run {
+                at: ptr::read_volatile(&raw const (*self.0).at) as usize,
+                state: ptr::read_volatile(&raw const (*self.0).state) as u8,
+                bits: ptr::read_volatile(&raw const (*self.0).bits),
+            }
+        }
     }
 
     #[inline(always)]
     fn release(self) {
         // SAFETY: claimed by this run.
-        unsafe { core::ptr::write_volatile(&raw mut (*self.0).busy, 0) };
+        unsafe { ptr::write_volatile(&raw mut (*self.0).busy, 0) };
     }
+}
+
+/// Bytes of the job that fit into one chunk.
+#[inline(always)]
+fn chunk(job: &Job) -> u32 {
+    if job.left > CHUNK as u32 { CHUNK as u32 } else { job.left }
 }
 
 /// Loads the next bytes of the job; returns how many, 0 when there are none.
 #[inline(always)]
 fn load(ctx: &SkBuffContext, job: &Job, claim: &Claim) -> usize {
-    let wanted = if job.left > CHUNK as u32 { CHUNK as u32 } else { job.left };
+    let wanted = chunk(job);
     if wanted == 0 {
         return 0;
     }
     if job.kept != 0 {
         return reorder::load(ctx, job, claim.0, wanted);
     }
-    // SAFETY: `wanted` is 1 to CHUNK, the size of the buffer; the helper checks the packet's range.
-    let failed = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), job.offset, (&raw mut (*claim.0).bytes).cast(), wanted) };
-    if failed != 0 {
-        count::lost(Loss::Malformed);
-        return 0;
+    // SAFETY: the claimed buffer has CHUNK bytes.
+    if unsafe { packet::load::<{ CHUNK as u32 }>(ctx.skb.skb, job.offset, (&raw mut (*claim.0).bytes).cast(), wanted) } {
+        wanted as usize
+    } else {
+        0
     }
-    wanted as usize
 }
 
 /// Goes on with what is left of the job, in whatever mode the stream is in now.
@@ -134,9 +152,11 @@ pub(crate) fn parse_http1(ctx: SkBuffContext) -> i32 {
         return PASS;
     }
     let before = flow.protocol;
-    // SAFETY: claimed by this run and just filled.
-    let used = flow.feed_http1(job.request, unsafe { &(*claim.0).bytes }, 0, length, claim.blur()) as u32;
+    let run = claim.run(flow.http1_state(job.request), length);
     claim.release();
+    // Taken anew: after the loop the verifier knows too much of the old one, see `Scratch`.
+    let job = Job::take(ctx.skb.skb);
+    let used = if flow.apply(job.request, run) { chunk(&job) } else { run.at as u32 };
     let job = job.advanced(used);
     if let Some(conn) = conn
         && before != flow.protocol
@@ -165,7 +185,7 @@ pub(crate) fn parse_http2(ctx: SkBuffContext) -> i32 {
         return PASS;
     }
     // SAFETY: claimed by this run and just filled.
-    let (used, verdict) = http2::run(&mut flow.request, unsafe { &(*claim.0).bytes }, 0, length, claim.blur());
+    let (used, verdict) = http2::run(&mut flow.request, unsafe { &(*claim.0).bytes }, 0, length);
     claim.release();
     let job = job.advanced(used as u32);
     if verdict != Verdict::Open {

@@ -8,7 +8,7 @@
 //! - Costs: a copy of the segment, and nothing while segments arrive in order.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_socket_cookie, bpf_skb_load_bytes},
+    helpers::generated::bpf_get_socket_cookie,
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
@@ -22,7 +22,7 @@ use observer_common::{
 
 use super::{
     job::{self, Job},
-    parse, websocket,
+    packet, parse, websocket,
 };
 use crate::{
     count,
@@ -69,10 +69,8 @@ pub(crate) fn keep_segment(ctx: SkBuffContext) -> i32 {
     let room: &mut Stash = unsafe { &mut *room };
     room.seq = job.seq;
     room.len = job.left;
-    // SAFETY: the length is 1 to CHUNK, the size of the buffer; the helper checks the packet's range.
-    let failed = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), job.offset, (&raw mut room.bytes).cast(), job.left) };
-    if failed != 0 {
-        count::lost(Loss::Malformed);
+    // SAFETY: the room has CHUNK bytes.
+    if !unsafe { packet::load::<{ CHUNK as u32 }>(ctx.skb.skb, job.offset, (&raw mut room.bytes).cast(), job.left) } {
         return PASS;
     }
     // SAFETY: the packet's socket has a cookie.

@@ -9,11 +9,11 @@
 //! - Costs: one bare comparison for a pure ACK; one storage look-up and a few comparisons for a segment of a connection
 //!   whose protocol is known; one table look-up per byte for a head that may ask for an upgrade.
 
-use core::ptr;
+use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
-    bindings::bpf_sock,
-    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_sk_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock},
+    bindings::{__sk_buff, bpf_sock},
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_sk_cgroup_id, bpf_tcp_sock},
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
@@ -213,16 +213,9 @@ fn payload(ctx: &SkBuffContext, conn: &mut Conn, sk: *mut bpf_sock, mut segment:
         return;
     }
     if mode == mode::HTTP1 && request && state == http1::REQUEST_BODY && !kept {
-        // Most segments here are bodies: one byte tells them from a head.
-        let mut first = [0_u8; 1];
-        // SAFETY: the helper checks the offset and writes one byte.
-        let failed = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), segment.offset, first.as_mut_ptr().cast(), 1) };
-        if failed != 0 {
-            count::lost(Loss::Malformed);
-            return;
-        }
-        if first[0] != b'G' && first[0] != b'\r' && first[0] != b'\n' {
-            return;
+        match between_heads(ctx.skb.skb, &job) {
+            Between::Nothing => return,
+            Between::Head => {}
         }
     }
     if mode == mode::WEBSOCKET {
@@ -233,4 +226,38 @@ fn payload(ctx: &SkBuffContext, conn: &mut Conn, sk: *mut bpf_sock, mut segment:
         job = Job::take(ctx.skb.skb);
     }
     job::call(ctx, mode, &job);
+}
+
+/// What a segment between two heads holds.
+enum Between {
+    /// Part of a body, or a whole request that asks for no upgrade.
+    Nothing,
+    /// A head, or the start of one, that has to be looked at.
+    Head,
+}
+
+/// Bytes in which a whole request head is recognised without a tail call.
+const SMALL: usize = 256;
+
+/// Most segments here are bodies, which one byte tells, or plain requests.
+#[inline(always)]
+fn between_heads(skb: *mut __sk_buff, job: &Job) -> Between {
+    let mut words = MaybeUninit::<[u64; SMALL / 8]>::uninit();
+    let start: *mut u64 = words.as_mut_ptr().cast();
+    let small = (job.left as usize) < SMALL - 8;
+    let wanted = if small { job.left } else { 1 };
+    // SAFETY: within the array, word by word, since LLVM would call a loop for the whole of it.
+    unsafe {
+        for i in 0..SMALL / 8 {
+            start.add(i).write_volatile(0);
+        }
+        if !packet::load::<{ SMALL as u32 }>(skb, job.offset, start.cast(), wanted) {
+            return Between::Nothing;
+        }
+    }
+    // SAFETY: written above.
+    let words = unsafe { words.assume_init_ref() };
+    let first = words[0] as u8;
+    let plain = small && http1::is_plain_get(words, job.left as usize);
+    if plain || (first != b'G' && first != b'\r' && first != b'\n') { Between::Nothing } else { Between::Head }
 }

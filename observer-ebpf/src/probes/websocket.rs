@@ -2,15 +2,14 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use aya_ebpf::bindings::__sk_buff;
 use observer_common::{
     conn::Conn,
     flow::Stream,
-    loss::Loss,
     websocket::{self, bit},
 };
 
-use super::job::Job;
+use super::{job::Job, packet};
 use crate::count;
 
 /// What a stretch of frames added up to.
@@ -65,7 +64,6 @@ pub(super) fn follow(skb: *mut __sk_buff, conn: &mut Conn, direction: usize, fra
         }
         let available = if job.left < websocket::HEADER as u32 { job.left } else { websocket::HEADER as u32 };
         let Some(words) = load(skb, job.offset, available) else {
-            count::lost(Loss::Malformed);
             done = true;
             break;
         };
@@ -92,14 +90,11 @@ pub(super) fn follow(skb: *mut __sk_buff, conn: &mut Conn, direction: usize, fra
 fn load(skb: *mut __sk_buff, offset: u32, available: u32) -> Option<[u64; 2]> {
     let mut words = MaybeUninit::<[u64; 2]>::uninit();
     let start: *mut u64 = words.as_mut_ptr().cast();
-    // SAFETY: two words on the stack; written one by one, since LLVM would call a loop for an array. The helper writes
-    // `available` bytes, within them.
+    // SAFETY: two words on the stack; written one by one, since LLVM would call a loop for an array. Together
+    // they have room for 16 bytes.
     unsafe {
         start.write_volatile(0);
         start.add(1).write_volatile(0);
-        if bpf_skb_load_bytes(skb.cast(), offset, start.cast(), available) != 0 {
-            return None;
-        }
-        Some(words.assume_init())
+        packet::load::<16>(skb, offset, start.cast(), available).then(|| words.assume_init())
     }
 }
