@@ -4,7 +4,7 @@
 //! words keep the books of that, so that at rest, for every cell, `active = opened + entered - left - closed`, and over
 //! all cells `sum(opened) = sum(closed) + sum(active)`: every connection is opened once and closed once.
 
-use crate::protocol::REASONS;
+use crate::protocol::{FAILURES, REASONS, RESET_CAUSES};
 
 /// What a cell counts for. 16 bytes, no padding: it is the key of a kernel hash map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -28,7 +28,7 @@ pub const LIFETIME_BUCKETS: usize = 32;
 /// Buckets that are in use: 28 bounds from 2^-10 s to 2^17 s, and one for what is longer.
 pub const LIFETIME_USED: usize = 29;
 
-/// The counters of one cell. All words are written by atomic adds only.
+/// The counters of one cell, one page. All words are written by atomic adds only.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Cell {
@@ -50,14 +50,100 @@ pub struct Cell {
     pub messages: [u64; 2],
     /// WebSocket protocol errors: frames that violate RFC 6455 and closes with an error code.
     pub errors: u64,
-    /// Lifetimes, see [`lifetime_bucket`].
+    /// Lifetimes of the connections that were born under observation, see [`lifetime_bucket`].
     pub lifetime: [u64; LIFETIME_BUCKETS],
-    /// Keeps cells on cache lines of their own.
-    pub reserved: [u64; 14],
+    /// Connections found open when they were adopted; they are not among `opened`.
+    pub adopted: u64,
+    /// Sum of the observed times of adopted connections that ended here, nanoseconds.
+    pub adopted_sum_ns: u64,
+    /// Adopted connections that ended here, by the time since their adoption, see [`lifetime_bucket`].
+    pub adopted_lifetime: [u64; LIFETIME_BUCKETS],
+    /// Payload bytes received and sent.
+    pub bytes: [u64; 2],
+    /// Segments sent again.
+    pub retransmits: u64,
+    /// Resets received.
+    pub resets_received: u64,
+    /// Resets sent, by [`crate::protocol::ResetCause`].
+    pub resets_sent: [u64; RESET_CAUSES],
+    /// Time-outs, by [`crate::protocol::Timeout`].
+    pub timeouts: [u64; FAILURES],
+    /// Failed attempts to connect, by [`crate::protocol::Failure`].
+    pub failures: [u64; FAILURES],
+    /// Closes by the peer and resets after at least [`IDLE_CLOSE_NS`] of silence.
+    pub idle_closes: u64,
+    /// Sum of the idle times at the end, nanoseconds, by [`crate::protocol::Reason`].
+    pub idle_sum_ns: [u64; REASONS],
+    /// Times idle at the end, by [`crate::protocol::Reason`], see [`idle_bucket`].
+    pub idle: [[u64; IDLE_BUCKETS]; REASONS],
+    /// Sum of the sampled round-trip times, nanoseconds.
+    pub rtt_sum_ns: u64,
+    /// Sampled smoothed round-trip times, see [`rtt_bucket`].
+    pub rtt: [u64; RTT_BUCKETS],
+    /// Room to grow without moving the table.
+    pub reserved: [u64; 114],
 }
 
 const _: () = assert!(size_of::<CellKey>() == 16);
-const _: () = assert!(size_of::<Cell>() == 512 && size_of::<Cell>().is_multiple_of(64));
+const _: () = assert!(size_of::<Cell>() == 4096);
+
+/// From this silence on, the end of a connection by the peer or by a reset counts as an idle close.
+pub const IDLE_CLOSE_NS: u64 = 5_000_000_000;
+
+/// Upper bounds of the idle buckets in seconds: a second below and a second above each time-out of the field, so that a
+/// proxy that cuts at 60 s shows as a spike in the bucket from 59 to 61.
+pub const IDLE_BOUNDS: [u32; 27] = [
+    1, 4, 6, 9, 11, 29, 31, 59, 61, 74, 76, 119, 121, 239, 241, 299, 301, 349, 351, 599, 601, 899,
+    901, 1799, 1801, 3599, 3601,
+];
+/// One bucket for each bound, one for what is longer; a power of two.
+pub const IDLE_BUCKETS: usize = 32;
+/// Buckets that are in use.
+pub const IDLE_USED: usize = IDLE_BOUNDS.len() + 1;
+
+/// Times are below 2^63 nanoseconds, 292 years.
+const NS_MASK: u64 = u64::MAX >> 1;
+
+/// [`IDLE_BOUNDS`] in nanoseconds.
+static IDLE_BOUNDS_NS: [u64; IDLE_BUCKETS] = {
+    let mut bounds = [NS_MASK; IDLE_BUCKETS];
+    let mut i = 0;
+    while i < IDLE_BOUNDS.len() {
+        bounds[i] = IDLE_BOUNDS[i] as u64 * 1_000_000_000;
+        i += 1;
+    }
+    bounds
+};
+
+/// The bucket of an idle time in nanoseconds; always below [`IDLE_USED`].
+#[inline(always)]
+#[must_use]
+pub fn idle_bucket(ns: u64) -> u32 {
+    let mut bucket = 0;
+    // The masks change nothing, and show the verifier that the index is inside.
+    for step in [16, 8, 4, 2, 1] {
+        let bound = IDLE_BOUNDS_NS[(bucket + step - 1) & (IDLE_BUCKETS - 1)];
+        bucket += exceeds(ns & NS_MASK, bound) as usize * step;
+    }
+    bucket as u32
+}
+
+/// Round-trip time buckets: bucket `i` counts times in `(2^(i-1), 2^i]` times 16 microseconds, the last what is longer than
+/// about 8 s.
+pub const RTT_BUCKETS: usize = 20;
+
+/// The bucket of a round-trip time in microseconds; always below [`RTT_BUCKETS`].
+#[inline(always)]
+#[must_use]
+pub const fn rtt_bucket(us: u32) -> u32 {
+    let mut bucket = 0;
+    let mut i = 0;
+    while i < RTT_BUCKETS - 1 {
+        bucket += exceeds(us as u64, 16 << i);
+        i += 1;
+    }
+    bucket as u32
+}
 
 /// Cells at the start of the table that take what finds no cell of its own, one per role and protocol.
 pub const OVERFLOW_CELLS: u32 = 16;
@@ -83,27 +169,21 @@ pub const fn lifetime_bucket(ns: u64) -> u32 {
     let scaled = ns << 10;
     let mut bucket = 0;
     let mut bound = 1_000_000_000_u64;
-    // Binary descent instead of a loop: five comparisons, no branch that the verifier has to unroll.
-    if scaled > bound << 15 {
-        bucket += 16;
-        bound <<= 16;
+    let mut step = 16;
+    while step > 0 {
+        let above = exceeds(scaled, bound << (step - 1));
+        bucket += above * step;
+        bound <<= above * step;
+        step >>= 1;
     }
-    if scaled > bound << 7 {
-        bucket += 8;
-        bound <<= 8;
-    }
-    if scaled > bound << 3 {
-        bucket += 4;
-        bound <<= 4;
-    }
-    if scaled > bound << 1 {
-        bucket += 2;
-        bound <<= 2;
-    }
-    if scaled > bound {
-        bucket += 1;
-    }
-    bucket
+    bucket as u32
+}
+
+/// 1 if `value` is greater than `bound`, else 0; both below 2^63. By arithmetic: the verifier follows both sides of every
+/// comparison, and five in a row make 32 paths through everything behind them.
+#[inline(always)]
+const fn exceeds(value: u64, bound: u64) -> u64 {
+    bound.wrapping_sub(value) >> 63
 }
 
 #[cfg(test)]
@@ -127,7 +207,24 @@ mod tests {
         assert_eq!(lifetime_bucket(u64::MAX), 28);
     }
 
+    #[test]
+    fn idle_and_rtt_buckets() {
+        for ns in [0, 1, 5, 10, 30, 60, 3600, 4000].map(|s| s * 1_000_000_000) {
+            let naive =
+                IDLE_BOUNDS.iter().filter(|&&bound| u64::from(bound) * 1_000_000_000 < ns).count();
+            assert_eq!(idle_bucket(ns) as usize, naive, "{ns}");
+        }
+        assert_eq!(idle_bucket(u64::MAX - 1) as usize, IDLE_USED - 1);
+        assert_eq!([0, 16, 17, 32, 33, u32::MAX].map(rtt_bucket), [0, 0, 1, 1, 2, 19]);
+    }
+
     proptest! {
+        #[test]
+        fn idle_bucket_equals_the_definition(ns in 0_u64..5_000_000_000_000) {
+            let naive = IDLE_BOUNDS.iter().filter(|&&bound| u64::from(bound) * 1_000_000_000 < ns).count();
+            prop_assert_eq!(idle_bucket(ns) as usize, naive);
+        }
+
         #[test]
         fn bucket_equals_the_definition(ns in 0_u64..200_000_000_000_000) {
             prop_assert_eq!(lifetime_bucket(ns), naive(ns));

@@ -24,18 +24,30 @@ pub mod kind {
     pub const COUNTED: u8 = 4;
     /// Ended; nothing may be counted any more.
     pub const CLOSED: u8 = 5;
+    /// Ended by this node without a FIN; the reset that follows in the same call tells why, or else the socket's end.
+    pub const ABORTING: u8 = 6;
 }
 
 /// Bits of [`Conn::flags`].
 pub mod flag {
     /// A cgroup hook has seen a segment of this socket: it is TCP, and cgroup and port are known.
-    pub const CONFIRMED: u8 = 1;
+    pub const CONFIRMED: u16 = 1 << 0;
     /// Addresses are filled in.
-    pub const ADDRESSED: u8 = 2;
-    /// We sent the first FIN.
-    pub const FIN_LOCAL: u8 = 4;
-    /// The peer sent the first FIN.
-    pub const FIN_PEER: u8 = 8;
+    pub const ADDRESSED: u16 = 1 << 1;
+    /// The first FIN segment was ours; decides only if the event of CLOSE was skipped.
+    pub const FIN_LOCAL: u16 = 1 << 2;
+    /// The first FIN segment was the peer's, likewise.
+    pub const FIN_PEER: u16 = 1 << 3;
+    /// The peer reset the connection.
+    pub const RESET_PEER: u16 = 1 << 4;
+    /// We sent a reset.
+    pub const RESET_LOCAL: u16 = 1 << 5;
+    /// The socket reported an error.
+    pub const ERROR: u16 = 1 << 6;
+    /// The connection was open when it was found.
+    pub const ADOPTED: u16 = 1 << 7;
+    /// A reset in sequence has arrived; decides only if the event of its acceptance was skipped.
+    pub const RESET_SEEN: u16 = 1 << 8;
 }
 
 /// `Conn::cell` of a connection that is in no cell.
@@ -51,8 +63,18 @@ pub struct Conn {
     pub born_ns: u64,
     /// Coarse monotonic nanoseconds of the last payload in either direction.
     pub payload_ns: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds at CLOSE, of a connection that is [`kind::ABORTING`].
+    pub closed_ns: u64,
+    /// Coarse monotonic nanoseconds of the last sample of the round-trip time.
+    pub rtt_ns: u64,
+    /// Coarse monotonic nanoseconds of the last SYN sent.
+    pub syn_ns: u64,
     /// Payload bytes by direction.
     pub bytes: [u64; 2],
+    /// Payload bytes by direction that were skipped by a segment ahead of its predecessor and are still to come.
+    pub holes: [u32; 2],
+    /// Segments sent again.
+    pub retransmits: u32,
     /// The cell the connection is counted in, or [`NO_CELL`]. For a listener: the cell its children are born into.
     /// Changed by compare-and-swap only, so that a move and the end can never both win.
     pub cell: u32,
@@ -63,9 +85,11 @@ pub struct Conn {
     /// [`crate::protocol::Role`].
     pub role: u8,
     /// [`flag`].
-    pub flags: u8,
+    pub flags: u16,
+    /// [`crate::protocol::ResetCause`] of the reset we sent.
+    pub reset_cause: u8,
     /// Always 0.
-    pub zero: [u8; 3],
+    pub zero: u8,
     /// Local port, host order.
     pub local_port: u16,
     /// Peer port, host order.

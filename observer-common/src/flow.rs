@@ -79,6 +79,10 @@ pub struct Stream {
 
 const _: () = assert!(size_of::<Stream>() == 24);
 
+/// [`Flow::unanswered`] is not known. What asks for an upgrade may then be part of a body that quotes a request: only
+/// the very next response can grant it.
+pub const UNCOUNTED: u8 = u8::MAX;
+
 /// The protocol state of one connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -93,8 +97,13 @@ pub struct Flow {
     pub asked: u8,
     /// [`upgrade`] bits that the 101 response being read has named.
     pub granted: u8,
+    /// Requests since the last response segment, the one being read not included; their responses come first.
+    /// [`UNCOUNTED`] when there was anything but `GET` heads.
+    pub unanswered: u8,
+    /// Final responses to come before the one to the request that asked for an upgrade.
+    pub before_answer: u8,
     /// Always 0.
-    pub zero: [u8; 5],
+    pub zero: [u8; 3],
 }
 
 const _: () = assert!(size_of::<Flow>() == 56);
@@ -133,6 +142,9 @@ impl Flow {
             self.response.mode = mode::OFF;
         }
         if run.bits & bit::UPGRADES != 0 {
+            if self.asked == 0 {
+                self.before_answer = if self.unanswered == UNCOUNTED { 0 } else { self.unanswered };
+            }
             self.asked |= http1::upgrades(run.bits);
             self.response.mode = mode::HTTP1;
             self.response.state = http1::RESPONSE_START;
@@ -151,6 +163,12 @@ impl Flow {
             self.request.mode = mode::HTTP2;
             http2::start(&mut self.request);
             self.response.mode = mode::OFF;
+        }
+        if run.bits & (bit::OTHER_METHOD | bit::BODY) != 0 {
+            self.unanswered = UNCOUNTED;
+        }
+        if run.bits & bit::HEAD_END != 0 {
+            self.plain_request();
         }
         if run.bits & bit::BODY != 0 {
             // Not a head that could ask for an upgrade: the rest of the segment is somebody's body.
@@ -183,6 +201,12 @@ impl Flow {
         }
         if run.bits & bit::FINAL != 0 {
             self.recognise_http1();
+            if self.asked != 0 && self.before_answer != 0 {
+                // The response to an earlier of several pipelined requests; the next starts in a segment of its own.
+                self.before_answer -= 1;
+                self.response.state = http1::RESPONSE_START;
+                return true;
+            }
             self.asked = 0;
             self.response.mode = mode::OFF;
             return true;
@@ -197,6 +221,14 @@ impl Flow {
             }
         }
         false
+    }
+
+    /// The head of a request is over.
+    #[inline(always)]
+    pub const fn plain_request(&mut self) {
+        if self.unanswered < UNCOUNTED - 1 {
+            self.unanswered += 1;
+        }
     }
 
     /// A status line without a recognised request before it: HTTP/1 all the same.

@@ -42,6 +42,8 @@ pub mod bit {
     pub const TLS: u32 = 1 << 10;
     /// The HTTP/2 connection preface.
     pub const PREFACE: u32 = 1 << 11;
+    /// The first request's method is not `GET`: a body may follow its head.
+    pub const OTHER_METHOD: u32 = 1 << 12;
 
     /// Any `Upgrade` header.
     pub const UPGRADES: u32 = UPGRADE_WEBSOCKET | UPGRADE_H2C | UPGRADE_OTHER;
@@ -88,6 +90,8 @@ const STATUS_1X: u8 = 82;
 const STATUS_F: u8 = 83;
 const STATUS_FX: u8 = 84;
 const NEXT_CR: u8 = 85;
+/// "GET " at the start of a connection: state `FIRST_GET + i` has matched `i + 1` bytes.
+const FIRST_GET: u8 = 86;
 /// Rows of the table; more than there are states, so that a mask keeps an index inside.
 const STATES: usize = 128;
 
@@ -107,6 +111,7 @@ const E_UNKNOWN: u8 = EVENT + 10;
 const E_BODY: u8 = EVENT + 11;
 const E_TLS: u8 = EVENT + 12;
 const E_PREFACE: u8 = EVENT + 13;
+const E_OTHER_METHOD: u8 = EVENT + 14;
 const EVENTS: usize = 16;
 
 /// For each pseudo-state the bit it reports and the state it continues in.
@@ -126,6 +131,7 @@ const AFTER: [(u32, u8); EVENTS] = {
     after[(E_BODY - EVENT) as usize] = (bit::BODY, BODY_STATE);
     after[(E_TLS - EVENT) as usize] = (bit::TLS, STATUS);
     after[(E_PREFACE - EVENT) as usize] = (bit::PREFACE, STATUS);
+    after[(E_OTHER_METHOD - EVENT) as usize] = (bit::OTHER_METHOD, TARGET);
     after
 };
 /// A body is skipped by never running the automaton; the first byte of a run in this state is a segment's first.
@@ -137,7 +143,6 @@ pub const REQUEST_FIRST: u8 = FIRST;
 pub const REQUEST_BODY: u8 = BODY_STATE;
 /// State before a status line.
 pub const RESPONSE_START: u8 = STATUS;
-
 
 /// Fills the states of a literal chain: `first` expects `text[0]`, and so on; the byte after each state's literal goes
 /// to the next state, the last to `done`; every other byte keeps what the table already says.
@@ -174,6 +179,21 @@ const fn eol(mut t: Table, state: u8, count: u8, to: u8) -> Table {
     t
 }
 
+/// Within a method: any capital goes on, as a method that is no literal.
+const fn methods(mut t: Table, state: u8, count: u8) -> Table {
+    let mut row = state;
+    while row < state + count {
+        let mut b = b'A';
+        while b <= b'Z' {
+            t[row as usize][b as usize] = METHOD;
+            b += 1;
+        }
+        t[row as usize][b' ' as usize] = E_OTHER_METHOD;
+        row += 1;
+    }
+    t
+}
+
 type Table = [[u8; 256]; STATES];
 
 /// `TABLE[state][byte]` is the next state, or a pseudo-state from [`EVENT`] on.
@@ -191,9 +211,14 @@ const fn table() -> Table {
         b += 1;
     }
     t[METHOD as usize][b'-' as usize] = METHOD;
-    t[METHOD as usize][b' ' as usize] = TARGET;
+    t[METHOD as usize][b' ' as usize] = E_OTHER_METHOD;
     t[FIRST as usize][b'\r' as usize] = FIRST;
     t[FIRST as usize][b'\n' as usize] = FIRST;
+
+    // GET is told from the other methods: no body follows it.
+    t = methods(t, FIRST_GET, 3);
+    t[FIRST as usize][b'G' as usize] = FIRST_GET;
+    t = chain(t, FIRST_GET, b"ET ", TARGET, false);
 
     // Target: visible bytes up to a space. A line that ends without a version is not HTTP/1.
     b = 0x21;
@@ -216,15 +241,9 @@ const fn table() -> Table {
     t[REQUEST_LINE_CR as usize][b'\n' as usize] = E_HTTP1;
 
     // HTTP/2 preface. Up to "PRI " a deviation may still be an HTTP/1 method.
-    b = b'A';
-    while b <= b'Z' {
-        t[PREFACE_AT as usize][b as usize] = METHOD;
-        t[PREFACE_AT as usize + 1][b as usize] = METHOD;
-        t[PREFACE_AT as usize + 2][b as usize] = METHOD;
-        b += 1;
-    }
-    t[PREFACE_AT as usize][b' ' as usize] = TARGET;
-    t[PREFACE_AT as usize + 1][b' ' as usize] = TARGET;
+    t = methods(t, PREFACE_AT, 3);
+    t[PREFACE_AT as usize][b' ' as usize] = E_OTHER_METHOD;
+    t[PREFACE_AT as usize + 1][b' ' as usize] = E_OTHER_METHOD;
     t[FIRST as usize][b'P' as usize] = PREFACE_AT;
     t = chain(t, PREFACE_AT, b"RI * HTTP/2.0\r\n\r\nSM\r\n\r\n", E_PREFACE, false);
 
@@ -471,20 +490,21 @@ mod tests {
         for (bytes, want) in [
             (&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], bit::HTTP1 | bit::HEAD_END),
             (b"\r\nGET / HTTP/1.0\n\n", bit::HTTP1 | bit::HEAD_END),
-            (b"POST /x?y HTTP/1.1\r\n", bit::HTTP1),
-            (b"M-SEARCH * HTTP/1.1\r\n", bit::HTTP1),
-            (b"PUT / HTTP/1.1\r\n", bit::HTTP1),
-            (b"PRIME / HTTP/1.1\r\n", bit::HTTP1),
+            (b"POST /x?y HTTP/1.1\r\n", bit::HTTP1 | bit::OTHER_METHOD),
+            (b"M-SEARCH * HTTP/1.1\r\n", bit::HTTP1 | bit::OTHER_METHOD),
+            (b"PUT / HTTP/1.1\r\n", bit::HTTP1 | bit::OTHER_METHOD),
+            (b"GETS / HTTP/1.1\r\n", bit::HTTP1 | bit::OTHER_METHOD),
+            (b"PRIME / HTTP/1.1\r\n", bit::HTTP1 | bit::OTHER_METHOD),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0", bit::PREFACE),
             (b"PRI * HTTP/2.0\r\n\r\nSX", bit::UNKNOWN),
             (b"\x16\x03\x01\x02\x00\x01\x00", bit::TLS),
             (b"\x16\x03\x01\x02\x00\x02", bit::UNKNOWN),
             (b"\x16\x03\x09", bit::UNKNOWN),
             (b"GET foo\r\n", bit::UNKNOWN),
-            (b"CONNECT {\"verbose\":false}\r\n", bit::UNKNOWN),
-            (b"OPTIONS rtsp://h/ RTSP/1.0\r\n", bit::UNKNOWN),
+            (b"CONNECT {\"verbose\":false}\r\n", bit::UNKNOWN | bit::OTHER_METHOD),
+            (b"OPTIONS rtsp://h/ RTSP/1.0\r\n", bit::UNKNOWN | bit::OTHER_METHOD),
             (b"GET / HTTP/1.1 \r\n", bit::UNKNOWN),
-            (b"EHLO mail\r\n", bit::UNKNOWN),
+            (b"EHLO mail\r\n", bit::UNKNOWN | bit::OTHER_METHOD),
             (b"SSH-2.0-x\r\n", bit::UNKNOWN),
             (b"\0\0\0\x01", bit::UNKNOWN),
             (b"GET /x HTTP/1.1\r\nUPGRADE:websocket\r\n\r\n", WS),
@@ -492,14 +512,31 @@ mod tests {
             (b"GET /x HTTP/1.1\r\nUpgrade: foo, websocket\r\n\r\n", WS),
             (b"GET /x HTTP/1.1\r\nUpgrade: websocket/13\r\n\r\n", WS),
             (b"GET /x HTTP/1.1\nUpgrade: websocket\n\n", WS),
-            (b"GET /x HTTP/1.1\r\nUpgrade: websockets\r\n\r\n", bit::HTTP1 | bit::UPGRADE_OTHER | bit::HEAD_END),
-            (b"GET /x HTTP/1.1\r\nUpgrade: h2c\r\n\r\n", bit::HTTP1 | bit::UPGRADE_H2C | bit::HEAD_END),
+            (
+                b"GET /x HTTP/1.1\r\nUpgrade: websockets\r\n\r\n",
+                bit::HTTP1 | bit::UPGRADE_OTHER | bit::HEAD_END,
+            ),
+            (
+                b"GET /x HTTP/1.1\r\nUpgrade: h2c\r\n\r\n",
+                bit::HTTP1 | bit::UPGRADE_H2C | bit::HEAD_END,
+            ),
             (b"GET /x HTTP/1.1\r\nUpgrade: h2c, websocket\r\n\r\n", WS | bit::UPGRADE_H2C),
-            (b"GET /x HTTP/1.1\r\nX-Upgrade: websocket\r\nUpgraded: websocket\r\n\r\n", bit::HTTP1 | bit::HEAD_END),
-            (b"GET /x HTTP/1.1\r\nX: Upgrade: websocket\r\nUpgrade:\r\n\r\n", bit::HTTP1 | bit::HEAD_END),
+            (
+                b"GET /x HTTP/1.1\r\nX-Upgrade: websocket\r\nUpgraded: websocket\r\n\r\n",
+                bit::HTTP1 | bit::HEAD_END,
+            ),
+            (
+                b"GET /x HTTP/1.1\r\nX: Upgrade: websocket\r\nUpgrade:\r\n\r\n",
+                bit::HTTP1 | bit::HEAD_END,
+            ),
         ] {
             for cut in 0..=bytes.len() {
-                assert_eq!(bits(REQUEST_FIRST, bytes, cut).1, want, "{:?} cut at {cut}", String::from_utf8_lossy(bytes));
+                assert_eq!(
+                    bits(REQUEST_FIRST, bytes, cut).1,
+                    want,
+                    "{:?} cut at {cut}",
+                    String::from_utf8_lossy(bytes)
+                );
             }
         }
     }
@@ -510,17 +547,31 @@ mod tests {
             (&b"HTTP/1.1 200 OK\r\n"[..], bit::FINAL),
             (b"HTTP/1.0 404 ", bit::FINAL),
             (b"HTTP/1.1 999", bit::FINAL),
-            (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", bit::INTERIM | bit::HEAD_END | bit::BODY),
+            (
+                b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
+                bit::INTERIM | bit::HEAD_END | bit::BODY,
+            ),
             (b"HTTP/1.1 110 x\r\n", bit::INTERIM),
             (b"HTTP/2 200", bit::UNKNOWN),
             (b"HTTP/1.1 099", bit::UNKNOWN),
             (b"<html>HTTP/1.1 101", bit::UNKNOWN),
-            (b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\n\r\n", bit::STATUS_101 | bit::UPGRADE_WEBSOCKET | bit::HEAD_END),
-            (b"HTTP/1.1 101\nupgrade: foo\n\n", bit::STATUS_101 | bit::UPGRADE_OTHER | bit::HEAD_END),
+            (
+                b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\n\r\n",
+                bit::STATUS_101 | bit::UPGRADE_WEBSOCKET | bit::HEAD_END,
+            ),
+            (
+                b"HTTP/1.1 101\nupgrade: foo\n\n",
+                bit::STATUS_101 | bit::UPGRADE_OTHER | bit::HEAD_END,
+            ),
         ] {
             for cut in 0..=bytes.len() {
                 let met = bits(RESPONSE_START, bytes, cut).1;
-                assert_eq!(met & !bit::BODY, want & !bit::BODY, "{:?} cut at {cut}", String::from_utf8_lossy(bytes));
+                assert_eq!(
+                    met & !bit::BODY,
+                    want & !bit::BODY,
+                    "{:?} cut at {cut}",
+                    String::from_utf8_lossy(bytes)
+                );
             }
         }
     }
@@ -536,20 +587,29 @@ mod tests {
             (b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n", false),
             (b"HEAD / HTTP/1.1\r\n\r\n", false),
         ] {
-            assert_eq!(is_plain_get(&words(bytes), bytes.len()), plain, "{:?}", String::from_utf8_lossy(bytes));
+            assert_eq!(
+                is_plain_get(&words(bytes), bytes.len()),
+                plain,
+                "{:?}",
+                String::from_utf8_lossy(bytes)
+            );
         }
     }
 
     fn head() -> impl Strategy<Value = Vec<u8>> {
-        let line = prop_oneof!["[a-zA-Z-]{1,9}: [ -~]{0,12}", "[Uu][Pp]grade: (websocket|h2c|x)", "u"];
-        (prop::collection::vec(line, 0..6), any::<bool>(), prop_oneof!["", "GET / HTTP/1.1\r\n\r\n", "[ -~\r\n]{0,20}"]).prop_map(
-            |(lines, crlf, tail)| {
+        let line =
+            prop_oneof!["[a-zA-Z-]{1,9}: [ -~]{0,12}", "[Uu][Pp]grade: (websocket|h2c|x)", "u"];
+        (
+            prop::collection::vec(line, 0..6),
+            any::<bool>(),
+            prop_oneof!["", "GET / HTTP/1.1\r\n\r\n", "[ -~\r\n]{0,20}"],
+        )
+            .prop_map(|(lines, crlf, tail)| {
                 let eol = if crlf { "\r\n" } else { "\n" };
                 let mut head = format!("GET /path HTTP/1.1{eol}");
                 lines.iter().for_each(|line| head.extend([line, eol]));
                 (head + eol + &tail).into_bytes()
-            },
-        )
+            })
     }
 
     proptest! {
@@ -567,7 +627,7 @@ mod tests {
         }
 
         #[test]
-        fn hostile_bytes_never_stall(bytes in prop::collection::vec(any::<u8>(), 0..5000), state in 0_u8..86, cut in any::<usize>()) {
+        fn hostile_bytes_never_stall(bytes in prop::collection::vec(any::<u8>(), 0..5000), state in 0_u8..89, cut in any::<usize>()) {
             let _ = bits(state, &bytes, cut % (bytes.len() + 1));
             let length = bytes.len().min(511);
             let _ = is_plain_get(&words(&bytes[..length]), length);

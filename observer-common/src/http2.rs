@@ -83,7 +83,8 @@ const fn restart() -> [u8; 256] {
 const fn chain(mut t: Table, first: u8, text: &[u8], done: u8) -> Table {
     let mut i = 0;
     while i < text.len() {
-        t[first as usize + i][text[i] as usize] = if i + 1 == text.len() { done } else { first + i as u8 + 1 };
+        t[first as usize + i][text[i] as usize] =
+            if i + 1 == text.len() { done } else { first + i as u8 + 1 };
         i += 1;
     }
     t
@@ -103,7 +104,8 @@ const fn table() -> Table {
             t[LENGTH as usize][length] = if length == 16 { EXACT } else { LONGER };
         }
         if length <= 48 {
-            t[LENGTH as usize][0x80 + length - 5] = if length == 16 { EXACT_HUFFMAN } else { LONGER_HUFFMAN };
+            t[LENGTH as usize][0x80 + length - 5] =
+                if length == 16 { EXACT_HUFFMAN } else { LONGER_HUFFMAN };
         }
         length += 1;
     }
@@ -195,7 +197,8 @@ fn frame_header(stream: &mut Stream, buf: &[u8; CHUNK], from: usize, len: usize)
         let byte = buf[at & (CHUNK - 1)];
         at += 1;
         if pos < 3 {
-            stream.left = if pos == 0 { u64::from(byte) } else { (stream.left << 8) | u64::from(byte) };
+            stream.left =
+                if pos == 0 { u64::from(byte) } else { (stream.left << 8) | u64::from(byte) };
         } else if pos == 3 {
             stream.aux[TYPE] = byte;
         } else if pos == 4 {

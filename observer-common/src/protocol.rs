@@ -77,6 +77,66 @@ wire_enum! {
     }
 }
 
+wire_enum! {
+    /// Why an attempt to connect failed.
+    Failure {
+        /// The peer answered with a reset: nobody listens there, or a firewall rejects.
+        Refused = 0 => "refused",
+        /// Nobody answered.
+        TimedOut = 1 => "timed_out",
+        /// The network said that there is no way.
+        Unreachable = 2 => "unreachable",
+        /// The program closed the socket before an answer came.
+        Cancelled = 3 => "cancelled",
+    }
+}
+
+wire_enum! {
+    /// What ran out of time.
+    Timeout {
+        /// An attempt to connect.
+        Connect = 0 => "connect",
+        /// Retransmissions of data, by count or by `TCP_USER_TIMEOUT`.
+        Retransmission = 1 => "retransmission",
+        /// Keep-alive probes of an idle connection, by count or by `TCP_USER_TIMEOUT`.
+        Keepalive = 2 => "keepalive",
+    }
+}
+
+wire_enum! {
+    /// Why this node sent a reset (the kernel's `enum sk_rst_reason`, from Linux 6.10 on; several of its values share one
+    /// of these).
+    ResetCause {
+        /// The kernel does not say.
+        Unspecified = 0 => "unspecified",
+        /// A segment for which there is no socket.
+        NoSocket = 1 => "no_socket",
+        /// The program closed the socket with data unread.
+        AbortOnClose = 2 => "abort_on_close",
+        /// The program asked for it (`SO_LINGER` 0), or the linger time in `FIN_WAIT2` was over.
+        AbortOnLinger = 3 => "abort_on_linger",
+        /// Data arrived for a socket that the program had closed.
+        AbortOnData = 4 => "abort_on_data",
+        /// Out of memory for orphaned sockets.
+        AbortOnMemory = 5 => "abort_on_memory",
+        /// The program disconnected the socket.
+        Disconnect = 6 => "disconnect",
+        /// Keep-alive probes were not answered.
+        KeepaliveTimeout = 7 => "keepalive_timeout",
+        /// A segment that breaks the protocol or fits no state of the connection.
+        InvalidSegment = 8 => "invalid_segment",
+        /// A segment for a connection in `TIME_WAIT`.
+        TimeWait = 9 => "time_wait",
+        /// A reason of MPTCP.
+        Mptcp = 10 => "mptcp",
+    }
+}
+
+/// Slots for [`Failure`] and for [`Timeout`] in a cell; a power of two so that kernel code can mask the index.
+pub const FAILURES: usize = 4;
+/// Slots for [`ResetCause`] in a cell; a power of two, likewise.
+pub const RESET_CAUSES: usize = 16;
+
 /// Slots for [`Reason`] in a cell; a power of two so that kernel code can mask the index.
 pub const REASONS: usize = 8;
 

@@ -1,7 +1,7 @@
 //! A connection record: the details of one ended connection, sent through the ring buffer. Records may be dropped (and
 //! are then counted); no metric depends on them.
 
-/// One ended connection. 96 bytes.
+/// One ended connection. 104 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct ConnRecord {
@@ -33,8 +33,14 @@ pub struct ConnRecord {
     pub protocol: u8,
     /// [`crate::protocol::Reason`].
     pub reason: u8,
+    /// [`crate::protocol::ResetCause`] of the reset this node sent, 0 if it sent none.
+    pub reset_cause: u8,
+    /// Segments sent again.
+    pub retransmits: u32,
+    /// [`crate::conn::flag`].
+    pub flags: u16,
     /// Always 0.
-    pub zero: u8,
+    pub zero: u16,
 }
 
-const _: () = assert!(size_of::<ConnRecord>() == 96);
+const _: () = assert!(size_of::<ConnRecord>() == 104);

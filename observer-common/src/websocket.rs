@@ -2,16 +2,16 @@
 //!
 //! The kernel program loads at most [`HEADER`] bytes at the next frame boundary and hands them to [`header`]; payload is
 //! skipped by arithmetic, never read. A header may be cut anywhere by the segment's end.
+//!
+//! A stream with `Stream::pos` other than 0 is within a header of which that many bytes are kept; else it is within a
+//! payload of which `Stream::left` bytes are to come, or at a frame boundary when those are 0. One segment may hold
+//! hundreds of frames, so the code for one frame chooses by arithmetic, not by branches: each branch would double the
+//! paths that the verifier has to follow through every turn of the loop.
 
 use crate::flow::Stream;
 
 /// Longest frame header: 2 bytes, 8 of extended length, 4 of masking key.
 pub const HEADER: usize = 14;
-
-/// `Stream::state`: within a frame header; `Stream::pos` bytes of it are read.
-pub const IN_HEADER: u8 = 0;
-/// `Stream::state`: within a payload; `Stream::left` bytes of it are to come.
-pub const IN_PAYLOAD: u8 = 1;
 
 /// What a complete header said, as bits.
 pub mod bit {
@@ -35,40 +35,85 @@ const MASKED: u8 = 0x80;
 /// Puts a stream at a frame boundary.
 #[inline(always)]
 pub fn start(stream: &mut Stream) {
-    stream.state = IN_HEADER;
     stream.pos = 0;
     stream.left = 0;
     stream.aux = [0; 8];
 }
 
-/// Reads `available` header bytes from `new`; returns how many were consumed and the [`bit`]s met.
+/// A complete frame header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes of the header itself.
+    pub length: u32,
+    /// Bytes of payload that follow.
+    pub payload: u64,
+    /// [`bit`]s.
+    pub bits: u8,
+}
+
+impl Header {
+    /// Reads a header that starts with `bytes`, of which `available` are there; `None` if it is not complete.
+    ///
+    /// `bytes` are in order, each word little-endian: words and shifts instead of an array, since the verifier follows
+    /// every iteration of a loop over bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn read([low, high]: [u64; 2], available: u32) -> Option<Self> {
+        let (first, second) = (low as u8, (low >> 8) as u8);
+        let length = u32::from(LENGTH[second as usize]);
+        if available < 2 || available < length {
+            return None;
+        }
+        let short = u64::from(second & 0x7f);
+        // An extended length is the first two or all of the eight bytes behind the second.
+        let extended = ((low >> 16) | (high << 48)).swap_bytes() >> (48 * (short & 1 ^ 1));
+        let is_extended = 0_u64.wrapping_sub((short + 2) >> 7);
+        let payload = (extended & is_extended) | (short & !is_extended);
+        // RFC 6455 wants the top bit to be 0; without it the length is still longer than any connection.
+        Some(Self {
+            length,
+            payload: payload & (u64::MAX >> 1),
+            bits: judge(first, second, payload),
+        })
+    }
+}
+
+/// The smaller of two numbers below 2^63.
+#[inline(always)]
+#[must_use]
+pub const fn min(a: u64, b: u64) -> u64 {
+    let smaller = 0_u64.wrapping_sub(a.wrapping_sub(b) >> 63);
+    b ^ ((a ^ b) & smaller)
+}
+
+/// Skips up to `bytes` of the current payload; returns how many. The stream is not within a header.
+#[inline(always)]
+pub const fn skip(stream: &mut Stream, bytes: u32) -> u32 {
+    let skipped = min(stream.left, bytes as u64);
+    stream.left -= skipped;
+    skipped as u32
+}
+
+/// Reads `available` header bytes from `new`, behind those that an earlier segment ended with; returns how many were
+/// consumed and the [`bit`]s met.
 ///
-/// `new` holds the bytes in order, each word little-endian, zeroes behind the last: words and shifts instead of an array,
-/// since the verifier follows every iteration of a loop over bytes. Consumes everything up to the end of the header and
-/// not one byte of the payload. `available` is at most [`HEADER`].
+/// `new` is as in [`Header::read`], zeroes behind the last byte. Consumes everything up to the end of the header and not
+/// one byte of the payload. `available` is at most [`HEADER`].
 #[inline(always)]
 pub fn header(stream: &mut Stream, new: [u64; 2], available: u32) -> (u32, u8) {
     let pos = u32::from(stream.pos);
-    let [low, high] = if pos == 0 { new } else { join(stream, pos, new) };
+    let bytes = if pos == 0 { new } else { join(stream, pos, new) };
     let total = pos + available;
-    let (first, second) = (low as u8, (low >> 8) as u8);
-    let length = u32::from(LENGTH[second as usize]);
-    if total < 2 || total < length {
+    let Some(header) = Header::read(bytes, total) else {
         // Kept where the payload's length and the scratch will be once the header is complete.
-        stream.aux = low.to_le_bytes();
-        stream.left = high;
+        stream.aux = bytes[0].to_le_bytes();
+        stream.left = bytes[1];
         stream.pos = total as u8;
         return (available, 0);
-    }
-    let left = match second & 0x7f {
-        126 => u64::from(((low >> 16) as u16).swap_bytes()),
-        127 => ((low >> 16) | (high << 48)).swap_bytes(),
-        length => u64::from(length),
     };
     stream.pos = 0;
-    stream.left = left;
-    stream.state = if left == 0 { IN_HEADER } else { IN_PAYLOAD };
-    (length - pos, judge(first, second, left))
+    stream.left = header.payload;
+    (header.length - pos, header.bits)
 }
 
 /// The kept start of a header, `pos` bytes of it, and its continuation.
@@ -153,13 +198,8 @@ mod tests {
         ends.sort_unstable();
         for end in ends {
             while at < end {
-                if stream.state == IN_PAYLOAD {
-                    let skip = stream.left.min((end - at) as u64);
-                    stream.left -= skip;
-                    at += skip as usize;
-                    if stream.left == 0 {
-                        stream.state = IN_HEADER;
-                    }
+                if stream.pos == 0 && stream.left != 0 {
+                    at += skip(&mut stream, (end - at) as u32) as usize;
                     continue;
                 }
                 let mut buf = [0; 16];

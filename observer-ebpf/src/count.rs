@@ -8,15 +8,18 @@ use core::ptr;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use observer_common::{
-    cell::{Cell, CellKey, lifetime_bucket, overflow_cell},
-    conn::{Conn, NO_CELL, kind},
+    cell::{
+        Cell, CellKey, IDLE_BUCKETS, IDLE_CLOSE_NS, LIFETIME_BUCKETS, RTT_BUCKETS, idle_bucket,
+        lifetime_bucket, overflow_cell, rtt_bucket,
+    },
+    conn::{Conn, NO_CELL, flag, kind},
     loss::Loss,
-    protocol::{Protocol, REASONS},
+    protocol::{Protocol, REASONS, Reason},
 };
 
 use crate::{
     atomic,
-    maps::{CELLS, FREE, INDEX, LOSS},
+    maps::{CELLS, FREE, INDEX, LOSS, TIGHT},
 };
 
 /// Counts a loss.
@@ -44,6 +47,15 @@ fn key(conn: &Conn, protocol: u8) -> CellKey {
 pub(crate) fn cell_index(conn: &Conn, protocol: u8) -> u32 {
     let key = key(conn, protocol);
     // SAFETY: the value is copied out at once; a stale index is caught by nobody reusing a cell that is not idle.
+    if let Some(index) = unsafe { INDEX.get(key) } {
+        return *index;
+    }
+    let tight = TIGHT.get(0).is_some_and(|tight| *tight != 0);
+    if !tight || key.port == 0 {
+        return new_cell(&key);
+    }
+    let key = CellKey { port: 0, ..key };
+    // SAFETY: as above.
     if let Some(index) = unsafe { INDEX.get(key) } {
         return *index;
     }
@@ -95,21 +107,35 @@ pub(crate) fn open(conn: &mut Conn, cached: u32) {
     if let Some(cell) = cell(index) {
         // SAFETY: counters in a map value.
         unsafe {
-            atomic::add(&raw mut (*cell).opened, 1);
+            if conn.flags & flag::ADOPTED == 0 {
+                atomic::add(&raw mut (*cell).opened, 1);
+            } else {
+                atomic::add(&raw mut (*cell).adopted, 1);
+            }
             atomic::add(&raw mut (*cell).active, 1);
         }
     }
 }
 
-/// Moves a counted connection to the cell of the protocol its flow has found.
+/// Moves a counted connection to the cell of the protocol its flow has found. What is found in one step and has two
+/// (HTTP/2, then gRPC) takes both, so that the counts do not depend on where segments end.
 #[inline(always)]
-pub(crate) fn transition(conn: &mut Conn) {
+pub(crate) fn transition(conn: &mut Conn, before: u8) {
+    let found = conn.flow.protocol;
+    if found == Protocol::Grpc as u8 && before == Protocol::Tcp as u8 {
+        step(conn, Protocol::Http2 as u8);
+    }
+    step(conn, found);
+}
+
+#[inline(always)]
+fn step(conn: &mut Conn, protocol: u8) {
     // SAFETY: storage of a live socket.
     let old = unsafe { ptr::read_volatile(&raw const conn.cell) };
     if conn.kind != kind::COUNTED || old == NO_CELL {
         return;
     }
-    let new = cell_index(conn, conn.flow.protocol);
+    let new = cell_index(conn, protocol);
     if new == old {
         return;
     }
@@ -135,32 +161,116 @@ pub(crate) fn transition(conn: &mut Conn) {
 
 /// Counts the end of a counted connection; false if somebody else did.
 #[inline(always)]
-pub(crate) fn close(conn: &mut Conn, reason: u8, lifetime_ns: u64) -> bool {
+pub(crate) fn close(conn: &mut Conn, reason: Reason, now: u64) -> bool {
+    let index = take(conn);
+    if index == NO_CELL {
+        return false;
+    }
+    conn.kind = kind::CLOSED;
+    if let Some(cell) = cell(index) {
+        end(conn, cell, reason, now);
+    }
+    true
+}
+
+/// Takes the connection out of its cell, and says which it was; [`NO_CELL`] if it was in none.
+#[inline(always)]
+fn take(conn: &mut Conn) -> u32 {
     // A move on another processor may be under way: it wins at most a few times, since protocols only advance.
     for _ in 0..4 {
         // SAFETY: storage of a live socket.
         let index = unsafe { ptr::read_volatile(&raw const conn.cell) };
         if index == NO_CELL {
-            return false;
+            break;
         }
         // SAFETY: an aligned word of the storage.
-        if unsafe { atomic::compare_and_swap(&raw mut conn.cell, index, NO_CELL) } != index {
-            continue;
+        if unsafe { atomic::compare_and_swap(&raw mut conn.cell, index, NO_CELL) } == index {
+            return index;
         }
-        conn.kind = kind::CLOSED;
-        if let Some(cell) = cell(index) {
-            let bucket = lifetime_bucket(lifetime_ns) as usize & 31;
-            // SAFETY: counters in a map value; both indexes are masked.
+    }
+    NO_CELL
+}
+
+#[inline(always)]
+fn end(conn: &Conn, cell: *mut Cell, reason: Reason, now: u64) {
+    let lifetime = now.wrapping_sub(conn.born_ns);
+    let bucket = lifetime_bucket(lifetime) as usize & (LIFETIME_BUCKETS - 1);
+    let idle = idle_ns(conn, now);
+    let silence = idle_bucket(idle) as usize & (IDLE_BUCKETS - 1);
+    let reason_slot = reason as usize & (REASONS - 1);
+    let cut = matches!(reason, Reason::Peer | Reason::ResetPeer | Reason::ResetLocal);
+    // SAFETY: counters in a map value; all indexes are masked.
+    unsafe {
+        atomic::add(&raw mut (*cell).closed[reason_slot], 1);
+        atomic::add(&raw mut (*cell).active, u64::MAX);
+        if conn.flags & flag::ADOPTED == 0 {
+            atomic::add(&raw mut (*cell).lifetime_sum_ns, lifetime);
+            atomic::add(&raw mut (*cell).lifetime[bucket], 1);
+        } else {
+            atomic::add(&raw mut (*cell).adopted_sum_ns, lifetime);
+            atomic::add(&raw mut (*cell).adopted_lifetime[bucket], 1);
+        }
+        atomic::add(&raw mut (*cell).idle_sum_ns[reason_slot], idle);
+        atomic::add(&raw mut (*cell).idle[reason_slot][silence], 1);
+        if cut && idle >= IDLE_CLOSE_NS {
+            atomic::add(&raw mut (*cell).idle_closes, 1);
+        }
+    }
+}
+
+/// Time since the last payload in either direction, or since the birth without any. The payload's clock is coarse and
+/// may be ahead of a reading by less than a tick.
+#[inline(always)]
+pub(crate) fn idle_ns(conn: &Conn, now: u64) -> u64 {
+    let since = if conn.payload_ns == 0 { conn.born_ns } else { conn.payload_ns };
+    now.saturating_sub(since)
+}
+
+/// The cell of a counted connection, or the one a connecting socket would be born into.
+#[inline(always)]
+pub(crate) fn current(conn: &Conn) -> Option<*mut Cell> {
+    // SAFETY: storage of a live socket.
+    let index = unsafe { ptr::read_volatile(&raw const conn.cell) };
+    if index == NO_CELL { cell(cell_index(conn, conn.flow.protocol)) } else { cell(index) }
+}
+
+/// Adds one to the word at `offset` (`offset_of!(Cell, …)`, plus 8 for each index) of the connection's cell.
+#[inline(always)]
+pub(crate) fn one(conn: &Conn, offset: usize) {
+    if let Some(cell) = current(conn) {
+        // SAFETY: callers name a counter within the cell; the verifier checks it.
+        unsafe { atomic::add(cell.byte_add(offset).cast(), 1) }
+    }
+}
+
+/// Adds payload bytes.
+#[inline(always)]
+pub(crate) fn bytes(conn: &mut Conn, direction: usize, bytes: u32) {
+    let direction = direction & 1;
+    conn.bytes[direction] += u64::from(bytes);
+    // SAFETY: storage of a live socket.
+    let index = unsafe { ptr::read_volatile(&raw const conn.cell) };
+    if let Some(cell) = cell(index) {
+        // SAFETY: a counter of a map value; the index is masked.
+        unsafe { atomic::add(&raw mut (*cell).bytes[direction], u64::from(bytes)) }
+    }
+}
+
+/// Adds a sample of the round-trip time in microseconds.
+#[inline(always)]
+pub(crate) fn rtt(conn: &Conn, us: u32) {
+    // SAFETY: storage of a live socket.
+    let index = unsafe { ptr::read_volatile(&raw const conn.cell) };
+    if let Some(cell) = cell(index) {
+        let bucket = rtt_bucket(us) as usize;
+        if bucket < RTT_BUCKETS {
+            // SAFETY: counters of a map value; the index is checked.
             unsafe {
-                atomic::add(&raw mut (*cell).closed[reason as usize & (REASONS - 1)], 1);
-                atomic::add(&raw mut (*cell).active, u64::MAX);
-                atomic::add(&raw mut (*cell).lifetime_sum_ns, lifetime_ns);
-                atomic::add(&raw mut (*cell).lifetime[bucket], 1);
+                atomic::add(&raw mut (*cell).rtt_sum_ns, u64::from(us) * 1000);
+                atomic::add(&raw mut (*cell).rtt[bucket], 1);
             }
         }
-        return true;
     }
-    false
 }
 
 /// Adds to the WebSocket counters of the connection's cell.

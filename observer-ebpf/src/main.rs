@@ -5,7 +5,10 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
-#![expect(unstable_features, reason = "inline assembly for BPF, which has no stable atomics with a result")]
+#![expect(
+    unstable_features,
+    reason = "inline assembly for BPF, which has no stable atomics with a result"
+)]
 
 mod atomic;
 mod count;

@@ -14,7 +14,7 @@ use observer_common::{
     record::ConnRecord,
 };
 
-/// State of each socket: allocated with it, freed with it. About 220 bytes a connection.
+/// State of each socket: allocated with it, freed with it. About 320 bytes a connection.
 ///
 /// `BPF_F_CLONE` copies a listener's state to the sockets it accepts. aya's own type has a fixed flag set.
 #[repr(C)]
@@ -44,8 +44,8 @@ impl<T> ClonedSkStorage<T> {
 #[btf_map]
 pub(crate) static CONNS: ClonedSkStorage<Conn> = ClonedSkStorage::new();
 
-/// Cells that exist; the daemon may lower it before loading. 16,384 cells are 8 MiB.
-pub(crate) const MAX_CELLS: usize = 16_384;
+/// Cells that exist, unless the daemon asks for another number. 4,096 cells are 16 MiB.
+pub(crate) const MAX_CELLS: usize = 4_096;
 
 /// From a cell's key to its index in [`CELLS`].
 #[btf_map]
@@ -63,13 +63,23 @@ pub(crate) static FREE: Queue<u32, MAX_CELLS> = Queue::new();
 #[btf_map]
 pub(crate) static LOSS: Array<u64, LOSSES, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Records of ended connections. 1 MiB holds about 10,000 of them.
+/// Records of ended connections. 1 MiB holds about 9,000 of them.
 #[btf_map]
 pub(crate) static RECORDS: RingBuf<ConnRecord, { 1 << 20 }> = RingBuf::new();
 
+/// The running kernel's `enum sk_rst_reason` as `observer_common::protocol::ResetCause`; its numbers change between
+/// kernels, and the daemon reads them from the kernel's type information.
+#[btf_map]
+pub(crate) static RESET_CAUSES: Array<u32, 64> = Array::new();
+
+/// One word: non-zero while the table of cells is nearly full. Ports are then no longer told apart, so that a program
+/// that connects to thousands of them cannot take the table from all others.
+#[btf_map]
+pub(crate) static TIGHT: Array<u32, 1> = Array::new();
+
 /// One word: non-zero while somebody reads [`RECORDS`].
 #[btf_map]
-pub(crate) static RECORDS_WANTED: Array<u32, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub(crate) static RECORDS_WANTED: Array<u32, 1> = Array::new();
 
 /// Places for bytes under a parser, per processor: a softirq may interrupt a sending task between loading the bytes and
 /// parsing them, and on preemptible kernels another task may, so each run claims one.
@@ -133,4 +143,3 @@ pub(crate) static STASHES: LruHashMap<StashKey, Stash, 256> = LruHashMap::new();
 /// Room to build a [`Stash`] in.
 #[btf_map]
 pub(crate) static STASH_ROOM: PerCpuArray<Stash, 1> = PerCpuArray::new();
-

@@ -16,7 +16,16 @@ pub(crate) unsafe fn get<'a>(sk: *const c_void) -> Option<&'a mut Conn> {
     // SAFETY: the helper returns null or the storage of `sk`, which lives as long as the socket, and the socket
     // outlives the program's run. Concurrent runs for one socket are possible; words where that matters are changed by
     // atomic instructions only.
-    unsafe { bpf_sk_storage_get(ptr::from_ref(&CONNS).cast_mut().cast(), sk.cast_mut(), ptr::null_mut(), 0).cast::<Conn>().as_mut() }
+    unsafe {
+        bpf_sk_storage_get(
+            ptr::from_ref(&CONNS).cast_mut().cast(),
+            sk.cast_mut(),
+            ptr::null_mut(),
+            0,
+        )
+        .cast::<Conn>()
+        .as_mut()
+    }
 }
 
 /// The state of `sk`, created zeroed if there is none. A refusal (memory) is counted.

@@ -58,9 +58,9 @@ impl Toolchain {
 
     /// What `RUSTC_BOOTSTRAP` must hold while this toolchain builds the kernel programs.
     ///
-    /// aya-ebpf uses inline BPF assembly, which is unstable. A stable compiler allows it to the
-    /// crates that are named; naming them, rather than saying "1", also keeps aya-build from
-    /// building `core` itself.
+    /// aya-ebpf and our kernel programs use inline BPF assembly, which is unstable. A stable
+    /// compiler allows it to the crates that are named; naming them, rather than saying "1", also
+    /// keeps aya-build from building `core` itself.
     pub(crate) fn bootstrap(&self) -> &'static str {
         match self.core {
             Core::Prebuilt => "aya_ebpf,observer_ebpf",

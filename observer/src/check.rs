@@ -19,15 +19,28 @@ pub fn check(args: RunArgs) -> anyhow::Result<Code> {
     println!("ok    kernel: {}", preflight::kernel_release());
     let privileges = preflight::privileges();
     let privileged = privileges.is_ok();
-    report.line("privileges", privileges.map(|()| "BPF programs may be loaded".to_owned()), Code::Unsupported);
-    report.line("type information", preflight::btf().map(|()| preflight::BTF.to_owned()), Code::Unsupported);
+    report.line(
+        "privileges",
+        privileges.map(|()| "BPF programs may be loaded".to_owned()),
+        Code::Unsupported,
+    );
+    report.line(
+        "type information",
+        preflight::btf().map(|()| preflight::BTF.to_owned()),
+        Code::Unsupported,
+    );
     report.line(
         "cgroup v2",
-        preflight::cgroup_root(config.cgroup_root.as_deref()).map(|(root, layout)| format!("{} ({layout})", root.display())),
+        preflight::cgroup_root(config.cgroup_root.as_deref())
+            .map(|(root, layout)| format!("{} ({layout})", root.display())),
         Code::Unsupported,
     );
     if privileged {
-        let options = Options { cells: config.cells, kernel_log: config.kernel_log, simulate_lacking: &config.simulate_lacking };
+        let options = Options {
+            cells: config.cells,
+            kernel_log: config.kernel_log,
+            simulate_lacking: &config.simulate_lacking,
+        };
         programs(&mut report, &options);
     } else {
         println!("skip  kernel programs: they cannot be tried without privileges");
@@ -55,8 +68,14 @@ fn programs(report: &mut Report, options: &Options<'_>) {
             for (probe, state) in loaded.states() {
                 let name = format!("{} ({})", probe.program, probe.hook.name());
                 match state {
-                    ProbeState::Active => report.line::<LoadError>(&name, Ok(probe.tells.to_owned()), Code::Unsupported),
-                    ProbeState::Unavailable(reason) => println!("miss  {name}: {reason}; without it: {}", probe.tells),
+                    ProbeState::Active => report.line::<LoadError>(
+                        &name,
+                        Ok(probe.tells.to_owned()),
+                        Code::Unsupported,
+                    ),
+                    ProbeState::Unavailable(reason) => {
+                        println!("miss  {name}: {reason}; without it: {}", probe.tells)
+                    }
                 }
             }
         }

@@ -52,8 +52,8 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_KERNEL_LOG", value_name = "LEVEL", default_value = "off")]
     pub kernel_log: KernelLog,
 
-    /// Cells in the kernel's table, each for one (cgroup, role, protocol, port); 512 bytes each.
-    #[arg(long, env = "OBSERVER_CELLS", value_name = "COUNT", default_value_t = 16_384)]
+    /// Cells in the kernel's table, each for one (cgroup, role, protocol, port); 4 KiB each.
+    #[arg(long, env = "OBSERVER_CELLS", value_name = "COUNT", default_value_t = 4_096)]
     pub cells: u32,
 
     /// Pretend that the kernel lacks this hook (tests).

@@ -1,11 +1,6 @@
 //! One pass from the kernel's counters to named series; the only place that knows both ends.
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Instant};
 
 use observer_common::{cell::OVERFLOW_CELLS, loss::Loss};
 use tracing::warn;
@@ -13,7 +8,7 @@ use tracing::warn;
 use crate::{
     aggregate::{Action, Expiry, Seen, Series, SeriesKey, fold},
     attribute::{CgroupIndex, Identity, OVERFLOW, UNATTRIBUTED},
-    bpf::{Probes, ProbeState, cells::CELL_WORDS, programs::Probe},
+    bpf::{ProbeState, Probes, cells::CELL_WORDS, programs::Probe},
     decode,
     model::{CellSnapshot, Counts},
 };
@@ -70,7 +65,9 @@ impl Collector {
         for index in 0..table.capacity() {
             if index < OVERFLOW_CELLS {
                 table.read_any(index, &mut words);
-                pass.overflow.extend(decode::overflow(index, &words).filter(|cell| cell.counts != Counts::default()));
+                pass.overflow.extend(
+                    decode::overflow(index, &words).filter(|cell| cell.counts != Counts::default()),
+                );
             } else if table.read(index, &mut words) {
                 match decode::cell(&words) {
                     Ok(cell) => pass.cells.push((index, cell)),
@@ -105,7 +102,11 @@ impl Collector {
             }
         }
         named.extend(pass.overflow.into_iter().map(|cell| (Arc::clone(&OVERFLOW), cell)));
-        named.extend(self.nameless.iter().map(|(key, counts)| (Arc::clone(&key.identity), nameless_cell(key, counts))));
+        named.extend(
+            self.nameless
+                .iter()
+                .map(|(key, counts)| (Arc::clone(&key.identity), nameless_cell(key, counts))),
+        );
         Snapshot {
             series: fold(named),
             losses: Loss::ALL.into_iter().zip(self.probes.losses()).collect(),
@@ -131,11 +132,16 @@ impl Collector {
                 warn!(%error, ?action, "cannot recycle a cell; it stays in use");
             }
         }
-        let in_use: std::collections::HashSet<u64> = pass.cells.iter().map(|(_, cell)| cell.cgroup).collect();
+        let in_use: std::collections::HashSet<u64> =
+            pass.cells.iter().map(|(_, cell)| cell.cgroup).collect();
         self.cgroups.forget_dead(|id| in_use.contains(&id));
     }
 
-    fn apply(&mut self, action: Action, cells: &[(u32, CellSnapshot)]) -> Result<(), aya::maps::MapError> {
+    fn apply(
+        &mut self,
+        action: Action,
+        cells: &[(u32, CellSnapshot)],
+    ) -> Result<(), aya::maps::MapError> {
         match action {
             Action::Unlink(_, key) => self.probes.cells().unlink(key),
             Action::Relink(cell, key) => self.probes.cells().relink(cell, key),
@@ -144,7 +150,8 @@ impl Collector {
                     && self.cgroups.resolve(cell.cgroup).is_none()
                 {
                     let identity = Arc::clone(&UNATTRIBUTED);
-                    let key = SeriesKey { identity, role: cell.role, protocol: cell.protocol, port: 0 };
+                    let key =
+                        SeriesKey { identity, role: cell.role, protocol: cell.protocol, port: 0 };
                     self.nameless.entry(key).or_default().add(&cell.counts);
                 }
                 self.probes.cells().recycle(index)
@@ -159,5 +166,11 @@ impl Collector {
 }
 
 fn nameless_cell(key: &SeriesKey, counts: &Counts) -> CellSnapshot {
-    CellSnapshot { cgroup: 0, port: key.port, role: key.role, protocol: key.protocol, counts: counts.clone() }
+    CellSnapshot {
+        cgroup: 0,
+        port: key.port,
+        role: key.role,
+        protocol: key.protocol,
+        counts: counts.clone(),
+    }
 }

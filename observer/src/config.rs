@@ -33,7 +33,9 @@ pub struct Config {
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The prefix would make invalid metric names.
-    #[error("--metrics-prefix {0:?} is no start of a metric name: use letters, digits and _, not a digit first")]
+    #[error(
+        "--metrics-prefix {0:?} is no start of a metric name: use letters, digits and _, not a digit first"
+    )]
     Prefix(String),
     /// The table is too small or too large.
     #[error("--cells {0} is out of range: use {min} to {max}", min = MIN_CELLS, max = MAX_CELLS)]
@@ -42,7 +44,9 @@ pub enum ConfigError {
 
 /// The listen address cannot be had.
 #[derive(Debug, Error)]
-#[error("cannot listen on {address}: {source}; choose another with --listen, or stop what uses it (`ss -ltnp`)")]
+#[error(
+    "cannot listen on {address}: {source}; choose another with --listen, or stop what uses it (`ss -ltnp`)"
+)]
 pub struct AddressError {
     /// The address asked for.
     pub address: SocketAddr,
@@ -52,8 +56,8 @@ pub struct AddressError {
 
 /// The overflow cells and a few for use.
 const MIN_CELLS: u32 = OVERFLOW_CELLS + 1;
-/// One million cells are 512 MiB of kernel memory.
-const MAX_CELLS: u32 = 1 << 20;
+/// These are 512 MiB of kernel memory.
+const MAX_CELLS: u32 = 1 << 17;
 
 impl TryFrom<RunArgs> for Config {
     type Error = ConfigError;
@@ -85,5 +89,6 @@ impl TryFrom<RunArgs> for Config {
 }
 
 fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| String::new(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| String::new(), |name| name.trim().to_owned())
 }

@@ -1,14 +1,16 @@
 //! From the kernel's words to the model: total functions, an error for what this version does not know.
 
+use std::mem::offset_of;
+
 use observer_common::{
-    cell::{LIFETIME_BUCKETS, OVERFLOW_CELLS, overflow_cell},
-    protocol::{Protocol, REASONS, Reason, Role},
+    cell::{Cell, IDLE_BUCKETS, OVERFLOW_CELLS, overflow_cell},
+    protocol::{Protocol, REASONS, RESET_CAUSES, Reason, ResetCause, Role},
 };
 use thiserror::Error;
 
 use crate::{
     bpf::cells::CELL_WORDS,
-    model::{CellSnapshot, Counts},
+    model::{CellSnapshot, Counts, Histogram},
 };
 
 /// A word that this version cannot read: the kernel's maps are another version's.
@@ -49,31 +51,70 @@ pub fn overflow(index: u32, words: &[u64; CELL_WORDS]) -> Option<CellSnapshot> {
 }
 
 fn counts(words: &[u64; CELL_WORDS]) -> Counts {
-    let mut rest = words[2..].iter().copied();
-    let mut next = || rest.next().unwrap_or(0);
-    let mut counts = Counts { opened: next(), entered: next(), left: next(), active: next() as i64, ..Counts::default() };
-    let closed: [u64; REASONS] = std::array::from_fn(|_| next());
-    for (mine, theirs) in counts.closed.iter_mut().zip(closed) {
-        *mine = theirs;
-    }
-    // A reason that this version does not know is still an end.
-    counts.closed[Reason::Unknown as usize] += closed[Reason::ALL.len()..].iter().sum::<u64>();
-    counts.lifetime_sum_ns = next();
-    counts.messages = [next(), next()];
-    counts.errors = next();
-    let lifetime: [u64; LIFETIME_BUCKETS] = std::array::from_fn(|_| next());
-    for (mine, theirs) in counts.lifetime.iter_mut().zip(lifetime) {
-        *mine = theirs;
-    }
+    let word = |offset: usize| words[offset / 8];
+    let mut counts = Counts {
+        opened: word(offset_of!(Cell, opened)),
+        adopted: word(offset_of!(Cell, adopted)),
+        entered: word(offset_of!(Cell, entered)),
+        left: word(offset_of!(Cell, left)),
+        active: word(offset_of!(Cell, active)) as i64,
+        closed: array(words, offset_of!(Cell, closed)),
+        lifetime: Histogram::read(
+            words,
+            offset_of!(Cell, lifetime),
+            word(offset_of!(Cell, lifetime_sum_ns)),
+        ),
+        adopted_lifetime: Histogram::read(
+            words,
+            offset_of!(Cell, adopted_lifetime),
+            word(offset_of!(Cell, adopted_sum_ns)),
+        ),
+        rtt: Histogram::read(words, offset_of!(Cell, rtt), word(offset_of!(Cell, rtt_sum_ns))),
+        idle: std::array::from_fn(|reason| {
+            Histogram::read(
+                words,
+                offset_of!(Cell, idle) + reason * IDLE_BUCKETS * 8,
+                word(offset_of!(Cell, idle_sum_ns) + reason * 8),
+            )
+        }),
+        idle_closes: word(offset_of!(Cell, idle_closes)),
+        messages: array(words, offset_of!(Cell, messages)),
+        errors: word(offset_of!(Cell, errors)),
+        bytes: array(words, offset_of!(Cell, bytes)),
+        retransmits: word(offset_of!(Cell, retransmits)),
+        resets_received: word(offset_of!(Cell, resets_received)),
+        resets_sent: array(words, offset_of!(Cell, resets_sent)),
+        timeouts: array(words, offset_of!(Cell, timeouts)),
+        failures: array(words, offset_of!(Cell, failures)),
+    };
+    // A number that this version does not know is still an end, and still a reset.
+    counts.closed[Reason::Unknown as usize] +=
+        rest::<{ Reason::ALL.len() }, REASONS>(words, offset_of!(Cell, closed));
+    counts.resets_sent[ResetCause::Unspecified as usize] +=
+        rest::<{ ResetCause::ALL.len() }, RESET_CAUSES>(words, offset_of!(Cell, resets_sent));
     counts
+}
+
+/// The first `N` of the words at `offset`.
+fn array<const N: usize>(words: &[u64; CELL_WORDS], offset: usize) -> [u64; N] {
+    std::array::from_fn(|i| words[offset / 8 + i])
+}
+
+/// The sum of the words at `offset` from `FROM` up to `TO`.
+fn rest<const FROM: usize, const TO: usize>(words: &[u64; CELL_WORDS], offset: usize) -> u64 {
+    words[offset / 8 + FROM..offset / 8 + TO].iter().sum()
+}
+
+impl<const N: usize> Histogram<N> {
+    fn read(words: &[u64; CELL_WORDS], offset: usize, sum_ns: u64) -> Self {
+        Self { sum_ns, buckets: array(words, offset) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use observer_common::cell::Cell;
     use proptest::prelude::*;
-    use std::mem::offset_of;
 
     #[test]
     fn words_are_read_where_the_kernel_writes_them() {
@@ -91,15 +132,29 @@ mod tests {
             (offset_of!(Cell, messages) + 8, 8),
             (offset_of!(Cell, errors), 9),
             (offset_of!(Cell, lifetime) + 8 * 28, 10),
+            (offset_of!(Cell, idle) + 8 * (IDLE_BUCKETS * Reason::Peer as usize + 2), 11),
+            (offset_of!(Cell, idle_sum_ns) + 8 * Reason::Peer as usize, 12),
+            (offset_of!(Cell, resets_sent) + 8 * 15, 13),
         ] {
             words[offset / 8] = value;
         }
         let cell = cell(&words).unwrap();
-        assert_eq!((cell.cgroup, cell.port, cell.role, cell.protocol), (77, 8080, Role::Client, Protocol::WebSocket));
+        assert_eq!(
+            (cell.cgroup, cell.port, cell.role, cell.protocol),
+            (77, 8080, Role::Client, Protocol::WebSocket)
+        );
         let c = &cell.counts;
         assert_eq!((c.opened, c.entered, c.left, c.active), (1, 2, 3, -1));
         assert_eq!((c.closed[Reason::Peer as usize], c.closed[Reason::Unknown as usize]), (5, 6));
-        assert_eq!((c.lifetime_sum_ns, c.messages, c.errors, c.lifetime[28]), (7, [0, 8], 9, 10));
+        assert_eq!(
+            (c.lifetime.sum_ns, c.messages, c.errors, c.lifetime.buckets[28]),
+            (7, [0, 8], 9, 10)
+        );
+        assert_eq!(
+            (c.idle[Reason::Peer as usize].sum_ns, c.idle[Reason::Peer as usize].buckets[2]),
+            (12, 11)
+        );
+        assert_eq!(c.resets_sent[ResetCause::Unspecified as usize], 13);
         assert_eq!(cell.key().port, 8080);
     }
 

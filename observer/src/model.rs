@@ -1,15 +1,51 @@
 //! What the daemon knows, in domain types: no wire numbers, no maps, no text formats.
 
 use observer_common::{
-    cell::{CellKey, LIFETIME_USED},
-    protocol::{Protocol, Reason, Role},
+    cell::{CellKey, IDLE_USED, LIFETIME_USED, RTT_BUCKETS},
+    protocol::{Failure, Protocol, Reason, ResetCause, Role, Timeout},
 };
 
-/// The counts of one cell, or of several folded together.
+/// A histogram of times.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Histogram<const N: usize> {
+    /// Sum of the observations, nanoseconds.
+    pub sum_ns: u64,
+    /// Observations by bucket, not cumulative; the bounds are those of `observer_common::cell`.
+    pub buckets: [u64; N],
+}
+
+impl<const N: usize> Default for Histogram<N> {
+    fn default() -> Self {
+        Self { sum_ns: 0, buckets: [0; N] }
+    }
+}
+
+impl<const N: usize> Histogram<N> {
+    /// Number of observations.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.sum_ns = self.sum_ns.wrapping_add(other.sum_ns);
+        add(&mut self.buckets, &other.buckets);
+    }
+}
+
+fn add<const N: usize>(mine: &mut [u64; N], theirs: &[u64; N]) {
+    for (mine, theirs) in mine.iter_mut().zip(theirs) {
+        *mine += theirs;
+    }
+}
+
+/// The counts of one cell, or of several folded together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Connections born here.
     pub opened: u64,
+    /// Connections found open.
+    pub adopted: u64,
     /// Connections that became this protocol.
     pub entered: u64,
     /// Connections that left for another protocol.
@@ -18,52 +54,58 @@ pub struct Counts {
     pub active: i64,
     /// Connections that ended here, indexed by [`Reason`].
     pub closed: [u64; Reason::ALL.len()],
-    /// Sum of the lifetimes of the ended, nanoseconds.
-    pub lifetime_sum_ns: u64,
-    /// Lifetimes of the ended by bucket, see `observer_common::cell`.
-    pub lifetime: [u64; LIFETIME_USED],
+    /// Lifetimes of the ended.
+    pub lifetime: Histogram<LIFETIME_USED>,
+    /// Observed times of the adopted that ended.
+    pub adopted_lifetime: Histogram<LIFETIME_USED>,
+    /// Sampled round-trip times.
+    pub rtt: Histogram<RTT_BUCKETS>,
+    /// Times idle at the end, indexed by [`Reason`].
+    pub idle: [Histogram<IDLE_USED>; Reason::ALL.len()],
+    /// Closes by the peer and resets after silence.
+    pub idle_closes: u64,
     /// WebSocket messages received and sent.
     pub messages: [u64; 2],
     /// WebSocket frames that break the protocol.
     pub errors: u64,
-}
-
-impl Default for Counts {
-    fn default() -> Self {
-        Self {
-            opened: 0,
-            entered: 0,
-            left: 0,
-            active: 0,
-            closed: [0; Reason::ALL.len()],
-            lifetime_sum_ns: 0,
-            lifetime: [0; LIFETIME_USED],
-            messages: [0; 2],
-            errors: 0,
-        }
-    }
+    /// Payload bytes received and sent.
+    pub bytes: [u64; 2],
+    /// Segments sent again.
+    pub retransmits: u64,
+    /// Resets received.
+    pub resets_received: u64,
+    /// Resets sent, indexed by [`ResetCause`].
+    pub resets_sent: [u64; ResetCause::ALL.len()],
+    /// Time-outs, indexed by [`Timeout`].
+    pub timeouts: [u64; Timeout::ALL.len()],
+    /// Failed attempts to connect, indexed by [`Failure`].
+    pub failures: [u64; Failure::ALL.len()],
 }
 
 impl Counts {
-    /// All connections that ended here.
-    #[must_use]
-    pub fn closed_total(&self) -> u64 {
-        self.closed.iter().sum()
-    }
-
     /// Adds the counts of another cell.
     pub fn add(&mut self, other: &Self) {
         self.opened += other.opened;
+        self.adopted += other.adopted;
         self.entered += other.entered;
         self.left += other.left;
         self.active += other.active;
-        self.lifetime_sum_ns = self.lifetime_sum_ns.wrapping_add(other.lifetime_sum_ns);
-        self.errors += other.errors;
-        let pairs = self.closed.iter_mut().zip(&other.closed);
-        let pairs = pairs.chain(self.lifetime.iter_mut().zip(&other.lifetime));
-        for (mine, theirs) in pairs.chain(self.messages.iter_mut().zip(&other.messages)) {
-            *mine += theirs;
+        add(&mut self.closed, &other.closed);
+        self.lifetime.add(&other.lifetime);
+        self.adopted_lifetime.add(&other.adopted_lifetime);
+        self.rtt.add(&other.rtt);
+        for (mine, theirs) in self.idle.iter_mut().zip(&other.idle) {
+            mine.add(theirs);
         }
+        self.idle_closes += other.idle_closes;
+        add(&mut self.messages, &other.messages);
+        self.errors += other.errors;
+        add(&mut self.bytes, &other.bytes);
+        self.retransmits += other.retransmits;
+        self.resets_received += other.resets_received;
+        add(&mut self.resets_sent, &other.resets_sent);
+        add(&mut self.timeouts, &other.timeouts);
+        add(&mut self.failures, &other.failures);
     }
 }
 
@@ -86,6 +128,12 @@ impl CellSnapshot {
     /// The key under which the kernel finds the cell.
     #[must_use]
     pub fn key(&self) -> CellKey {
-        CellKey { cgroup: self.cgroup, port: self.port, role: self.role as u8, protocol: self.protocol as u8, zero: 0 }
+        CellKey {
+            cgroup: self.cgroup,
+            port: self.port,
+            role: self.role as u8,
+            protocol: self.protocol as u8,
+            zero: 0,
+        }
     }
 }

@@ -81,7 +81,11 @@ fn missing_capabilities(effective: u64) -> Vec<&'static str> {
 /// Finds the root of the cgroup-v2 tree, or checks the one that is given.
 pub fn cgroup_root(given: Option<&Path>) -> Result<(PathBuf, CgroupLayout), Refusal> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let layout = if mount_points(&mounts, "cgroup").is_empty() { CgroupLayout::Unified } else { CgroupLayout::Hybrid };
+    let layout = if mount_points(&mounts, "cgroup").is_empty() {
+        CgroupLayout::Unified
+    } else {
+        CgroupLayout::Hybrid
+    };
     if let Some(path) = given {
         return if is_cgroup2(path) {
             Ok((path.to_owned(), layout))
@@ -139,7 +143,8 @@ pub fn btf() -> Result<(), Refusal> {
 /// The running kernel's release, such as `6.1.0-18-amd64`.
 #[must_use]
 pub fn kernel_release() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "unknown".to_owned(), |r| r.trim().to_owned())
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |r| r.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -159,10 +164,15 @@ mod tests {
 
     #[test]
     fn capabilities() {
-        assert_eq!(effective_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n"), 0x1ff_ffff_ffff);
+        assert_eq!(
+            effective_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n"),
+            0x1ff_ffff_ffff
+        );
         assert!(missing_capabilities(0x1ff_ffff_ffff).is_empty());
         assert_eq!(missing_capabilities(0), ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"]);
         assert_eq!(missing_capabilities(1 << CAP_SYS_ADMIN), ["CAP_NET_ADMIN"]);
-        assert!(missing_capabilities(1 << CAP_BPF | 1 << CAP_PERFMON | 1 << CAP_NET_ADMIN).is_empty());
+        assert!(
+            missing_capabilities(1 << CAP_BPF | 1 << CAP_PERFMON | 1 << CAP_NET_ADMIN).is_empty()
+        );
     }
 }

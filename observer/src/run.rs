@@ -2,7 +2,10 @@
 
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
-    sync::{Arc, Mutex, PoisonError, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -51,11 +54,20 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         cells = config.cells,
         "starting"
     );
-    let options = Options { cells: config.cells, kernel_log: config.kernel_log, simulate_lacking: &config.simulate_lacking };
+    let options = Options {
+        cells: config.cells,
+        kernel_log: config.kernel_log,
+        simulate_lacking: &config.simulate_lacking,
+    };
     let probes = bpf::load(&options)?.attach(&cgroup_root)?;
     for (probe, state) in probes.states() {
         if let ProbeState::Unavailable(reason) = state {
-            warn!(hook = probe.hook.name(), missing = probe.tells, reason, "running without a probe");
+            warn!(
+                hook = probe.hook.name(),
+                missing = probe.tells,
+                reason,
+                "running without a probe"
+            );
         }
     }
     let app = Arc::new(App {
@@ -80,7 +92,11 @@ pub(crate) fn bind(address: SocketAddr) -> Result<StdListener, AddressError> {
         .map_err(|source| AddressError { address, source })
 }
 
-async fn serve_until_signal(listener: StdListener, app: Arc<App>, kernel_log: KernelLog) -> anyhow::Result<()> {
+async fn serve_until_signal(
+    listener: StdListener,
+    app: Arc<App>,
+    kernel_log: KernelLog,
+) -> anyhow::Result<()> {
     let listener = TcpListener::from_std(listener).context("cannot use the listening socket")?;
     let address = listener.local_addr().context("cannot read the bound address")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;

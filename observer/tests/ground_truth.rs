@@ -95,12 +95,22 @@ fn expected(pod: &Pod, role: &str, protocol: Protocol, opened: u64, active: u64)
         Expected::sum("tcp_connections_closed_total", &all, opened - active),
         Expected::sum("tcp_connections_closed_total", &mine, opened - active),
         Expected::sum("tcp_connection_duration_seconds_count", &mine, opened - active),
-        Expected::sum("tcp_connections_opened_total", &[("pod", pod.uid.as_str()), ("role", other)], 0),
+        Expected::sum(
+            "tcp_connections_opened_total",
+            &[("pod", pod.uid.as_str()), ("role", other)],
+            0,
+        ),
     ]
 }
 
 /// The users' own families count the server's side of their protocol, and nothing else.
-fn users(pod: &Pod, protocol: Protocol, opened: u64, active: u64, books: &ServerBooks) -> Vec<Expected> {
+fn users(
+    pod: &Pod,
+    protocol: Protocol,
+    opened: u64,
+    active: u64,
+    books: &ServerBooks,
+) -> Vec<Expected> {
     let pod = [("pod", pod.uid.as_str())];
     let is = |p: Protocol, count: u64| if p == protocol { count } else { 0 };
     vec![
@@ -127,7 +137,8 @@ impl Combination {
     fn start(number: usize, protocol: Protocol, path: Path, pair: &NetnsPair) -> Self {
         let (server_pod, client_pod) = (Pod::new(2 * number), Pod::new(2 * number + 1));
         let (server_namespace, client_namespace) = path.namespaces(pair);
-        let server = Server::start(protocol, path.listen(pair), &server_pod.cgroup, server_namespace);
+        let server =
+            Server::start(protocol, path.listen(pair), &server_pod.cgroup, server_namespace);
         let mut drive = Drive::new(protocol, server.addr);
         drive.short = SHORT;
         drive.long = LONG;
@@ -138,11 +149,21 @@ impl Combination {
     }
 
     fn expected(&self, client: &DriverBooks, server: &ServerBooks) -> Vec<Expected> {
-        assert_eq!((client.opened, client.failures), (SHORT + LONG, 0), "the workload failed: {client:?}");
+        assert_eq!(
+            (client.opened, client.failures),
+            (SHORT + LONG, 0),
+            "the workload failed: {client:?}"
+        );
         assert_eq!(server.accepted, client.opened, "the workload's own books differ");
         let Self { protocol, client_pod, server_pod, .. } = self;
         let mut expected = expected(client_pod, "client", *protocol, client.opened, client.active);
-        expected.extend(self::expected(server_pod, "server", *protocol, server.accepted, client.active));
+        expected.extend(self::expected(
+            server_pod,
+            "server",
+            *protocol,
+            server.accepted,
+            client.active,
+        ));
         expected.extend(users(server_pod, *protocol, server.accepted, client.active, server));
         expected
     }
@@ -187,8 +208,19 @@ fn every_count_equals_the_workloads_own() {
         pods.push((client_pod, server_pod));
     }
     let metrics = daemon.wait_for(PATIENCE, &closed);
-    for kind in ["ring_full", "table_full", "storage_refused", "unattributed", "gap", "parse_limit", "malformed"] {
-        assert_eq!(Expected::sum("observer_lost_total", &[("kind", kind)], 0).mismatch(&metrics), None);
+    for kind in [
+        "ring_full",
+        "table_full",
+        "storage_refused",
+        "unattributed",
+        "gap",
+        "parse_limit",
+        "malformed",
+    ] {
+        assert_eq!(
+            Expected::sum("observer_lost_total", &[("kind", kind)], 0).mismatch(&metrics),
+            None
+        );
     }
 
     drop(pods);

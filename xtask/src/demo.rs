@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{IsTerminal as _, stdout};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,9 +90,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
 
-    // Values are dropped in the reverse order: clients, servers, cgroups, daemon.
-    let mut observer = Observer::start(options)?;
+    // Values are dropped in the reverse order: clients, servers, daemon, cgroups.
     let pods = Pods::new()?;
+    let mut observer = Observer::start(options)?;
+    println!("metrics: http://{LISTEN}/metrics");
+    println!("log of the daemon: {}", observer.log_path.display());
     let workload = options.programs.join("examples/workload");
     let mut shown = Vec::new();
     let mut servers = Vec::new();
@@ -111,8 +113,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         shown.extend([server_pod, clients_pod]);
     }
 
-    println!("metrics: http://{LISTEN}/metrics");
-    println!("log of the daemon: {}", observer.log_path.display());
     let end = options.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut table = table::Table::new(stdout().is_terminal());
     let mut next = Instant::now();
@@ -128,7 +128,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("stopping");
     clients.iter_mut().try_for_each(Clients::stop)?;
     drop(servers);
-    drop(pods);
     observer.stop()
 }
 
@@ -142,8 +141,8 @@ impl Observer {
     /// Starts the daemon and waits until it is ready.
     fn start(options: &Options) -> Result<Self> {
         let log_path = options.programs.join("observer-demo.log");
-        let log = File::create(&log_path)
-            .with_context(|| format!("cannot write {}", log_path.display()))?;
+        File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
+        let log = append_to(&log_path)?;
         let mut command = cmd::command(options.programs.join("observer"));
         command.args(["run", "--listen", LISTEN]).args(&options.args);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -159,7 +158,7 @@ impl Observer {
 
     /// The daemon's log, to add to.
     fn log(&self) -> Result<File> {
-        Ok(File::options().append(true).open(&self.log_path)?)
+        append_to(&self.log_path)
     }
 
     /// An error with the end of the log, should the daemon have ended.
@@ -183,6 +182,11 @@ impl Drop for Observer {
         // Nobody is left to be told.
         let _ = terminate(&mut self.child);
     }
+}
+
+/// Opens a file that several processes write to.
+fn append_to(path: &Path) -> Result<File> {
+    Ok(File::options().append(true).open(path)?)
 }
 
 /// Starts a program that a Ctrl-C on our terminal does not reach: the demo ends in order.

@@ -81,6 +81,8 @@ fn build() -> Result<Vec<Program>> {
     for line in String::from_utf8(output.stdout)?.lines() {
         programs.extend(Program::from_message(serde_json::from_str(line)?));
     }
+    // cargo reports them as they are finished.
+    programs.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(programs)
 }
 

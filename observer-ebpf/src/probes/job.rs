@@ -4,7 +4,9 @@
 
 use core::ptr;
 
-use aya_ebpf::{bindings::__sk_buff, btf_maps::ProgramArray, macros::btf_map, programs::SkBuffContext};
+use aya_ebpf::{
+    bindings::__sk_buff, btf_maps::ProgramArray, macros::btf_map, programs::SkBuffContext,
+};
 use observer_common::loss::Loss;
 
 use crate::count;
@@ -57,12 +59,12 @@ impl Job {
         }
     }
 
-    /// The same job, `bytes` further on.
+    /// The same job, `bytes` further on; there are at least as many left.
     #[inline(always)]
     pub(super) fn advanced(mut self, bytes: u32) -> Self {
-        self.offset += bytes;
+        self.offset = self.offset.wrapping_add(bytes);
         self.seq = self.seq.wrapping_add(bytes);
-        self.left = self.left.saturating_sub(bytes);
+        self.left = self.left.wrapping_sub(bytes);
         self
     }
 }

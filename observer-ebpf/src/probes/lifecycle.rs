@@ -1,24 +1,29 @@
 //! Birth and death of every TCP socket, in every network namespace.
 //!
-//! - Hook: `tp_btf/inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`.
-//! - Context: task (connect, close) or softirq (handshakes, resets), mostly under the socket's lock.
+//! - Hooks: `tp_btf/inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)` and
+//!   `tp_btf/tcp_destroy_sock(struct sock *sk)`.
+//! - Context: task or softirq, mostly under the socket's lock.
 //! - Minimum kernel: 5.11 (socket storage from tracing programs); 5.10 refuses the helper.
 //! - Writes: the socket's state, its cell, a record of each ended connection while somebody reads them.
-//! - Misses: sockets that were there before the program was attached, until they are adopted.
-//! - Costs: a comparison for states that do not matter; a storage look-up and two to four atomic adds for the others.
+//! - Misses: the kernel skips a tracing program that is already running on the processor (`recursion_misses`): when a
+//!   softirq interrupts it, or when its task is preempted within it. Under load that is one event in 20,000, so nothing
+//!   rests on one event: a birth is caught up with by the socket's next segment, whose hook has no such rule, and a death
+//!   by the socket's destruction, for which two copies of one program are attached.
+//! - Costs: a comparison for states that do not matter; a storage look-up and two to eight atomic adds for the others.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::offset_of};
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_socket_cookie, bpf_ktime_get_ns},
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
 use aya_log_ebpf::debug;
 use observer_common::{
+    cell::Cell,
     conn::{Conn, NO_CELL, RX, TX, flag, kind},
     loss::Loss,
-    protocol::{Protocol, Reason, Role},
+    protocol::{FAILURES, Failure, Protocol, Reason, Role, Timeout},
     record::ConnRecord,
 };
 
@@ -29,11 +34,18 @@ use crate::{
 };
 
 const TCP_ESTABLISHED: i32 = 1;
-const TCP_SYN_SENT: i32 = 2;
 const TCP_SYN_RECV: i32 = 3;
 const TCP_FIN_WAIT1: i32 = 4;
+const TCP_FIN_WAIT2: i32 = 5;
 const TCP_CLOSE: i32 = 7;
 const TCP_CLOSE_WAIT: i32 = 8;
+const TCP_LAST_ACK: i32 = 9;
+const TCP_CLOSING: i32 = 11;
+/// In place of the state before CLOSE when its event was skipped.
+const UNSEEN: i32 = 0;
+/// A SYN is sent again, or given up, no sooner than a second after it was sent (RFC 6298 section 2.1); an error that comes
+/// earlier was told by the network.
+const SYN_TIMEOUT_NS: u64 = 900_000_000;
 /// `BPF_RB_NO_WAKEUP`: the daemon polls, so that no wake-up is paid for in the hook.
 const NO_WAKEUP: u64 = 1;
 
@@ -44,27 +56,31 @@ pub(crate) fn socket_state(ctx: BtfTracePointContext) -> i32 {
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);
     match new {
-        TCP_SYN_SENT => connecting(sk),
         TCP_ESTABLISHED => established(&ctx, sk, old),
-        TCP_FIN_WAIT1 => closing(sk, flag::FIN_LOCAL),
-        TCP_CLOSE_WAIT => closing(sk, flag::FIN_PEER),
-        TCP_CLOSE => closed(&ctx, sk),
+        TCP_CLOSE => closed(sk, old),
         _ => {}
     }
     0
 }
 
-/// An active open. The socket may have had an earlier life: its state starts afresh.
+/// The last traces of a socket are removed: what CLOSE has not settled is settled here.
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+pub(crate) fn socket_destroyed(ctx: BtfTracePointContext) -> i32 {
+    destroyed(ctx.arg(0));
+    0
+}
+
+/// A copy, for the sockets whose destruction the first one is skipped for.
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+pub(crate) fn socket_destroyed_again(ctx: BtfTracePointContext) -> i32 {
+    destroyed(ctx.arg(0));
+    0
+}
+
+/// The first SYN of an active open, from the segment hook. The socket may have had an earlier life: its state starts
+/// afresh.
 #[inline(always)]
-fn connecting(sk: *const c_void) {
-    // SAFETY: the hook's socket argument.
-    let Some(conn) = (unsafe { storage::get_or_create(sk) }) else { return };
-    if conn.kind == kind::COUNTED {
-        return;
-    }
-    // The hook runs in the connecting task. The SYN's segment tells the socket's own cgroup, which is what counts.
-    // SAFETY: no arguments.
-    conn.cgroup = unsafe { bpf_get_current_cgroup_id() };
+pub(super) fn connecting(conn: &mut Conn) {
     reset(conn, Role::Client);
     conn.kind = kind::CONNECTING;
 }
@@ -77,6 +93,9 @@ fn reset(conn: &mut Conn, role: Role) {
     conn.cell = NO_CELL;
     conn.payload_ns = 0;
     conn.bytes = [0, 0];
+    conn.holes = [0, 0];
+    conn.retransmits = 0;
+    conn.reset_cause = 0;
     conn.flow.start();
 }
 
@@ -84,19 +103,27 @@ fn reset(conn: &mut Conn, role: Role) {
 fn established(ctx: &BtfTracePointContext, sk: *const c_void, old: i32) {
     // SAFETY: the hook's socket argument.
     let Some(conn) = (unsafe { storage::get(sk) }) else {
-        // The handshake began before the programs were attached.
-        // SAFETY: as above.
-        let Some(conn) = (unsafe { storage::get_or_create(sk) }) else { return };
-        reset(conn, if old == TCP_SYN_RECV { Role::Server } else { Role::Client });
-        begin(conn);
+        if old == TCP_SYN_RECV {
+            // The handshake began before the programs were attached.
+            // SAFETY: as above.
+            let Some(conn) = (unsafe { storage::get_or_create(sk) }) else { return };
+            reset(conn, Role::Server);
+            begin(conn);
+        }
         return;
     };
+    born(conn);
+    debug!(ctx, "established: role {} cgroup {} port {}", conn.role, conn.cgroup, conn.port);
+}
+
+/// A connection is established; does nothing if that is known.
+#[inline(always)]
+pub(super) fn born(conn: &mut Conn) {
     match conn.kind {
         kind::LISTENER => accepted(conn),
         kind::CONNECTING => begin(conn),
-        _ => return,
+        _ => {}
     }
-    debug!(ctx, "established: role {} cgroup {} port {}", conn.role, conn.cgroup, conn.port);
 }
 
 #[inline(always)]
@@ -130,50 +157,103 @@ fn accepted(conn: &mut Conn) {
     }
     count::open(conn, cached);
     if noted && conn.flow.protocol != Protocol::Tcp as u8 {
-        count::transition(conn);
-    }
-}
-
-/// The first FIN decides who closed.
-#[inline(always)]
-fn closing(sk: *const c_void, side: u8) {
-    // SAFETY: the hook's socket argument.
-    if let Some(conn) = unsafe { storage::get(sk) }
-        && conn.flags & (flag::FIN_LOCAL | flag::FIN_PEER) == 0
-    {
-        conn.flags |= side;
+        count::transition(conn, Protocol::Tcp as u8);
     }
 }
 
 #[inline(always)]
-fn closed(ctx: &BtfTracePointContext, sk: *const c_void) {
+fn closed(sk: *const c_void, old: i32) {
     // SAFETY: the hook's socket argument.
     let Some(conn) = (unsafe { storage::get(sk) }) else { return };
-    if conn.kind == kind::ESTABLISHED {
-        count::lost(Loss::Unattributed);
-        conn.kind = kind::CLOSED;
-        return;
+    match conn.kind {
+        kind::COUNTED => ended(sk, conn, old),
+        kind::CONNECTING => failed(conn),
+        // A child whose birth was skipped, and which has had no segment since.
+        kind::LISTENER if old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT => {
+            accepted(conn);
+            ended(sk, conn, old);
+        }
+        kind::ESTABLISHED => {
+            count::lost(Loss::Unattributed);
+            conn.kind = kind::CLOSED;
+        }
+        _ => {}
     }
-    if conn.kind != kind::COUNTED {
-        return;
+}
+
+#[inline(always)]
+fn destroyed(sk: *const c_void) {
+    // SAFETY: the hook's socket argument.
+    let Some(conn) = (unsafe { storage::get(sk) }) else { return };
+    match conn.kind {
+        kind::ABORTING => finish(sk, conn, Reason::ResetLocal),
+        kind::COUNTED => ended(sk, conn, UNSEEN),
+        kind::CONNECTING => failed(conn),
+        _ => {}
     }
+}
+
+/// A counted connection has reached CLOSE from `old`.
+#[inline(always)]
+fn ended(sk: *const c_void, conn: &mut Conn, old: i32) {
     // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let reason = reason(conn);
-    if count::close(conn, reason as u8, now.wrapping_sub(conn.born_ns)) {
-        debug!(ctx, "closed: role {} protocol {} reason {}", conn.role, conn.flow.protocol, reason as u8);
+    conn.closed_ns = unsafe { bpf_ktime_get_ns() };
+    let has = |flags: u16| conn.flags & flags != 0;
+    let reason = if has(flag::RESET_PEER) || has(flag::ERROR) && has(flag::RESET_SEEN) {
+        count::one(conn, offset_of!(Cell, resets_received));
+        Reason::ResetPeer
+    } else if has(flag::ERROR) {
+        // Keep-alive probes are given up with a reset, retransmissions without.
+        let kind =
+            if has(flag::RESET_LOCAL) { Timeout::Keepalive } else { Timeout::Retransmission };
+        count::one(conn, offset_of!(Cell, timeouts) + 8 * (kind as usize & (FAILURES - 1)));
+        Reason::Timeout
+    } else {
+        match old {
+            // Neither side has ended it in order, and nothing has happened to it: we abort. The reset is sent after
+            // this event (`tcp_close`, `tcp_disconnect`) and says why, on kernels that say.
+            TCP_ESTABLISHED | TCP_CLOSE_WAIT => {
+                conn.kind = kind::ABORTING;
+                return;
+            }
+            TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSING => Reason::Local,
+            TCP_LAST_ACK => Reason::Peer,
+            _ if has(flag::RESET_LOCAL) => Reason::ResetLocal,
+            _ if has(flag::FIN_LOCAL) => Reason::Local,
+            _ if has(flag::FIN_PEER) => Reason::Peer,
+            _ => Reason::Unknown,
+        }
+    };
+    finish(sk, conn, reason);
+}
+
+/// Counts and records the end of a connection that CLOSE has passed.
+#[inline(always)]
+pub(super) fn finish(sk: *const c_void, conn: &mut Conn, reason: Reason) {
+    let now = conn.closed_ns;
+    if count::close(conn, reason, now) {
         record(sk, conn, now, reason);
     }
 }
 
+/// An attempt to connect has ended without a connection.
 #[inline(always)]
-fn reason(conn: &Conn) -> Reason {
-    if conn.flags & flag::FIN_LOCAL != 0 {
-        Reason::Local
-    } else if conn.flags & flag::FIN_PEER != 0 {
-        Reason::Peer
+fn failed(conn: &mut Conn) {
+    conn.kind = kind::CLOSED;
+    // SAFETY: no arguments.
+    conn.closed_ns = unsafe { bpf_ktime_get_ns() };
+    let failure = if conn.flags & flag::RESET_PEER != 0 {
+        Failure::Refused
+    } else if conn.flags & flag::ERROR == 0 {
+        Failure::Cancelled
+    } else if conn.closed_ns.saturating_sub(conn.syn_ns) >= SYN_TIMEOUT_NS {
+        Failure::TimedOut
     } else {
-        Reason::Unknown
+        Failure::Unreachable
+    };
+    count::one(conn, offset_of!(Cell, failures) + 8 * (failure as usize & (FAILURES - 1)));
+    if failure as u8 == Failure::TimedOut as u8 {
+        count::one(conn, offset_of!(Cell, timeouts) + 8 * Timeout::Connect as usize);
     }
 }
 
@@ -205,6 +285,9 @@ fn record(sk: *const c_void, conn: &Conn, now: u64, reason: Reason) {
         role: conn.role,
         protocol: conn.flow.protocol,
         reason: reason as u8,
+        reset_cause: conn.reset_cause,
+        retransmits: conn.retransmits,
+        flags: conn.flags,
         zero: 0,
     });
     entry.submit(NO_WAKEUP);

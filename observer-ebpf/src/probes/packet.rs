@@ -11,6 +11,7 @@ use crate::count;
 pub(super) const FIN: u8 = 0x01;
 pub(super) const SYN: u8 = 0x02;
 pub(super) const RST: u8 = 0x04;
+pub(super) const ACK: u8 = 0x10;
 
 const IPPROTO_TCP: u8 = 6;
 /// IPv6 extension headers that are skipped at most (RFC 8200 names six kinds).
@@ -46,7 +47,8 @@ unsafe fn byte(data: usize, offset: usize) -> u8 {
 #[inline(always)]
 pub(super) fn segment(skb: *mut __sk_buff) -> Option<Segment> {
     // SAFETY: context fields, rewritten by the verifier.
-    let (data, end, length) = unsafe { ((*skb).data as usize, (*skb).data_end as usize, (*skb).len) };
+    let (data, end, length) =
+        unsafe { ((*skb).data as usize, (*skb).data_end as usize, (*skb).len) };
     if data + 20 > end {
         return None;
     }
@@ -93,7 +95,12 @@ pub(super) fn segment(skb: *mut __sk_buff) -> Option<Segment> {
 /// # Safety
 /// `to` has room for `MAX` bytes.
 #[inline(always)]
-pub(super) unsafe fn load<const MAX: u32>(skb: *mut __sk_buff, offset: u32, to: *mut u8, wanted: u32) -> bool {
+pub(super) unsafe fn load<const MAX: u32>(
+    skb: *mut __sk_buff,
+    offset: u32,
+    to: *mut u8,
+    wanted: u32,
+) -> bool {
     let mut bounded = u64::from(wanted.wrapping_sub(1));
     // SAFETY: a register is copied to itself. (Without an instruction, two line records would share one.)
     unsafe { asm!("{0} = {0}", inout(reg) bounded) };
@@ -121,7 +128,11 @@ fn extensions(skb: *mut __sk_buff, first: u8) -> Option<usize> {
         if unsafe { bpf_skb_load_bytes(skb.cast(), offset, header.as_mut_ptr().cast(), 2) } != 0 {
             return None;
         }
-        offset += if next == 51 { (u32::from(header[1]) + 2) << 2 } else { (u32::from(header[1]) + 1) << 3 };
+        offset += if next == 51 {
+            (u32::from(header[1]) + 2) << 2
+        } else {
+            (u32::from(header[1]) + 1) << 3
+        };
         next = header[0];
     }
     // The largest chain of six is below 16 KiB; the mask shows the verifier the bound.

@@ -33,7 +33,7 @@ use crate::{
 const TCP_LISTEN: u32 = 10;
 const PASS: i32 = 1;
 /// WebSocket frames that one run follows.
-const FRAMES: usize = 32;
+const FRAMES: usize = 96;
 
 /// The state a job belongs to: the socket's, or this processor's note when the socket is a listener.
 enum Target<'a> {
@@ -116,7 +116,14 @@ fn load(ctx: &SkBuffContext, job: &Job, claim: &Claim) -> usize {
         return reorder::load(ctx, job, claim.0, wanted);
     }
     // SAFETY: the claimed buffer has CHUNK bytes.
-    if unsafe { packet::load::<{ CHUNK as u32 }>(ctx.skb.skb, job.offset, (&raw mut (*claim.0).bytes).cast(), wanted) } {
+    if unsafe {
+        packet::load::<{ CHUNK as u32 }>(
+            ctx.skb.skb,
+            job.offset,
+            (&raw mut (*claim.0).bytes).cast(),
+            wanted,
+        )
+    } {
         wanted as usize
     } else {
         0
@@ -161,7 +168,7 @@ pub(crate) fn parse_http1(ctx: SkBuffContext) -> i32 {
     if let Some(conn) = conn
         && before != flow.protocol
     {
-        count::transition(conn);
+        count::transition(conn, before);
     }
     proceed(&ctx, flow, &job);
     PASS
@@ -193,7 +200,7 @@ pub(crate) fn parse_http2(ctx: SkBuffContext) -> i32 {
         if verdict == Verdict::Grpc {
             flow.protocol = Protocol::Grpc as u8;
             if let Some(conn) = conn {
-                count::transition(conn);
+                count::transition(conn, Protocol::Http2 as u8);
             }
         }
     }
@@ -205,15 +212,19 @@ pub(crate) fn parse_http2(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb]
 pub(crate) fn parse_websocket(ctx: SkBuffContext) -> i32 {
     let job = Job::take(ctx.skb.skb);
-    let job = Job::take(ctx.skb.skb);
     if job.kept != 0 {
         job::call(&ctx, mode::KEPT_FRAMES, &job);
         return PASS;
     }
     let Some(Target::Conn(conn)) = target(&ctx) else { return PASS };
     let direction = direction(conn, job.request);
-    websocket::follow(ctx.skb.skb, conn, direction, FRAMES);
-    proceed(&ctx, &conn.flow, &Job::take(ctx.skb.skb));
+    if websocket::follow(ctx.skb.skb, conn, direction, FRAMES) {
+        proceed(&ctx, &conn.flow, &Job::take(ctx.skb.skb));
+    } else {
+        job::call(&ctx, mode::WEBSOCKET, &Job::take(ctx.skb.skb));
+        // More frames than a segment may hold for us: rather no more counts than wrong ones.
+        conn.flow.resync(job.request);
+    }
     PASS
 }
 

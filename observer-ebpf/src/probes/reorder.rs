@@ -8,9 +8,7 @@
 //! - Costs: a copy of the segment, and nothing while segments arrive in order.
 
 use aya_ebpf::{
-    helpers::generated::bpf_get_socket_cookie,
-    macros::cgroup_skb,
-    programs::SkBuffContext,
+    helpers::generated::bpf_get_socket_cookie, macros::cgroup_skb, programs::SkBuffContext,
 };
 use observer_common::{
     CHUNK,
@@ -70,7 +68,14 @@ pub(crate) fn keep_segment(ctx: SkBuffContext) -> i32 {
     room.seq = job.seq;
     room.len = job.left;
     // SAFETY: the room has CHUNK bytes.
-    if !unsafe { packet::load::<{ CHUNK as u32 }>(ctx.skb.skb, job.offset, (&raw mut room.bytes).cast(), job.left) } {
+    if !unsafe {
+        packet::load::<{ CHUNK as u32 }>(
+            ctx.skb.skb,
+            job.offset,
+            (&raw mut room.bytes).cast(),
+            job.left,
+        )
+    } {
         return PASS;
     }
     // SAFETY: the packet's socket has a cookie.
@@ -114,9 +119,15 @@ pub(crate) fn replay_segments(ctx: SkBuffContext) -> i32 {
         let left = len - seen;
         stream.next_seq = seq.wrapping_add(len);
         let mode = stream.mode;
-        conn.bytes[direction] += u64::from(left);
+        count::bytes(conn, direction, left);
         if mode != mode::OFF {
-            let kept = Job { offset: seen, left, request: job.request, seq: seq.wrapping_add(seen), kept: u32::from(slot) + 1 };
+            let kept = Job {
+                offset: seen,
+                left,
+                request: job.request,
+                seq: seq.wrapping_add(seen),
+                kept: u32::from(slot) + 1,
+            };
             job::call(&ctx, mode, &kept);
         }
         return PASS;
@@ -166,8 +177,8 @@ pub(crate) fn parse_kept_frames(ctx: SkBuffContext) -> i32 {
     for _ in 0..FRAMES {
         let mut job = Job::take(skb);
         let stream = if job.request { &mut conn.flow.request } else { &mut conn.flow.response };
-        if stream.state == frame::IN_PAYLOAD {
-            job = job.advanced(websocket::skip(stream, job.left));
+        if stream.pos == 0 {
+            job = job.advanced(frame::skip(stream, job.left));
             job.put(skb);
         }
         if job.left == 0 {
@@ -179,7 +190,8 @@ pub(crate) fn parse_kept_frames(ctx: SkBuffContext) -> i32 {
             let byte = u64::from(stash.bytes[(from + i) & (CHUNK - 1)]);
             words[i >> 3] |= byte << (8 * (i & 7));
         }
-        let available = if job.left < frame::HEADER as u32 { job.left } else { frame::HEADER as u32 };
+        let available =
+            if job.left < frame::HEADER as u32 { job.left } else { frame::HEADER as u32 };
         let mask = |bytes: u32| if bytes >= 8 { u64::MAX } else { (1 << (8 * bytes)) - 1 };
         words[0] &= mask(available);
         words[1] &= mask(available.saturating_sub(8));

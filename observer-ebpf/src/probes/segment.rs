@@ -9,7 +9,10 @@
 //! - Costs: one bare comparison for a pure ACK; one storage look-up and a few comparisons for a segment of a connection
 //!   whose protocol is known; one table look-up per byte for a head that may ask for an upgrade.
 
-use core::{mem::MaybeUninit, ptr};
+use core::{
+    mem::{MaybeUninit, offset_of},
+    ptr,
+};
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
@@ -19,8 +22,9 @@ use aya_ebpf::{
 };
 use observer_common::{
     CHUNK,
+    cell::Cell,
     conn::{Conn, NO_CELL, RX, TX, flag, kind},
-    flow::{mode, stream_flag},
+    flow::{UNCOUNTED, mode, stream_flag},
     http1,
     loss::Loss,
     protocol::{Protocol, Role},
@@ -28,12 +32,18 @@ use observer_common::{
 
 use super::{
     job::{self, Job},
+    lifecycle,
     packet::{self, Segment},
     websocket,
 };
 use crate::{count, maps::NOTE, storage};
 
+const TCP_SYN_SENT: u32 = 2;
+const TCP_SYN_RECV: u32 = 3;
+const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
+/// No receive window is as large, in bytes: the kernel's own limit of `tcp_rmem` is below it, and 1 GiB is TCP's.
+const LARGEST_WINDOW: i32 = 64 << 20;
 const AF_INET: u32 = 2;
 /// Third word of an IPv4-mapped IPv6 address.
 const MAPPED: u32 = 0xffff_u32.to_be();
@@ -78,14 +88,76 @@ fn segment(ctx: &SkBuffContext, direction: usize) {
         return;
     }
     // SAFETY: the socket of the packet.
-    let Some(conn) = (unsafe { storage::get(sk.cast()) }) else { return };
+    let Some(conn) = (unsafe { storage::get(sk.cast()) }) else {
+        if direction == TX && segment.flags & (packet::SYN | packet::ACK) == packet::SYN {
+            // SAFETY: as above.
+            if let Some(conn) = unsafe { storage::get_or_create(sk.cast()) } {
+                syn_sent(conn, sk);
+            }
+        }
+        return;
+    };
+    if segment.flags & (packet::SYN | packet::FIN | packet::RST) != 0 {
+        control(conn, sk, &segment, direction);
+    }
+    if conn.kind != kind::COUNTED || conn.flags & flag::ADDRESSED == 0 {
+        catch_up(conn, sk);
+    }
+    if segment.payload != 0 && conn.kind != kind::CLOSED {
+        payload(ctx, conn, sk, segment, direction);
+    }
+}
+
+/// A SYN leaves: an active open, or another try of it.
+#[inline(always)]
+fn syn_sent(conn: &mut Conn, sk: *mut bpf_sock) {
+    if conn.kind == kind::NEW || conn.kind == kind::CLOSED {
+        lifecycle::connecting(conn);
+        introduce(conn, sk);
+    }
+    // SAFETY: no arguments.
+    conn.syn_ns = unsafe { bpf_ktime_get_coarse_ns() };
+}
+
+/// A segment that opens or ends a stream.
+#[inline(always)]
+fn control(conn: &mut Conn, sk: *mut bpf_sock, segment: &Segment, direction: usize) {
+    if segment.flags & (packet::SYN | packet::ACK) == packet::SYN {
+        if direction == TX {
+            syn_sent(conn, sk);
+        }
+    } else if segment.flags & packet::RST != 0 {
+        // SAFETY: the socket of the packet; the helper returns null for what is not TCP.
+        let tcp = unsafe { bpf_tcp_sock(sk).as_ref() };
+        if direction == RX && tcp.is_some_and(|tcp| tcp.rcv_nxt == segment.seq) {
+            conn.flags |= flag::RESET_SEEN;
+        }
+    } else if segment.flags & packet::FIN != 0
+        && conn.flags & (flag::FIN_LOCAL | flag::FIN_PEER) == 0
+    {
+        conn.flags |= if direction == TX { flag::FIN_LOCAL } else { flag::FIN_PEER };
+    }
+}
+
+/// Does what an event has not done: the first segment at a socket's own hook tells its addresses, and one that comes
+/// before its birth was seen proves it.
+#[inline(always)]
+fn catch_up(conn: &mut Conn, sk: *mut bpf_sock) {
+    if conn.kind == kind::LISTENER || conn.kind == kind::CONNECTING {
+        // SAFETY: `state` is readable on every kind of socket.
+        let state = unsafe { (*sk).state };
+        if state == TCP_SYN_SENT
+            || state == TCP_SYN_RECV
+            || state == TCP_LISTEN
+            || state == TCP_CLOSE
+        {
+            return;
+        }
+        lifecycle::born(conn);
+    }
     if conn.flags & flag::ADDRESSED == 0 {
         introduce(conn, sk);
     }
-    if segment.payload == 0 || conn.kind == kind::CLOSED {
-        return;
-    }
-    payload(ctx, conn, sk, segment, direction);
 }
 
 /// A segment that completes a handshake: it reaches the listener, and the socket it creates inherits the listener's
@@ -120,10 +192,20 @@ fn handshake(ctx: &SkBuffContext, sk: *mut bpf_sock, segment: &Segment) {
     note.port = u32::from(conn.port);
     note.cgroup = conn.cgroup;
     note.armed = 1;
-    job::call(ctx, mode::HTTP1, &Job { offset: segment.offset, left: segment.payload, request: true, seq: segment.seq, kept: 0 });
+    job::call(
+        ctx,
+        mode::HTTP1,
+        &Job {
+            offset: segment.offset,
+            left: segment.payload,
+            request: true,
+            seq: segment.seq,
+            kept: 0,
+        },
+    );
 }
 
-/// The first segment at a socket's own hook: tells its cgroup, ports and addresses.
+/// Takes cgroup, ports and addresses from the socket.
 #[inline(always)]
 fn introduce(conn: &mut Conn, sk: *mut bpf_sock) {
     if conn.kind == kind::LISTENER || conn.kind == kind::CLOSED {
@@ -138,18 +220,24 @@ fn introduce(conn: &mut Conn, sk: *mut bpf_sock) {
         // families, and the verifier refuses ("pointer arithmetic on sock_common prohibited").
         let v4 = (*sk).family == AF_INET;
         let word = |address: *const u32| ptr::read_volatile(address);
-        let local = (word(&raw const (*sk).src_ip4), [
-            word(&raw const (*sk).src_ip6[0]),
-            word(&raw const (*sk).src_ip6[1]),
-            word(&raw const (*sk).src_ip6[2]),
-            word(&raw const (*sk).src_ip6[3]),
-        ]);
-        let peer = (word(&raw const (*sk).dst_ip4), [
-            word(&raw const (*sk).dst_ip6[0]),
-            word(&raw const (*sk).dst_ip6[1]),
-            word(&raw const (*sk).dst_ip6[2]),
-            word(&raw const (*sk).dst_ip6[3]),
-        ]);
+        let local = (
+            word(&raw const (*sk).src_ip4),
+            [
+                word(&raw const (*sk).src_ip6[0]),
+                word(&raw const (*sk).src_ip6[1]),
+                word(&raw const (*sk).src_ip6[2]),
+                word(&raw const (*sk).src_ip6[3]),
+            ],
+        );
+        let peer = (
+            word(&raw const (*sk).dst_ip4),
+            [
+                word(&raw const (*sk).dst_ip6[0]),
+                word(&raw const (*sk).dst_ip6[1]),
+                word(&raw const (*sk).dst_ip6[2]),
+                word(&raw const (*sk).dst_ip6[3]),
+            ],
+        );
         conn.local_addr = if v4 { [0, 0, MAPPED, local.0] } else { local.1 };
         conn.peer_addr = if v4 { [0, 0, MAPPED, peer.0] } else { peer.1 };
     }
@@ -166,10 +254,20 @@ fn introduce(conn: &mut Conn, sk: *mut bpf_sock) {
 }
 
 #[inline(always)]
-fn payload(ctx: &SkBuffContext, conn: &mut Conn, sk: *mut bpf_sock, mut segment: Segment, direction: usize) {
+fn payload(
+    ctx: &SkBuffContext,
+    conn: &mut Conn,
+    sk: *mut bpf_sock,
+    mut segment: Segment,
+    direction: usize,
+) {
     let request = (conn.role == Role::Server as u8) == (direction == RX);
     // SAFETY: no arguments.
-    conn.payload_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    conn.payload_ns = now;
+    if now.wrapping_sub(conn.rtt_ns) >= RTT_INTERVAL_NS {
+        sample_rtt(conn, sk, now);
+    }
     let stream = if request { &mut conn.flow.request } else { &mut conn.flow.response };
     if stream.flags & stream_flag::SYNCED == 0 {
         stream.next_seq = segment.seq;
@@ -186,35 +284,66 @@ fn payload(ctx: &SkBuffContext, conn: &mut Conn, sk: *mut bpf_sock, mut segment:
     if ahead < 0 {
         // A retransmission: skip what was seen.
         let seen = ahead.unsigned_abs();
+        let expected = stream.next_seq;
+        if direction == TX {
+            conn.retransmits += 1;
+            count::one(conn, offset_of!(Cell, retransmits));
+        }
+        if conn.holes[direction] != 0 {
+            fill_hole(conn, direction, if seen < segment.payload { seen } else { segment.payload });
+        }
         if seen >= segment.payload {
             return;
         }
         segment.payload -= seen;
         segment.offset += seen;
-        segment.seq = stream.next_seq;
+        segment.seq = expected;
     }
+    if ahead > 0 && direction == RX && beyond_window(sk, segment.seq) {
+        return;
+    }
+    let stream = if request { &mut conn.flow.request } else { &mut conn.flow.response };
     let mode = stream.mode;
-    let mut job = Job { offset: segment.offset, left: segment.payload, request, seq: segment.seq, kept: 0 };
+    let mut job =
+        Job { offset: segment.offset, left: segment.payload, request, seq: segment.seq, kept: 0 };
     if ahead > 0 && mode != mode::OFF {
-        if direction == RX && segment.payload as usize <= CHUNK && stream.flags & stream_flag::KEPT != stream_flag::KEPT {
+        if direction == RX
+            && segment.payload as usize <= CHUNK
+            && stream.flags & stream_flag::KEPT != stream_flag::KEPT
+        {
             return job::call(ctx, mode::KEEP, &job);
         }
         count::lost(Loss::Gap);
         stream.flags &= !stream_flag::KEPT;
-        stream.next_seq = segment.seq.wrapping_add(segment.payload);
         conn.flow.resync(request);
-        return;
     }
+    let stream = if request { &mut conn.flow.request } else { &mut conn.flow.response };
     stream.next_seq = segment.seq.wrapping_add(segment.payload);
     let kept = stream.flags & stream_flag::KEPT != 0;
     let state = stream.state;
-    conn.bytes[direction] += u64::from(segment.payload);
+    count::bytes(conn, direction, segment.payload);
+    if ahead > 0 {
+        conn.holes[direction] += ahead.unsigned_abs();
+        return;
+    }
+    if !request && conn.flow.asked == 0 && conn.flow.unanswered != 0 {
+        conn.flow.unanswered = 0;
+    }
     if mode == mode::OFF {
         return;
     }
     if mode == mode::HTTP1 && request && state == http1::REQUEST_BODY && !kept {
         match between_heads(ctx.skb.skb, &job) {
-            Between::Nothing => return,
+            Between::Body => {
+                if conn.flow.unanswered != UNCOUNTED {
+                    conn.flow.unanswered = UNCOUNTED;
+                }
+                return;
+            }
+            Between::PlainHead => {
+                conn.flow.plain_request();
+                return;
+            }
             Between::Head => {}
         }
     }
@@ -228,10 +357,46 @@ fn payload(ctx: &SkBuffContext, conn: &mut Conn, sk: *mut bpf_sock, mut segment:
     job::call(ctx, mode, &job);
 }
 
+/// The segment is so far ahead that TCP cannot take it, whatever the window: a stray or a forgery.
+#[inline(always)]
+fn beyond_window(sk: *mut bpf_sock, seq: u32) -> bool {
+    // SAFETY: the socket of the packet; the helper returns null for what is not TCP.
+    unsafe { bpf_tcp_sock(sk).as_ref() }
+        .is_some_and(|tcp| seq.wrapping_sub(tcp.rcv_nxt) as i32 > LARGEST_WINDOW)
+}
+
+/// Retransmitted bytes of a stream that was once ahead: they may be the missing ones. Which are is not known, but their
+/// number is: once all have come, each was counted once.
+#[inline(always)]
+fn fill_hole(conn: &mut Conn, direction: usize, bytes: u32) {
+    let hole = conn.holes[direction];
+    let filled = if bytes < hole { bytes } else { hole };
+    conn.holes[direction] = hole - filled;
+    count::bytes(conn, direction, filled);
+}
+
+/// Time between two samples of a connection's round-trip time.
+const RTT_INTERVAL_NS: u64 = 1_000_000_000;
+
+#[inline(always)]
+fn sample_rtt(conn: &mut Conn, sk: *mut bpf_sock, now: u64) {
+    conn.rtt_ns = now;
+    // SAFETY: the socket of the packet; the helper returns null for what is not TCP.
+    if let Some(tcp) = unsafe { bpf_tcp_sock(sk).as_ref() } {
+        // In eighths of a microsecond; 0 before the first measurement.
+        let us = tcp.srtt_us >> 3;
+        if us != 0 {
+            count::rtt(conn, us);
+        }
+    }
+}
+
 /// What a segment between two heads holds.
 enum Between {
-    /// Part of a body, or a whole request that asks for no upgrade.
-    Nothing,
+    /// Part of a body, or a request with another method than `GET`.
+    Body,
+    /// A whole request that asks for no upgrade.
+    PlainHead,
     /// A head, or the start of one, that has to be looked at.
     Head,
 }
@@ -252,12 +417,17 @@ fn between_heads(skb: *mut __sk_buff, job: &Job) -> Between {
             start.add(i).write_volatile(0);
         }
         if !packet::load::<{ SMALL as u32 }>(skb, job.offset, start.cast(), wanted) {
-            return Between::Nothing;
+            return Between::Body;
         }
     }
     // SAFETY: written above.
     let words = unsafe { words.assume_init_ref() };
     let first = words[0] as u8;
-    let plain = small && http1::is_plain_get(words, job.left as usize);
-    if plain || (first != b'G' && first != b'\r' && first != b'\n') { Between::Nothing } else { Between::Head }
+    if first != b'G' && first != b'\r' && first != b'\n' {
+        Between::Body
+    } else if small && http1::is_plain_get(words, job.left as usize) {
+        Between::PlainHead
+    } else {
+        Between::Head
+    }
 }

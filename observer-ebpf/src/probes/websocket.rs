@@ -5,8 +5,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::__sk_buff;
 use observer_common::{
     conn::Conn,
-    flow::Stream,
-    websocket::{self, bit},
+    websocket::{self, Header, bit},
 };
 
 use super::{job::Job, packet};
@@ -35,54 +34,60 @@ impl Tally {
     }
 }
 
-/// Skips payload of the current frame: up to `left` bytes, returns how many.
-#[inline(always)]
-pub(super) fn skip(stream: &mut Stream, left: u32) -> u32 {
-    let skip = if stream.left < u64::from(left) { stream.left as u32 } else { left };
-    stream.left -= u64::from(skip);
-    if stream.left == 0 {
-        stream.state = websocket::IN_HEADER;
-    }
-    skip
-}
-
 /// Follows at most `frames` frames of the job in the control buffer and leaves there what remains; true when the segment
 /// is consumed.
 #[inline(always)]
-pub(super) fn follow(skb: *mut __sk_buff, conn: &mut Conn, direction: usize, frames: usize) -> bool {
+pub(super) fn follow(
+    skb: *mut __sk_buff,
+    conn: &mut Conn,
+    direction: usize,
+    frames: usize,
+) -> bool {
     let mut tally = Tally::default();
-    let mut done = false;
+    let request = Job::take(skb).request;
+    let stream = if request { &mut conn.flow.request } else { &mut conn.flow.response };
     for _ in 0..frames {
-        let mut job = Job::take(skb);
-        let stream = if job.request { &mut conn.flow.request } else { &mut conn.flow.response };
-        if stream.state == websocket::IN_PAYLOAD {
-            job = job.advanced(skip(stream, job.left));
-        }
-        if job.left == 0 {
-            done = true;
+        if stream.pos != 0 {
             break;
         }
-        let available = if job.left < websocket::HEADER as u32 { job.left } else { websocket::HEADER as u32 };
-        let Some(words) = load(skb, job.offset, available) else {
-            done = true;
-            break;
-        };
+        let job = Job::take(skb);
+        let job = job.advanced(websocket::skip(stream, job.left));
+        job.put(skb);
+        let Some((words, available)) = next(skb, &job) else { break };
+        let Some(header) = Header::read(words, available) else { break };
+        stream.left = header.payload;
+        tally.add(header.bits);
+        job.advanced(header.length).put(skb);
+    }
+    // A header that the segment's start or end cuts.
+    let job = Job::take(skb);
+    if let Some((words, available)) = next(skb, &job)
+        && (stream.pos != 0 || stream.left == 0)
+    {
         let (used, bits) = websocket::header(stream, words, available);
         tally.add(bits);
         job.advanced(used).put(skb);
     }
-    if !done {
-        // The last frame's payload may be all that is left.
-        let mut job = Job::take(skb);
-        let stream = if job.request { &mut conn.flow.request } else { &mut conn.flow.response };
-        if stream.state == websocket::IN_PAYLOAD {
-            job = job.advanced(skip(stream, job.left));
-            job.put(skb);
-        }
-        done = job.left == 0;
+    if stream.pos == 0 {
+        let job = Job::take(skb);
+        job.advanced(websocket::skip(stream, job.left)).put(skb);
     }
     tally.count(conn, direction);
-    done
+    Job::take(skb).left == 0
+}
+
+/// Loads the header that the job is at, with the number of its bytes that are there; `None` at the segment's end.
+#[inline(always)]
+fn next(skb: *mut __sk_buff, job: &Job) -> Option<([u64; 2], u32)> {
+    if job.left == 0 {
+        return None;
+    }
+    let available = websocket::min(u64::from(job.left), websocket::HEADER as u64) as u32;
+    let Some(words) = load(skb, job.offset, available) else {
+        Job { left: 0, ..*job }.put(skb);
+        return None;
+    };
+    Some((words, available))
 }
 
 /// Loads `available` bytes of a frame header, 1 to 14.

@@ -56,7 +56,11 @@ pub struct Expiry {
 
 impl Expiry {
     /// Looks at all used cells; the caller carries the actions out.
-    pub fn tick<'a>(&mut self, now: Instant, cells: impl IntoIterator<Item = Seen<'a>>) -> Vec<Action> {
+    pub fn tick<'a>(
+        &mut self,
+        now: Instant,
+        cells: impl IntoIterator<Item = Seen<'a>>,
+    ) -> Vec<Action> {
         let mut actions = Vec::new();
         let mut stages = HashMap::new();
         for seen in cells {
@@ -68,7 +72,9 @@ impl Expiry {
             }
             let stage = match self.stages.remove(&seen.cell) {
                 None => Stage::Dead { since: now, shown: false },
-                Some(Stage::Dead { since, shown }) if shown || now.duration_since(since) >= UNSCRAPED => {
+                Some(Stage::Dead { since, shown })
+                    if shown || now.duration_since(since) >= UNSCRAPED =>
+                {
                     actions.push(Action::Unlink(seen.cell, seen.snapshot.key()));
                     Stage::Unlinked { since: now, counts: Box::new(seen.snapshot.counts.clone()) }
                 }
@@ -116,7 +122,12 @@ mod tests {
         }
     }
 
-    fn tick(expiry: &mut Expiry, now: Instant, snapshot: &CellSnapshot, alive: bool) -> Vec<Action> {
+    fn tick(
+        expiry: &mut Expiry,
+        now: Instant,
+        snapshot: &CellSnapshot,
+        alive: bool,
+    ) -> Vec<Action> {
         expiry.tick(now, [Seen { cell: 20, snapshot, alive }])
     }
 
@@ -125,7 +136,10 @@ mod tests {
         let (mut expiry, start, done) = (Expiry::default(), Instant::now(), snapshot(0, 3));
         assert!(tick(&mut expiry, start, &done, true).is_empty());
         assert!(tick(&mut expiry, start, &done, false).is_empty());
-        assert!(tick(&mut expiry, start + Duration::from_secs(10), &done, false).is_empty(), "not shown yet");
+        assert!(
+            tick(&mut expiry, start + Duration::from_secs(10), &done, false).is_empty(),
+            "not shown yet"
+        );
         assert!(expiry.show(20));
         let unlinked = start + Duration::from_secs(11);
         assert_eq!(tick(&mut expiry, unlinked, &done, false), [Action::Unlink(20, done.key())]);
@@ -138,7 +152,10 @@ mod tests {
     fn without_a_scraper_a_dead_cell_waits() {
         let (mut expiry, start, done) = (Expiry::default(), Instant::now(), snapshot(0, 3));
         tick(&mut expiry, start, &done, false);
-        assert_eq!(tick(&mut expiry, start + UNSCRAPED, &done, false), [Action::Unlink(20, done.key())]);
+        assert_eq!(
+            tick(&mut expiry, start + UNSCRAPED, &done, false),
+            [Action::Unlink(20, done.key())]
+        );
     }
 
     #[test]
@@ -160,6 +177,9 @@ mod tests {
         assert_eq!(tick(&mut expiry, start, &used, false), [Action::Relink(20, used.key())]);
         assert!(expiry.show(20));
         tick(&mut expiry, start, &used, false);
-        assert_eq!(tick(&mut expiry, start, &snapshot(1, 5), false), [Action::Relink(20, used.key())]);
+        assert_eq!(
+            tick(&mut expiry, start, &snapshot(1, 5), false),
+            [Action::Relink(20, used.key())]
+        );
     }
 }

@@ -39,11 +39,14 @@ pub fn fold(cells: impl IntoIterator<Item = (Arc<Identity>, CellSnapshot)>) -> V
         let key = SeriesKey { identity, role: cell.role, protocol: cell.protocol, port: cell.port };
         folded.entry(key).or_default().add(&cell.counts);
     }
-    let mut series: Vec<Series> = folded.into_iter().map(|(key, counts)| Series { key, counts }).collect();
+    let mut series: Vec<Series> =
+        folded.into_iter().map(|(key, counts)| Series { key, counts }).collect();
     series.sort_by(|a, b| {
         let text = |s: &Series| (s.key.role, s.key.protocol, s.key.port);
         let (x, y) = (&a.key.identity, &b.key.identity);
-        (&x.namespace, &x.pod, &x.container).cmp(&(&y.namespace, &y.pod, &y.container)).then_with(|| text(a).cmp(&text(b)))
+        (&x.namespace, &x.pod, &x.container)
+            .cmp(&(&y.namespace, &y.pod, &y.container))
+            .then_with(|| text(a).cmp(&text(b)))
     });
     series
 }

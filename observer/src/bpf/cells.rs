@@ -42,7 +42,14 @@ impl MapMemory {
         let bytes = value * info.max_entries() as usize;
         // SAFETY: a fresh read-only mapping of a file descriptor that is open during the call.
         let start = unsafe {
-            libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ, libc::MAP_SHARED, data.fd().as_fd().as_raw_fd(), 0)
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                data.fd().as_fd().as_raw_fd(),
+                0,
+            )
         };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -112,7 +119,12 @@ impl CellTable {
     /// If one of them is of another type.
     pub fn new(cells: Map, index: Map, free: Map) -> Result<Self, MapError> {
         let memory = MapMemory::new(&cells).map_err(|error| MapError::IoError(error))?;
-        Ok(Self { memory, cells: Array::try_from(cells)?, index: HashMap::try_from(index)?, free: Queue::try_from(free)? })
+        Ok(Self {
+            memory,
+            cells: Array::try_from(cells)?,
+            index: HashMap::try_from(index)?,
+            free: Queue::try_from(free)?,
+        })
     }
 
     /// Cells in the table, the overflow cells included.

@@ -7,19 +7,20 @@ use std::{fs::File, io, path::Path};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{MapData, ProgramArray, Queue},
+    maps::{Array, MapData, ProgramArray, Queue},
     programs::{BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError},
 };
-use observer_common::cell::OVERFLOW_CELLS;
+use observer_common::{cell::OVERFLOW_CELLS, protocol::ResetCause};
 use thiserror::Error;
 
 pub mod cells;
+mod enumeration;
 pub mod programs;
 
 use cells::{CellTable, MapMemory};
 use programs::{Hook, Need, PROBES, Probe};
 
-use crate::cli::KernelLog;
+use crate::{cli::KernelLog, preflight};
 
 /// The object built from `observer-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer-ebpf"));
@@ -31,7 +32,9 @@ pub enum LoadError {
     #[error("the kernel refused the maps: {0}; `observer check` tells what is missing")]
     Object(#[source] Box<aya::EbpfError>),
     /// A mandatory hook is not there.
-    #[error("this kernel has no hook {hook}; observer needs Linux 5.15 or newer with CONFIG_DEBUG_INFO_BTF")]
+    #[error(
+        "this kernel has no hook {hook}; observer needs Linux 5.15 or newer with CONFIG_DEBUG_INFO_BTF"
+    )]
     NoHook {
         /// The hook's name.
         hook: &'static str,
@@ -53,7 +56,9 @@ pub enum LoadError {
         reason: String,
     },
     /// The kernel's type information is unusable.
-    #[error("cannot read the kernel's type information: {0}; boot a kernel built with CONFIG_DEBUG_INFO_BTF")]
+    #[error(
+        "cannot read the kernel's type information: {0}; boot a kernel built with CONFIG_DEBUG_INFO_BTF"
+    )]
     Btf(#[source] aya::BtfError),
     /// A map could not be used.
     #[error("cannot use map {map}: {reason}; `observer check` tells what is missing")]
@@ -111,27 +116,41 @@ pub fn load(options: &Options<'_>) -> Result<Loaded, LoadError> {
         .load(OBJECT)
         .map_err(|error| LoadError::Object(Box::new(error)))?;
     let mut states = Vec::new();
+    let mut superseded = None;
     for probe in PROBES {
+        if superseded == Some(probe.program) {
+            continue;
+        }
         let state = if options.simulate_lacking.iter().any(|hook| hook == probe.hook.name()) {
             Err(LoadError::NoHook { hook: probe.hook.name() })
         } else {
             load_program(&mut ebpf, &btf, probe)
         };
         match (state, probe.need) {
-            (Ok(()), _) => states.push((probe, ProbeState::Active)),
+            (Ok(()), need) => {
+                if let Need::Instead(lesser) = need {
+                    superseded = Some(lesser);
+                }
+                states.push((probe, ProbeState::Active));
+            }
             (Err(error), Need::Mandatory) => return Err(error),
-            (Err(error), Need::Optional) => states.push((probe, ProbeState::Unavailable(error.to_string()))),
+            (Err(error), Need::Optional | Need::Instead(_)) => {
+                states.push((probe, ProbeState::Unavailable(error.to_string())));
+            }
         }
     }
     Ok(Loaded { ebpf, states, cells: options.cells })
 }
 
 fn load_program(ebpf: &mut Ebpf, btf: &Btf, probe: &'static Probe) -> Result<(), LoadError> {
-    let program = ebpf
-        .program_mut(probe.program)
-        .ok_or_else(|| LoadError::Program { program: probe.program, reason: "not in the object".to_owned() })?;
+    let program = ebpf.program_mut(probe.program).ok_or_else(|| LoadError::Program {
+        program: probe.program,
+        reason: "not in the object".to_owned(),
+    })?;
     let refused = |error: ProgramError| match error {
-        ProgramError::Btf(aya::BtfError::UnknownBtfTypeName { .. }) => LoadError::NoHook { hook: probe.hook.name() },
+        ProgramError::Btf(aya::BtfError::UnknownBtfTypeName { .. }) => {
+            LoadError::NoHook { hook: probe.hook.name() }
+        }
         error => LoadError::Program { program: probe.program, reason: verdict(&error) },
     };
     match probe.hook {
@@ -154,11 +173,10 @@ fn verdict(error: &ProgramError) -> String {
     };
     let log = verifier_log.to_string();
     tracing::debug!(%log, "the verifier's log");
-    let reason = log
-        .lines()
-        .rev()
-        .map(str::trim)
-        .find(|line| !line.is_empty() && !STATISTICS.iter().any(|prefix| line.starts_with(prefix)));
+    let reason =
+        log.lines().rev().map(str::trim).find(|line| {
+            !line.is_empty() && !STATISTICS.iter().any(|prefix| line.starts_with(prefix))
+        });
     match reason {
         Some(reason) => format!("{reason} ({io_error})"),
         None => io_error.to_string(),
@@ -179,9 +197,12 @@ impl Loaded {
     /// If a mandatory program cannot be attached; what was attached is detached again.
     pub fn attach(mut self, cgroup_root: &Path) -> Result<Probes, LoadError> {
         fill_free_list(&mut self.ebpf, self.cells)?;
+        fill_reset_causes(&mut self.ebpf)?;
         let parsers = fill_parsers(&mut self.ebpf)?;
-        let root = File::open(cgroup_root)
-            .map_err(|error| LoadError::Attach { program: "segment_in", reason: format!("{}: {error}", cgroup_root.display()) })?;
+        let root = File::open(cgroup_root).map_err(|error| LoadError::Attach {
+            program: "segment_in",
+            reason: format!("{}: {error}", cgroup_root.display()),
+        })?;
         for (probe, state) in &mut self.states {
             if *state != ProbeState::Active {
                 continue;
@@ -190,19 +211,27 @@ impl Loaded {
                 let error = LoadError::Attach { program: probe.program, reason: error.to_string() };
                 match probe.need {
                     Need::Mandatory => return Err(error),
-                    Need::Optional => *state = ProbeState::Unavailable(error.to_string()),
+                    Need::Optional | Need::Instead(_) => {
+                        *state = ProbeState::Unavailable(error.to_string())
+                    }
                 }
             }
         }
-        let cells = CellTable::new(take(&mut self.ebpf, "CELLS")?, take(&mut self.ebpf, "INDEX")?, take(&mut self.ebpf, "FREE")?)
-            .map_err(|error| map_error("CELLS", &error))?;
-        let losses = MapMemory::new(&take(&mut self.ebpf, "LOSS")?).map_err(|error| map_error("LOSS", &error))?;
+        let cells = CellTable::new(
+            take(&mut self.ebpf, "CELLS")?,
+            take(&mut self.ebpf, "INDEX")?,
+            take(&mut self.ebpf, "FREE")?,
+        )
+        .map_err(|error| map_error("CELLS", &error))?;
+        let losses = MapMemory::new(&take(&mut self.ebpf, "LOSS")?)
+            .map_err(|error| map_error("LOSS", &error))?;
         Ok(Probes { ebpf: self.ebpf, parsers, states: self.states, cells, losses })
     }
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError> {
-    ebpf.take_map(name).ok_or_else(|| LoadError::Map { map: name, reason: "not in the object".to_owned() })
+    ebpf.take_map(name)
+        .ok_or_else(|| LoadError::Map { map: name, reason: "not in the object".to_owned() })
 }
 
 fn map_error(map: &'static str, error: &dyn std::error::Error) -> LoadError {
@@ -212,17 +241,57 @@ fn map_error(map: &'static str, error: &dyn std::error::Error) -> LoadError {
 /// Every cell but the overflow cells starts free.
 fn fill_free_list(ebpf: &mut Ebpf, cells: u32) -> Result<(), LoadError> {
     let mut free: Queue<&mut MapData, u32> =
-        Queue::try_from(ebpf.map_mut("FREE").ok_or_else(|| LoadError::Map { map: "FREE", reason: "not in the object".to_owned() })?)
-            .map_err(|error| map_error("FREE", &error))?;
+        Queue::try_from(ebpf.map_mut("FREE").ok_or_else(|| LoadError::Map {
+            map: "FREE",
+            reason: "not in the object".to_owned(),
+        })?)
+        .map_err(|error| map_error("FREE", &error))?;
     for index in OVERFLOW_CELLS..cells {
         free.push(index, 0).map_err(|error| map_error("FREE", &error))?;
     }
     Ok(())
 }
 
+/// Tells the programs what the numbers of this kernel's `enum sk_rst_reason` mean.
+fn fill_reset_causes(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let mut map: Array<MapData, u32> = Array::try_from(take(ebpf, "RESET_CAUSES")?)
+        .map_err(|error| map_error("RESET_CAUSES", &error))?;
+    let reasons = enumeration::read(Path::new(preflight::BTF), "sk_rst_reason").unwrap_or_default();
+    for (name, value) in reasons {
+        if value < map.len() {
+            map.set(value, reset_cause(&name) as u32, 0)
+                .map_err(|error| map_error("RESET_CAUSES", &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a name of `enum sk_rst_reason` (include/net/rstreason.h) amounts to.
+fn reset_cause(name: &str) -> ResetCause {
+    match name.trim_start_matches("SK_RST_REASON_") {
+        "NO_SOCKET" => ResetCause::NoSocket,
+        "TCP_ABORT_ON_CLOSE" => ResetCause::AbortOnClose,
+        "TCP_ABORT_ON_LINGER" => ResetCause::AbortOnLinger,
+        "TCP_ABORT_ON_DATA" => ResetCause::AbortOnData,
+        "TCP_ABORT_ON_MEMORY" => ResetCause::AbortOnMemory,
+        "TCP_STATE" | "TCP_DISCONNECT_WITH_DATA" => ResetCause::Disconnect,
+        "TCP_KEEPALIVE_TIMEOUT" => ResetCause::KeepaliveTimeout,
+        "TCP_TIMEWAIT_SOCKET" => ResetCause::TimeWait,
+        "TCP_INVALID_ACK_SEQUENCE"
+        | "TCP_RFC7323_PAWS"
+        | "TCP_TOO_OLD_ACK"
+        | "TCP_ACK_UNSENT_DATA"
+        | "TCP_FLAGS"
+        | "TCP_OLD_ACK"
+        | "INVALID_SYN" => ResetCause::InvalidSegment,
+        other if other.starts_with("MPTCP_") => ResetCause::Mptcp,
+        _ => ResetCause::Unspecified,
+    }
+}
+
 fn fill_parsers(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, LoadError> {
-    let mut parsers: ProgramArray<MapData> =
-        ProgramArray::try_from(take(ebpf, "PARSERS")?).map_err(|error| map_error("PARSERS", &error))?;
+    let mut parsers: ProgramArray<MapData> = ProgramArray::try_from(take(ebpf, "PARSERS")?)
+        .map_err(|error| map_error("PARSERS", &error))?;
     for probe in PROBES {
         if let Hook::Parser(slot) = probe.hook {
             let fd = <&CgroupSkb>::try_from(ebpf.program(probe.program).expect("loaded above"))
@@ -239,7 +308,11 @@ fn attach_program(ebpf: &mut Ebpf, probe: &Probe, root: &File) -> Result<(), Pro
     match probe.hook {
         Hook::Parser(_) => {}
         Hook::CgroupIngress | Hook::CgroupEgress => {
-            let at = if matches!(probe.hook, Hook::CgroupIngress) { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
+            let at = if matches!(probe.hook, Hook::CgroupIngress) {
+                CgroupSkbAttachType::Ingress
+            } else {
+                CgroupSkbAttachType::Egress
+            };
             // A link shares its hook with others by nature; the kernel refuses the flag that says so.
             <&mut CgroupSkb>::try_from(program)?.attach(root, at, CgroupAttachMode::Single)?;
         }

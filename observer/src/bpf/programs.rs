@@ -35,6 +35,8 @@ pub enum Need {
     Mandatory,
     /// Without it something is missing, and a metric says so.
     Optional,
+    /// As [`Need::Optional`], and the program named here, which tells less, is only used where this one is refused.
+    Instead(&'static str),
 }
 
 /// One kernel program.
@@ -93,6 +95,42 @@ pub const PROBES: &[Probe] = &[
         hook: Hook::Tracepoint("inet_sock_set_state"),
         need: Need::Mandatory,
         tells: "birth and death of every connection",
+    },
+    Probe {
+        program: "socket_destroyed",
+        hook: Hook::Tracepoint("tcp_destroy_sock"),
+        need: Need::Optional,
+        tells: "ends of connections whose last event was skipped",
+    },
+    Probe {
+        program: "socket_destroyed_again",
+        hook: Hook::Tracepoint("tcp_destroy_sock"),
+        need: Need::Optional,
+        tells: "ends of connections whose last event was skipped",
+    },
+    Probe {
+        program: "reset_received",
+        hook: Hook::Tracepoint("tcp_receive_reset"),
+        need: Need::Optional,
+        tells: "connections that the peer reset",
+    },
+    Probe {
+        program: "reset_sent",
+        hook: Hook::Tracepoint("tcp_send_reset"),
+        need: Need::Instead("reset_sent_plain"),
+        tells: "why this node resets connections",
+    },
+    Probe {
+        program: "reset_sent_plain",
+        hook: Hook::Tracepoint("tcp_send_reset"),
+        need: Need::Optional,
+        tells: "connections that this node resets",
+    },
+    Probe {
+        program: "socket_error",
+        hook: Hook::Tracepoint("inet_sk_error_report"),
+        need: Need::Optional,
+        tells: "connections that timed out",
     },
     Probe {
         program: "segment_in",

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use observer_common::protocol::{Protocol, Reason, Role};
+use observer_common::{
+    cell::{IDLE_BOUNDS, LIFETIME_USED, RTT_BUCKETS},
+    protocol::{Failure, Protocol, Reason, ResetCause, Role, Timeout},
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, text},
@@ -14,7 +17,7 @@ use crate::{
     aggregate::Series,
     bpf::ProbeState,
     collect::Snapshot,
-    model::Counts,
+    model::{Counts, Histogram},
 };
 
 /// What this binary is, for `observer_build_info`.
@@ -60,8 +63,14 @@ struct UserFamilies {
 const USER_FAMILIES: [UserFamilies; 2] = [
     UserFamilies {
         protocol: Protocol::WebSocket,
-        active: ("websocket_connections_active", "WebSocket connections that the replica's servers hold now."),
-        total: ("websocket_connections", "Connections that became WebSocket on the replica's servers."),
+        active: (
+            "websocket_connections_active",
+            "WebSocket connections that the replica's servers hold now.",
+        ),
+        total: (
+            "websocket_connections",
+            "Connections that became WebSocket on the replica's servers.",
+        ),
         errors: (
             "websocket_errors",
             "WebSocket connections of the replica's servers that ended without an orderly close, and frames that break the protocol, by cause.",
@@ -69,9 +78,15 @@ const USER_FAMILIES: [UserFamilies; 2] = [
     },
     UserFamilies {
         protocol: Protocol::Grpc,
-        active: ("grpc_connections_active", "gRPC connections that the replica's servers hold now."),
+        active: (
+            "grpc_connections_active",
+            "gRPC connections that the replica's servers hold now.",
+        ),
         total: ("grpc_connections", "Connections recognised as gRPC on the replica's servers."),
-        errors: ("grpc_errors", "gRPC connections of the replica's servers that ended without an orderly close, by cause."),
+        errors: (
+            "grpc_errors",
+            "gRPC connections of the replica's servers that ended without an orderly close, by cause.",
+        ),
     },
 ];
 
@@ -94,10 +109,15 @@ impl Families {
     /// Per replica: the counts of its server sockets that speak `protocol`, all ports and containers together.
     fn per_replica(&self, protocol: Protocol) -> Vec<(Labels<'_>, Counts)> {
         let mut replicas: Vec<(Labels<'_>, Counts)> = Vec::new();
-        let servers = self.snapshot.series.iter().filter(|s| s.key.role == Role::Server && s.key.protocol == protocol);
+        let servers = self
+            .snapshot
+            .series
+            .iter()
+            .filter(|s| s.key.role == Role::Server && s.key.protocol == protocol);
         for series in servers {
             let identity = &series.key.identity;
-            let labels = vec![("namespace", identity.namespace.clone()), ("pod", identity.pod.clone())];
+            let labels =
+                vec![("namespace", identity.namespace.clone()), ("pod", identity.pod.clone())];
             // Series are sorted: those of one replica stand together.
             match replicas.last_mut() {
                 Some((last, counts)) if *last == labels => counts.add(&series.counts),
@@ -107,20 +127,43 @@ impl Families {
         replicas
     }
 
-    fn user_families(&self, encoder: &mut DescriptorEncoder<'_>, families: &UserFamilies) -> Result<(), fmt::Error> {
+    fn user_families(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        families: &UserFamilies,
+    ) -> Result<(), fmt::Error> {
         let replicas = self.per_replica(families.protocol);
-        let mut gauge = encoder.encode_descriptor(families.active.0, families.active.1, None, MetricType::Gauge)?;
+        let mut gauge = encoder.encode_descriptor(
+            families.active.0,
+            families.active.1,
+            None,
+            MetricType::Gauge,
+        )?;
         for (labels, counts) in &replicas {
             gauge.encode_family(labels)?.encode_gauge(&counts.active)?;
         }
-        let mut total = encoder.encode_descriptor(families.total.0, families.total.1, None, MetricType::Counter)?;
+        let mut total = encoder.encode_descriptor(
+            families.total.0,
+            families.total.1,
+            None,
+            MetricType::Counter,
+        )?;
         for (labels, counts) in &replicas {
             counter(&mut total, labels, counts.entered)?;
         }
-        let mut errors = encoder.encode_descriptor(families.errors.0, families.errors.1, None, MetricType::Counter)?;
+        let mut errors = encoder.encode_descriptor(
+            families.errors.0,
+            families.errors.1,
+            None,
+            MetricType::Counter,
+        )?;
         for (labels, counts) in &replicas {
             for reason in ERROR_REASONS {
-                counter(&mut errors, &with(labels, "cause", reason.label()), counts.closed[reason as usize])?;
+                counter(
+                    &mut errors,
+                    &with(labels, "cause", reason.label()),
+                    counts.closed[reason as usize],
+                )?;
             }
             if families.protocol == Protocol::WebSocket {
                 counter(&mut errors, &with(labels, "cause", "invalid_frame"), counts.errors)?;
@@ -189,6 +232,12 @@ impl Families {
                 }
             }
         }
+        self.times(encoder)?;
+        self.troubles(encoder)
+    }
+
+    fn times(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let all = &self.snapshot.series;
         let mut metric = encoder.encode_descriptor(
             "tcp_connection_duration_seconds",
             "Lifetimes of connections that ended, from the established handshake to the end of the socket.",
@@ -196,16 +245,150 @@ impl Families {
             MetricType::Histogram,
         )?;
         for series in all {
-            let Counts { lifetime, lifetime_sum_ns, .. } = &series.counts;
-            let buckets: Vec<(f64, u64)> = lifetime.iter().enumerate().map(|(i, count)| (bound(i, lifetime.len()), *count)).collect();
-            metric.encode_family(&labels(series, true))?.encode_histogram::<[(&str, &str); 0]>(
-                *lifetime_sum_ns as f64 / 1e9,
-                lifetime.iter().sum(),
-                &buckets,
-                None,
+            histogram(&mut metric, &labels(series, true), &series.counts.lifetime, lifetime_bound)?;
+        }
+        let mut metric = encoder.encode_descriptor(
+            "tcp_adopted_connection_observed_seconds",
+            "Connections that were open when observer found them: from then to their end. Their birth is unknown.",
+            None,
+            MetricType::Histogram,
+        )?;
+        for series in all.iter().filter(|s| s.counts.adopted_lifetime.count() != 0) {
+            histogram(
+                &mut metric,
+                &labels(series, true),
+                &series.counts.adopted_lifetime,
+                lifetime_bound,
             )?;
         }
+        let mut metric = encoder.encode_descriptor(
+            "tcp_connection_idle_seconds",
+            "Time since the last payload in either direction when a connection ended, by how it ended.",
+            None,
+            MetricType::Histogram,
+        )?;
+        for series in all {
+            let labels = labels(series, true);
+            for &reason in Reason::ALL {
+                let idle = &series.counts.idle[reason as usize];
+                if idle.count() != 0 {
+                    histogram(
+                        &mut metric,
+                        &with(&labels, "reason", reason.label()),
+                        idle,
+                        idle_bound,
+                    )?;
+                }
+            }
+        }
+        let mut metric = encoder.encode_descriptor(
+            "tcp_round_trip_seconds",
+            "Smoothed round-trip times as the kernel estimates them, sampled at most once a second per connection.",
+            None,
+            MetricType::Histogram,
+        )?;
+        for series in all.iter().filter(|s| s.counts.rtt.count() != 0) {
+            histogram(&mut metric, &labels(series, true), &series.counts.rtt, rtt_bound)?;
+        }
         Ok(())
+    }
+
+    fn troubles(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let all = &self.snapshot.series;
+        let mut family =
+            |name: &str,
+             help: &str,
+             each: &dyn Fn(&Series, &mut dyn FnMut(&[(&'static str, &str)], u64))| {
+                let mut metric =
+                    encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+                for series in all {
+                    let base = labels(series, true);
+                    let mut result = Ok(());
+                    each(series, &mut |more, value| {
+                        let labels = more
+                            .iter()
+                            .fold(base.clone(), |labels, (name, value)| with(&labels, name, value));
+                        result = result.and_then(|()| counter(&mut metric, &labels, value));
+                    });
+                    result?;
+                }
+                Ok(())
+            };
+        family(
+            "tcp_payload_bytes",
+            "Payload bytes of connections, retransmissions counted once.",
+            &|series, add| {
+                for (direction, bytes) in ["received", "sent"].into_iter().zip(series.counts.bytes)
+                {
+                    add(&[("direction", direction)], bytes);
+                }
+            },
+        )?;
+        family(
+            "tcp_retransmits",
+            "Segments that were sent again on established connections.",
+            &|series, add| {
+                if series.counts.retransmits != 0 {
+                    add(&[], series.counts.retransmits);
+                }
+            },
+        )?;
+        family(
+            "tcp_resets",
+            "Resets by direction, and why this node sent them.",
+            &|series, add| {
+                if series.counts.resets_received != 0 {
+                    add(&[("direction", "received"), ("cause", "")], series.counts.resets_received);
+                }
+                for (cause, count) in ResetCause::ALL
+                    .iter()
+                    .zip(series.counts.resets_sent)
+                    .filter(|(_, count)| *count != 0)
+                {
+                    add(&[("direction", "sent"), ("cause", cause.label())], count);
+                }
+            },
+        )?;
+        family(
+            "tcp_timeouts",
+            "Connections, or attempts to connect, that ran out of time.",
+            &|series, add| {
+                for (kind, count) in
+                    Timeout::ALL.iter().zip(series.counts.timeouts).filter(|(_, count)| *count != 0)
+                {
+                    add(&[("kind", kind.label())], count);
+                }
+            },
+        )?;
+        family(
+            "tcp_connect_failures",
+            "Attempts to connect that failed, by reason.",
+            &|series, add| {
+                for (reason, count) in
+                    Failure::ALL.iter().zip(series.counts.failures).filter(|(_, count)| *count != 0)
+                {
+                    add(&[("reason", reason.label())], count);
+                }
+            },
+        )?;
+        family(
+            "tcp_idle_closes",
+            "Closes by the peer and resets after at least 5 s without payload.",
+            &|series, add| {
+                if series.counts.idle_closes != 0 {
+                    add(&[], series.counts.idle_closes);
+                }
+            },
+        )?;
+        family(
+            "tcp_connections_adopted",
+            "Connections that were open when observer found them.",
+            &|series, add| {
+                if series.counts.adopted != 0 {
+                    add(&[], series.counts.adopted);
+                }
+            },
+        )
     }
 
     fn own(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -218,8 +401,12 @@ impl Families {
             ("kernel", self.build.kernel.clone()),
             ("node", self.build.node.clone()),
         ];
-        let mut metric =
-            encoder.encode_descriptor("observer_build", "What runs here; the value is always 1.", None, MetricType::Info)?;
+        let mut metric = encoder.encode_descriptor(
+            "observer_build",
+            "What runs here; the value is always 1.",
+            None,
+            MetricType::Info,
+        )?;
         metric.encode_info(&info)?;
         let mut metric = encoder.encode_descriptor(
             "observer_lost",
@@ -239,22 +426,65 @@ impl Families {
         )?;
         for (probe, state) in &snapshot.probes {
             let active = u64::from(*state == ProbeState::Active);
-            metric.encode_family(&[("program", probe.program), ("hook", probe.hook.name())])?.encode_gauge(&(active as i64))?;
+            metric
+                .encode_family(&[("program", probe.program), ("hook", probe.hook.name())])?
+                .encode_gauge(&(active as i64))?;
         }
         for (name, help, value) in [
-            ("observer_cells_used", "Cells of the kernel's table that are in use.", snapshot.cells.0),
+            (
+                "observer_cells_used",
+                "Cells of the kernel's table that are in use.",
+                snapshot.cells.0,
+            ),
             ("observer_cells_capacity", "Cells of the kernel's table.", snapshot.cells.1),
-            ("observer_cgroups_skipped", "Cgroup directories that the last walk did not read.", snapshot.cgroups_skipped),
+            (
+                "observer_cgroups_skipped",
+                "Cgroup directories that the last walk did not read.",
+                snapshot.cgroups_skipped,
+            ),
         ] {
-            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&(value as i64))?;
+            encoder
+                .encode_descriptor(name, help, None, MetricType::Gauge)?
+                .encode_gauge(&(value as i64))?;
         }
         Ok(())
     }
 }
 
-/// The upper bound of a lifetime bucket in seconds.
-fn bound(bucket: usize, buckets: usize) -> f64 {
-    if bucket + 1 == buckets { f64::MAX } else { 2_f64.powi(bucket as i32 - 10) }
+/// The upper bound of a lifetime bucket in seconds; `None` for the last.
+fn lifetime_bound(bucket: usize) -> Option<f64> {
+    (bucket + 1 < LIFETIME_USED).then(|| 2_f64.powi(bucket as i32 - 10))
+}
+
+/// The upper bound of an idle bucket in seconds; `None` for the last.
+fn idle_bound(bucket: usize) -> Option<f64> {
+    IDLE_BOUNDS.get(bucket).map(|&seconds| f64::from(seconds))
+}
+
+/// The upper bound of a round-trip time bucket in seconds; `None` for the last.
+fn rtt_bound(bucket: usize) -> Option<f64> {
+    (bucket + 1 < RTT_BUCKETS).then(|| 16e-6 * 2_f64.powi(bucket as i32))
+}
+
+fn histogram<const N: usize>(
+    metric: &mut MetricEncoder<'_>,
+    labels: &Labels<'_>,
+    histogram: &Histogram<N>,
+    bound: impl Fn(usize) -> Option<f64>,
+) -> Result<(), fmt::Error> {
+    // The encoder writes a bound of f64::MAX as +Inf.
+    let buckets: Vec<(f64, u64)> = histogram
+        .buckets
+        .iter()
+        .enumerate()
+        .map(|(i, count)| (bound(i).unwrap_or(f64::MAX), *count))
+        .collect();
+    metric.encode_family(labels)?.encode_histogram::<[(&str, &str); 0]>(
+        histogram.sum_ns as f64 / 1e9,
+        histogram.count(),
+        &buckets,
+        None,
+    )
 }
 
 /// The labels of a connection family.

@@ -20,7 +20,9 @@ impl Format {
                 .filter_map(|item| {
                     let mut parts = item.split(';').map(str::trim);
                     let kind = parts.next()?;
-                    let q = parts.find_map(|p| p.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
+                    let q = parts
+                        .find_map(|p| p.strip_prefix("q="))
+                        .map_or(1.0, |q| q.parse().unwrap_or(0.0));
                     (kind == media).then_some(q)
                 })
                 .fold(0.0_f32, f32::max)
@@ -58,7 +60,9 @@ impl Format {
                 help = Some(rest);
                 continue;
             }
-            if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            if let Some((name, kind)) =
+                line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+            {
                 let (suffix, kind) = match kind {
                     "counter" => ("_total", "counter"),
                     "info" => ("_info", "gauge"),

@@ -22,7 +22,12 @@ impl BpfSnapshot {
     /// Asks the kernel.
     pub(crate) fn take() -> Self {
         require_root();
-        Self(KINDS.into_iter().flat_map(|(kind, command)| ids(command).into_iter().map(move |id| (kind, id))).collect())
+        Self(
+            KINDS
+                .into_iter()
+                .flat_map(|(kind, command)| ids(command).into_iter().map(move |id| (kind, id)))
+                .collect(),
+        )
     }
 
     /// Waits until all that is new since this snapshot has gone; panics with what stays.
@@ -42,8 +47,11 @@ impl BpfSnapshot {
 impl fmt::Display for BpfSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|(kind, id)| {
-            let shown = Command::new("bpftool").args([kind, "show", "id", &id.to_string()]).output();
-            let shown = shown.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+            let shown =
+                Command::new("bpftool").args([kind, "show", "id", &id.to_string()]).output();
+            let shown = shown
+                .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+                .unwrap_or_default();
             writeln!(f, "  {kind} {id}: {}", shown.trim())
         })
     }
@@ -56,10 +64,15 @@ fn ids(command: libc::c_long) -> Vec<u32> {
         // The third form of `union bpf_attr`: start_id, next_id, open_flags.
         let mut attr = [ids.last().copied().unwrap_or(0), 0, 0];
         // SAFETY: bpf(2) reads and writes the attribute of the size given with it, and keeps no reference to it.
-        let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(&attr)) };
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(&attr)) };
         if result != 0 {
             let error = io::Error::last_os_error();
-            assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "cannot list BPF objects: {error}");
+            assert_eq!(
+                error.raw_os_error(),
+                Some(libc::ENOENT),
+                "cannot list BPF objects: {error}"
+            );
             return ids;
         }
         ids.push(attr[1]);

@@ -54,9 +54,11 @@ fn render(pods: &[Pod], samples: &[Sample]) -> String {
             "{name:<16} {role:<8} {protocol:<12} {active:>8} {opened:>8} {closed:>8}"
         );
     }
+    let ours = |sample: &&Sample| pods.iter().any(|pod| pod.uid == sample.label("pod"));
     for family in ["websocket_connections_active", "grpc_connections_active"] {
-        let series = samples.iter().filter(|sample| sample.name == family);
-        let sum: f64 = series.map(|sample| sample.value).sum();
+        let series = samples.iter().filter(ours).filter(|sample| sample.name == family);
+        // Not `sum`: that of nothing is -0.
+        let sum = series.fold(0.0, |sum, sample| sum + sample.value);
         let _ = writeln!(text, "{family:<46} {sum}");
     }
     text

@@ -1,0 +1,109 @@
+//! A TUN device in a network namespace: packets in and out of a file.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    libc,
+    sched::{CloneFlags, setns},
+};
+
+use crate::support::{netns::Netns, poll::poll};
+
+// Ranges for documentation (RFC 5737, RFC 3849), others than those of the namespaces' cables.
+/// Our address, behind the device.
+pub(crate) const OURS_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
+/// The kernel's address, at the device.
+pub(crate) const THEIRS_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+/// Our address, behind the device.
+pub(crate) const OURS_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2));
+/// The kernel's address, at the device.
+pub(crate) const THEIRS_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1));
+
+/// How long a packet may take to come.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest packet: the device's MTU is the default 1500.
+const PACKET: usize = 1500;
+
+/// The device's file; the device goes with it.
+pub(crate) struct Tun(File);
+
+impl Tun {
+    /// Makes `tun0` in the namespace and configures the kernel's end.
+    pub(crate) fn new(netns: &Netns) -> Self {
+        let namespace = File::open(netns.path()).expect("the namespace is there");
+        // A device belongs to the namespace of the thread that opens the file, so a thread goes there.
+        let opened = thread::scope(|scope| {
+            let opener = scope.spawn(|| {
+                setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+                open("tun0")
+            });
+            opener.join().expect("the thread does not panic")
+        });
+        let file = opened.unwrap_or_else(|error| panic!("cannot make a TUN device: {error}"));
+        let name = netns.name();
+        ip(&format!("-n {name} address add {THEIRS_V4}/24 dev tun0"));
+        // Duplicate address detection would keep the address unusable for a second or two.
+        ip(&format!("-n {name} address add {THEIRS_V6}/64 dev tun0 nodad"));
+        ip(&format!("-n {name} link set tun0 up"));
+        Self(file)
+    }
+
+    /// Puts a packet on the wire, towards the kernel.
+    pub(crate) fn put(&self, packet: &[u8]) -> Result<()> {
+        let written = (&self.0).write(packet).context("cannot write to the TUN device")?;
+        assert_eq!(written, packet.len(), "a packet is written as a whole");
+        Ok(())
+    }
+
+    /// The first thing that `want` makes of the packets that come from the kernel.
+    pub(crate) fn get<T>(&self, mut want: impl FnMut(&[u8]) -> Option<T>) -> Result<T> {
+        let mut packet = [0; PACKET];
+        poll(PATIENCE, || {
+            // All that is there, before the next pause; an error says that there is no more.
+            while let Ok(length) = (&self.0).read(&mut packet) {
+                if let Some(wanted) = want(&packet[..length]) {
+                    return Some(wanted);
+                }
+            }
+            None
+        })
+        .context("the kernel did not send what was to come")
+    }
+}
+
+fn open(name: &str) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")?;
+    // SAFETY: all zeroes are a valid `ifreq`, a structure of numbers.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: the request reads and writes an `ifreq`, which outlives the call.
+    if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(file)
+}
+
+/// Runs `ip` with these arguments; panics with its complaint if it fails.
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    let output = output.unwrap_or_else(|error| panic!("cannot run ip (iproute2): {error}"));
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {complaint}");
+}
