@@ -50,14 +50,8 @@ pub struct Cell {
     pub messages: [u64; 2],
     /// WebSocket protocol errors: frames that violate RFC 6455 and closes with an error code.
     pub errors: u64,
-    /// Lifetimes of the connections that were born under observation, see [`lifetime_bucket`].
+    /// Lifetimes of the connections that ended here, see [`lifetime_bucket`].
     pub lifetime: [u64; LIFETIME_BUCKETS],
-    /// Connections found open when they were adopted; they are not among `opened`.
-    pub adopted: u64,
-    /// Sum of the observed times of adopted connections that ended here, nanoseconds.
-    pub adopted_sum_ns: u64,
-    /// Adopted connections that ended here, by the time since their adoption, see [`lifetime_bucket`].
-    pub adopted_lifetime: [u64; LIFETIME_BUCKETS],
     /// Payload bytes received and sent.
     pub bytes: [u64; 2],
     /// Segments sent again.
@@ -81,7 +75,7 @@ pub struct Cell {
     /// Sampled smoothed round-trip times, see [`rtt_bucket`].
     pub rtt: [u64; RTT_BUCKETS],
     /// Room to grow without moving the table.
-    pub reserved: [u64; 114],
+    pub reserved: [u64; 148],
 }
 
 const _: () = assert!(size_of::<CellKey>() == 16);

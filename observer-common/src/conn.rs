@@ -44,10 +44,8 @@ pub mod flag {
     pub const RESET_LOCAL: u16 = 1 << 5;
     /// The socket reported an error.
     pub const ERROR: u16 = 1 << 6;
-    /// The connection was open when it was found.
-    pub const ADOPTED: u16 = 1 << 7;
     /// A reset in sequence has arrived; decides only if the event of its acceptance was skipped.
-    pub const RESET_SEEN: u16 = 1 << 8;
+    pub const RESET_SEEN: u16 = 1 << 7;
 }
 
 /// `Conn::cell` of a connection that is in no cell.
@@ -57,6 +55,8 @@ pub const NO_CELL: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Conn {
+    /// The kernel's cookie of the socket.
+    pub cookie: u64,
     /// The cgroup (v2) id of the socket, 0 while unknown.
     pub cgroup: u64,
     /// `CLOCK_MONOTONIC` nanoseconds at ESTABLISHED.

@@ -199,8 +199,14 @@ type Table = [[u8; 256]; STATES];
 /// `TABLE[state][byte]` is the next state, or a pseudo-state from [`EVENT`] on.
 static TABLE: Table = table();
 
+#[expect(clippy::large_stack_arrays, reason = "evaluated at compile time")]
 const fn table() -> Table {
-    let mut t: Table = [[E_UNKNOWN; 256]; STATES];
+    let t: Table = [[E_UNKNOWN; 256]; STATES];
+    status_lines(following_requests(upgrade_values(header_lines(first_bytes(t)))))
+}
+
+/// The start of a connection.
+const fn first_bytes(mut t: Table) -> Table {
     let mut b;
 
     // First byte and method: capitals up to a space.
@@ -258,8 +264,11 @@ const fn table() -> Table {
     t = fill(t, TLS_AT + 2, 1, TLS_AT + 3);
     t = fill(t, TLS_AT + 3, 1, TLS_AT + 4);
     t[TLS_AT as usize + 4][0x01] = E_TLS;
+    t
+}
 
-    // Header lines.
+/// Header lines up to the value of `Upgrade`.
+const fn header_lines(mut t: Table) -> Table {
     t = fill(t, SKIP, 1, SKIP);
     t = eol(t, SKIP, 1, LINE_START);
     t = fill(t, LINE_START, 1, SKIP);
@@ -272,8 +281,11 @@ const fn table() -> Table {
     t = fill(t, NAME, 7, SKIP);
     t = eol(t, NAME, 7, LINE_START);
     t = chain(t, NAME, b"pgrade:", VALUE, true);
+    t
+}
 
-    // The value: a list of tokens.
+/// The value of `Upgrade`: a list of tokens.
+const fn upgrade_values(mut t: Table) -> Table {
     t = fill(t, VALUE, 1, OTHER);
     t = eol(t, VALUE, 1, LINE_START);
     t = fill(t, WEBSOCKET, 9, OTHER);
@@ -313,8 +325,11 @@ const fn table() -> Table {
     t[OTHER_VALUE as usize][b'\t' as usize] = OTHER_VALUE;
     t[OTHER_VALUE as usize][b',' as usize] = OTHER_VALUE;
     t[OTHER as usize][b',' as usize] = OTHER_VALUE;
+    t
+}
 
-    // What may follow a head in the same stream: line breaks to be ignored (RFC 9112 section 2.2) and a GET.
+/// What may follow a head in the same stream: line breaks to be ignored (RFC 9112 section 2.2) and a GET.
+const fn following_requests(mut t: Table) -> Table {
     t = fill(t, NEXT_REQUEST, 4, E_BODY);
     t[NEXT_REQUEST as usize][b'\r' as usize] = NEXT_CR;
     t[NEXT_REQUEST as usize][b'\n' as usize] = NEXT_REQUEST;
@@ -322,8 +337,12 @@ const fn table() -> Table {
     t[NEXT_CR as usize][b'\n' as usize] = NEXT_REQUEST;
     t[NEXT_REQUEST as usize][b'G' as usize] = GET;
     t = chain(t, GET, b"ET ", SKIP, false);
+    t
+}
 
-    // Status line.
+/// Status lines.
+const fn status_lines(mut t: Table) -> Table {
+    let mut b;
     t = chain(t, STATUS, b"HTTP/1.", STATUS_VERSION, false);
     b = b'0';
     while b <= b'9' {
@@ -607,7 +626,9 @@ mod tests {
             .prop_map(|(lines, crlf, tail)| {
                 let eol = if crlf { "\r\n" } else { "\n" };
                 let mut head = format!("GET /path HTTP/1.1{eol}");
-                lines.iter().for_each(|line| head.extend([line, eol]));
+                for line in &lines {
+                    head.extend([line, eol]);
+                }
                 (head + eol + &tail).into_bytes()
             })
     }

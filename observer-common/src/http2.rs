@@ -90,6 +90,7 @@ const fn chain(mut t: Table, first: u8, text: &[u8], done: u8) -> Table {
     t
 }
 
+#[expect(clippy::large_stack_arrays, reason = "evaluated at compile time")]
 const fn table() -> Table {
     let mut t: Table = [restart(); STATES];
     t[FOUR_BIT_PREFIX as usize][NAME_REST as usize] = LENGTH;
@@ -174,14 +175,13 @@ fn end_of_block(stream: &Stream) -> Verdict {
 #[inline(always)]
 fn search(state: u8, buf: &[u8; CHUNK], from: usize, end: usize) -> u8 {
     let mut state = state;
-    let mut at = from;
-    for _ in 0..CHUNK {
+    for offset in 0..CHUNK {
+        let at = from + offset;
         if at >= end || state == GRPC {
             break;
         }
         // The masks change nothing, and show the verifier that the indexes are inside.
         state = TABLE[state as usize & (STATES - 1)][buf[at & (CHUNK - 1)] as usize];
-        at += 1;
     }
     state
 }

@@ -179,7 +179,7 @@ fn judge(first: u8, second: u8, left: u64) -> u8 {
     let extended = ((second & 0x7f) + 2) >> 7;
     let oversized = (known / CONTROL) & extended;
     let negative = (left >> 63) as u8;
-    (known & !CONTROL) | (oversized | negative) * bit::INVALID
+    (known & !CONTROL) | ((oversized | negative) << bit::INVALID_SHIFT)
 }
 
 #[cfg(test)]
@@ -223,11 +223,11 @@ mod tests {
         match payload {
             0..=125 => f.push(mask | payload as u8),
             126..=0xffff => {
-                f.push(mask | 126);
+                f.push(mask + 126);
                 f.extend((payload as u16).to_be_bytes());
             }
             _ => {
-                f.push(mask | 127);
+                f.push(mask + 127);
                 f.extend((payload as u64).to_be_bytes());
             }
         }

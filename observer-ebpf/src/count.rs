@@ -12,7 +12,7 @@ use observer_common::{
         Cell, CellKey, IDLE_BUCKETS, IDLE_CLOSE_NS, LIFETIME_BUCKETS, RTT_BUCKETS, idle_bucket,
         lifetime_bucket, overflow_cell, rtt_bucket,
     },
-    conn::{Conn, NO_CELL, flag, kind},
+    conn::{Conn, NO_CELL, kind},
     loss::Loss,
     protocol::{Protocol, REASONS, Reason},
 };
@@ -107,11 +107,7 @@ pub(crate) fn open(conn: &mut Conn, cached: u32) {
     if let Some(cell) = cell(index) {
         // SAFETY: counters in a map value.
         unsafe {
-            if conn.flags & flag::ADOPTED == 0 {
-                atomic::add(&raw mut (*cell).opened, 1);
-            } else {
-                atomic::add(&raw mut (*cell).adopted, 1);
-            }
+            atomic::add(&raw mut (*cell).opened, 1);
             atomic::add(&raw mut (*cell).active, 1);
         }
     }
@@ -203,13 +199,8 @@ fn end(conn: &Conn, cell: *mut Cell, reason: Reason, now: u64) {
     unsafe {
         atomic::add(&raw mut (*cell).closed[reason_slot], 1);
         atomic::add(&raw mut (*cell).active, u64::MAX);
-        if conn.flags & flag::ADOPTED == 0 {
-            atomic::add(&raw mut (*cell).lifetime_sum_ns, lifetime);
-            atomic::add(&raw mut (*cell).lifetime[bucket], 1);
-        } else {
-            atomic::add(&raw mut (*cell).adopted_sum_ns, lifetime);
-            atomic::add(&raw mut (*cell).adopted_lifetime[bucket], 1);
-        }
+        atomic::add(&raw mut (*cell).lifetime_sum_ns, lifetime);
+        atomic::add(&raw mut (*cell).lifetime[bucket], 1);
         atomic::add(&raw mut (*cell).idle_sum_ns[reason_slot], idle);
         atomic::add(&raw mut (*cell).idle[reason_slot][silence], 1);
         if cut && idle >= IDLE_CLOSE_NS {

@@ -18,7 +18,7 @@ pub fn check(args: RunArgs) -> anyhow::Result<Code> {
     let mut report = Report { failed: None };
     println!("ok    kernel: {}", preflight::kernel_release());
     let privileges = preflight::privileges();
-    let privileged = privileges.is_ok();
+    let may_load = privileges.is_ok();
     report.line(
         "privileges",
         privileges.map(|()| "BPF programs may be loaded".to_owned()),
@@ -35,7 +35,7 @@ pub fn check(args: RunArgs) -> anyhow::Result<Code> {
             .map(|(root, layout)| format!("{} ({layout})", root.display())),
         Code::Unsupported,
     );
-    if privileged {
+    if may_load {
         let options = Options {
             cells: config.cells,
             kernel_log: config.kernel_log,
@@ -74,7 +74,7 @@ fn programs(report: &mut Report, options: &Options<'_>) {
                         Code::Unsupported,
                     ),
                     ProbeState::Unavailable(reason) => {
-                        println!("miss  {name}: {reason}; without it: {}", probe.tells)
+                        println!("miss  {name}: {reason}; without it: {}", probe.tells);
                     }
                 }
             }

@@ -52,6 +52,10 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_KERNEL_LOG", value_name = "LEVEL", default_value = "off")]
     pub kernel_log: KernelLog,
 
+    /// Log one line for each connection that ends.
+    #[arg(long, env = "OBSERVER_CONNECTION_LOG")]
+    pub connection_log: bool,
+
     /// Cells in the kernel's table, each for one (cgroup, role, protocol, port); 4 KiB each.
     #[arg(long, env = "OBSERVER_CELLS", value_name = "COUNT", default_value_t = 4_096)]
     pub cells: u32,

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, path::Path, sync::Arc, time::Instant};
 
 use observer_common::{cell::OVERFLOW_CELLS, loss::Loss};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     aggregate::{Action, Expiry, Seen, Series, SeriesKey, fold},
@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub losses: Vec<(Loss, u64)>,
     /// How each probe ended up.
     pub probes: Vec<(&'static Probe, ProbeState)>,
+    /// How often the kernel skipped each program.
+    pub misses: Vec<(&'static Probe, u64)>,
     /// Cells in use, and cells in all.
     pub cells: (u64, u64),
     /// Cells whose contents this version cannot read.
@@ -37,6 +39,8 @@ pub struct Collector {
     expiry: Expiry,
     /// Counts of recycled cells whose cgroup was never known: their bucket must not shrink.
     nameless: HashMap<SeriesKey, Counts>,
+    /// Whether the programs were told that the table is nearly full.
+    tight: bool,
 }
 
 /// The used cells of one pass.
@@ -55,6 +59,7 @@ impl Collector {
             cgroups: CgroupIndex::new(cgroup_root.to_owned()),
             expiry: Expiry::default(),
             nameless: HashMap::new(),
+            tight: false,
         }
     }
 
@@ -84,10 +89,6 @@ impl Collector {
         }
     }
 
-    fn identity(&self, cgroup: u64) -> Arc<Identity> {
-        self.cgroups.resolve(cgroup).unwrap_or_else(|| Arc::clone(&UNATTRIBUTED))
-    }
-
     /// What a scrape shows now.
     pub fn snapshot(&mut self) -> Snapshot {
         let pass = self.read();
@@ -111,6 +112,7 @@ impl Collector {
             series: fold(named),
             losses: Loss::ALL.into_iter().zip(self.probes.losses()).collect(),
             probes: self.probes.states().to_vec(),
+            misses: self.probes.misses(),
             cells: (used, u64::from(self.probes.cells().capacity() - OVERFLOW_CELLS)),
             undecodable: pass.undecodable,
             cgroups_skipped: self.cgroups.skipped(),
@@ -127,6 +129,7 @@ impl Collector {
             alive: self.cgroups.is_alive(snapshot.cgroup),
         });
         let actions = self.expiry.tick(now, seen);
+        self.mind_the_room(pass.cells.len());
         for action in actions {
             if let Err(error) = self.apply(action, &pass.cells) {
                 warn!(%error, ?action, "cannot recycle a cell; it stays in use");
@@ -135,6 +138,26 @@ impl Collector {
         let in_use: std::collections::HashSet<u64> =
             pass.cells.iter().map(|(_, cell)| cell.cgroup).collect();
         self.cgroups.forget_dead(|id| in_use.contains(&id));
+    }
+
+    /// From three quarters of the table on, ports are no longer told apart: what is left belongs to cgroups that have no
+    /// cell yet.
+    fn mind_the_room(&mut self, used: usize) {
+        let tight = used * 4 >= self.probes.cells().capacity() as usize * 3;
+        if tight == self.tight {
+            return;
+        }
+        match self.probes.set_tight(tight) {
+            Ok(()) if tight => {
+                warn!(
+                    used,
+                    "the table of cells is nearly full: new cells do not tell ports apart; see --cells"
+                );
+            }
+            Ok(()) => info!(used, "the table of cells has room again"),
+            Err(error) => warn!(%error, "cannot tell the programs how full the table is"),
+        }
+        self.tight = tight;
     }
 
     fn apply(
@@ -157,6 +180,12 @@ impl Collector {
                 self.probes.cells().recycle(index)
             }
         }
+    }
+
+    /// The names of a cgroup, as far as they are known.
+    #[must_use]
+    pub fn identity(&self, cgroup: u64) -> Arc<Identity> {
+        self.cgroups.resolve(cgroup).unwrap_or_else(|| Arc::clone(&UNATTRIBUTED))
     }
 
     /// The probes, for what only they can do.

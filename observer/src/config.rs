@@ -23,6 +23,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Level of the kernel programs' log.
     pub kernel_log: KernelLog,
+    /// Whether each connection that ends is logged.
+    pub connection_log: bool,
     /// Cells in the kernel's table.
     pub cells: u32,
     /// Hooks to pretend away.
@@ -45,13 +47,13 @@ pub enum ConfigError {
 /// The listen address cannot be had.
 #[derive(Debug, Error)]
 #[error(
-    "cannot listen on {address}: {source}; choose another with --listen, or stop what uses it (`ss -ltnp`)"
+    "cannot listen on {address}: {reason}; choose another with --listen, or stop what uses it (`ss -ltnp`)"
 )]
 pub struct AddressError {
     /// The address asked for.
     pub address: SocketAddr,
-    /// What the kernel said.
-    pub source: io::Error,
+    /// What the kernel said. Not the error's `source`, which would be printed once more.
+    pub reason: io::Error,
 }
 
 /// The overflow cells and a few for use.
@@ -82,6 +84,7 @@ impl TryFrom<RunArgs> for Config {
             metrics_prefix,
             log_format: args.log_format,
             kernel_log: args.kernel_log,
+            connection_log: args.connection_log,
             cells: args.cells,
             simulate_lacking: args.simulate_lacking,
         })

@@ -54,7 +54,6 @@ fn counts(words: &[u64; CELL_WORDS]) -> Counts {
     let word = |offset: usize| words[offset / 8];
     let mut counts = Counts {
         opened: word(offset_of!(Cell, opened)),
-        adopted: word(offset_of!(Cell, adopted)),
         entered: word(offset_of!(Cell, entered)),
         left: word(offset_of!(Cell, left)),
         active: word(offset_of!(Cell, active)) as i64,
@@ -63,11 +62,6 @@ fn counts(words: &[u64; CELL_WORDS]) -> Counts {
             words,
             offset_of!(Cell, lifetime),
             word(offset_of!(Cell, lifetime_sum_ns)),
-        ),
-        adopted_lifetime: Histogram::read(
-            words,
-            offset_of!(Cell, adopted_lifetime),
-            word(offset_of!(Cell, adopted_sum_ns)),
         ),
         rtt: Histogram::read(words, offset_of!(Cell, rtt), word(offset_of!(Cell, rtt_sum_ns))),
         idle: std::array::from_fn(|reason| {

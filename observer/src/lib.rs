@@ -7,6 +7,7 @@
 //!   decode   words ─▶ model                            pure
 //!   attribute/  cgroup id ─▶ namespace, pod, container pure, but for reading the cgroup tree
 //!   aggregate   cells ─▶ series per replica            pure
+//!   records     ended connections, for the log               pure
 //!   collect  one pass over all of the above            the only place that knows both ends
 //!   export/  series ─▶ text ─▶ HTTP                    the only user of prometheus-client and axum
 //!   run, check, preflight, config, cli, exit           the program around it
@@ -27,4 +28,5 @@ pub mod export;
 pub mod logging;
 pub mod model;
 pub mod preflight;
+pub mod records;
 pub mod run;

@@ -87,7 +87,7 @@ pub fn cgroup_root(given: Option<&Path>) -> Result<(PathBuf, CgroupLayout), Refu
         CgroupLayout::Hybrid
     };
     if let Some(path) = given {
-        return if is_cgroup2(path) {
+        return if is_cgroup2(path) && fs_type(&mounts, path).as_deref() == Some("cgroup2") {
             Ok((path.to_owned(), layout))
         } else {
             Err(Refusal::new(
@@ -108,7 +108,7 @@ pub fn cgroup_root(given: Option<&Path>) -> Result<(PathBuf, CgroupLayout), Refu
         })
 }
 
-/// The mount points of a file system type, in the order of the mount table (proc_pid_mountinfo(5)).
+/// The mount points of a file system type, in the order of the mount table (`proc_pid_mountinfo(5)`).
 fn mount_points(mountinfo: &str, fs_type: &str) -> Vec<PathBuf> {
     mountinfo
         .lines()
@@ -120,7 +120,19 @@ fn mount_points(mountinfo: &str, fs_type: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Every cgroup-v2 directory has this file, on no other file system.
+/// The type of the file system that `path` lies on, by the mount table.
+fn fs_type(mountinfo: &str, path: &Path) -> Option<String> {
+    let path = path.canonicalize().ok()?;
+    let mounts = mountinfo.lines().filter_map(|line| {
+        let (mount, rest) = line.split_once(" - ")?;
+        let point = mount.split(' ').nth(4)?.replace("\\040", " ");
+        path.starts_with(&point).then(|| (point.len(), rest.split(' ').next()))
+    });
+    // The deepest, and of several on the same directory the last: it covers the others.
+    mounts.max_by_key(|(depth, _)| *depth)?.1.map(str::to_owned)
+}
+
+/// Every cgroup-v2 directory has these files; so may others.
 fn is_cgroup2(path: &Path) -> bool {
     path.join("cgroup.procs").exists() && path.join("cgroup.subtree_control").exists()
 }

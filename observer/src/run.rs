@@ -26,12 +26,13 @@ use crate::{
     exit::Code,
     export::{App, BuildInfo, serve},
     logging, preflight,
+    records::Ended,
 };
 
 /// How often dead cgroups are looked for.
 const TICK: Duration = Duration::from_secs(1);
-/// How often the kernel programs' log is read, when it is on.
-const KERNEL_LOG_POLL: Duration = Duration::from_millis(100);
+/// How often the kernel's ring buffers are read, when anybody wants what is in them.
+const RING_POLL: Duration = Duration::from_millis(100);
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -80,7 +81,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve_until_signal(listener, app, config.kernel_log))?;
+        .block_on(serve_until_signal(listener, app, config.kernel_log, config.connection_log))?;
     info!("stopped");
     Ok(Code::Success)
 }
@@ -89,13 +90,14 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
 pub(crate) fn bind(address: SocketAddr) -> Result<StdListener, AddressError> {
     StdListener::bind(address)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-        .map_err(|source| AddressError { address, source })
+        .map_err(|reason| AddressError { address, reason })
 }
 
 async fn serve_until_signal(
     listener: StdListener,
     app: Arc<App>,
     kernel_log: KernelLog,
+    connection_log: bool,
 ) -> anyhow::Result<()> {
     let listener = TcpListener::from_std(listener).context("cannot use the listening socket")?;
     let address = listener.local_addr().context("cannot read the bound address")?;
@@ -104,6 +106,9 @@ async fn serve_until_signal(
     let mut background = vec![tokio::spawn(tick(Arc::clone(&app)))];
     if kernel_log != KernelLog::Off {
         background.push(forward_kernel_log(lock(&app.collector).probes())?);
+    }
+    if connection_log {
+        background.push(log_connections(&app)?);
     }
     app.ready.store(true, Ordering::Release);
     info!(listen = %address, "ready");
@@ -141,10 +146,32 @@ fn lock(collector: &Mutex<Collector>) -> std::sync::MutexGuard<'_, Collector> {
 fn forward_kernel_log(probes: &mut Probes) -> anyhow::Result<JoinHandle<()>> {
     let mut logger = probes.kernel_log().context("cannot read the kernel programs' log")?;
     Ok(tokio::spawn(async move {
-        let mut interval = tokio::time::interval(KERNEL_LOG_POLL);
+        let mut interval = tokio::time::interval(RING_POLL);
         loop {
             interval.tick().await;
             logger.flush();
+        }
+    }))
+}
+
+fn log_connections(app: &Arc<App>) -> anyhow::Result<JoinHandle<()>> {
+    let records = lock(&app.collector)
+        .probes()
+        .take_records()
+        .context("cannot read the connection records")?;
+    let mut records = records.context("the connection records are taken already")?;
+    let app = Arc::clone(app);
+    Ok(tokio::spawn(async move {
+        let mut interval = tokio::time::interval(RING_POLL);
+        loop {
+            interval.tick().await;
+            let collector = lock(&app.collector);
+            while let Some(record) = records.next() {
+                match Ended::try_from(&*record) {
+                    Ok(ended) => ended.log(&collector.identity(ended.cgroup)),
+                    Err(error) => warn!(%error, "unreadable record"),
+                }
+            }
         }
     }))
 }

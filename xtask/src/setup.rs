@@ -49,6 +49,8 @@ enum Means {
         packages: &'static [&'static str],
         service: Option<&'static str>,
     },
+    /// A module of the distribution's own Python, whichever others come first in the path.
+    PythonModule { module: &'static str, packages: &'static [&'static str] },
     /// A program from a crate, of a version that the project's compiler builds.
     Crate { program: &'static str, version: &'static str, arguments: &'static [&'static str] },
     /// `cargo <name>`, a component of the toolchain.
@@ -79,6 +81,38 @@ const NEEDS: &[Need] = &[
             program: "nginx",
             packages: &["nginx-light", "nginx"],
             service: Some("nginx"),
+        },
+        optional: false,
+    },
+    Need {
+        name: "HAProxy",
+        reason: "tests put another real proxy between client and server",
+        purposes: &[Purpose::Test],
+        means: Means::Program {
+            program: "haproxy",
+            packages: &["haproxy"],
+            service: Some("haproxy"),
+        },
+        optional: false,
+    },
+    Need {
+        name: "promtool",
+        reason: "tests have it judge the text of /metrics",
+        purposes: &[Purpose::Test],
+        means: Means::Program {
+            program: "promtool",
+            packages: &["prometheus"],
+            service: Some("prometheus"),
+        },
+        optional: false,
+    },
+    Need {
+        name: "prometheus_client",
+        reason: "tests have its parser judge the OpenMetrics text of /metrics",
+        purposes: &[Purpose::Test],
+        means: Means::PythonModule {
+            module: "prometheus_client",
+            packages: &["python3-prometheus-client"],
         },
         optional: false,
     },
@@ -192,6 +226,12 @@ impl Means {
                 Some(path) => Ok(path.display().to_string()),
                 None => Err(format!("there is no program {program}")),
             },
+            Self::PythonModule { module, .. } => {
+                let import = format!("import {module}; print({module}.__file__)");
+                cmd::output(cmd::command("/usr/bin/python3").args(["-c", &import]))
+                    .map(|path| path.trim().to_owned())
+                    .map_err(|_| format!("/usr/bin/python3 has no module {module}"))
+            }
             Self::Crate { program, .. } => components::version_of(program),
             Self::Component { name } => components::check(name),
         }
@@ -206,6 +246,7 @@ impl Means {
                 apt.install_any(packages)?;
                 service.map_or(Ok(()), apt::stop_service)
             }
+            Self::PythonModule { packages, .. } => apt.install_any(packages),
             Self::Crate { program, version, arguments } => {
                 components::install_crate(program, version, arguments)
             }

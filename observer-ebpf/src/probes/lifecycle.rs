@@ -6,17 +6,15 @@
 //! - Minimum kernel: 5.11 (socket storage from tracing programs); 5.10 refuses the helper.
 //! - Writes: the socket's state, its cell, a record of each ended connection while somebody reads them.
 //! - Misses: the kernel skips a tracing program that is already running on the processor (`recursion_misses`): when a
-//!   softirq interrupts it, or when its task is preempted within it. Under load that is one event in 20,000, so nothing
-//!   rests on one event: a birth is caught up with by the socket's next segment, whose hook has no such rule, and a death
-//!   by the socket's destruction, for which two copies of one program are attached.
+//!   softirq interrupts it, or when its task is preempted within it. Under load that is one event in 20,000, so no count
+//!   rests on these events alone: births and deaths are told by `callbacks.rs` first, whose kind of program is never
+//!   skipped, and a birth also by the socket's next segment.
 //! - Costs: a comparison for states that do not matter; a storage look-up and two to eight atomic adds for the others.
 
 use core::{ffi::c_void, mem::offset_of};
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
+    helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
 use aya_log_ebpf::debug;
 use observer_common::{
@@ -66,13 +64,6 @@ pub(crate) fn socket_state(ctx: BtfTracePointContext) -> i32 {
 /// The last traces of a socket are removed: what CLOSE has not settled is settled here.
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub(crate) fn socket_destroyed(ctx: BtfTracePointContext) -> i32 {
-    destroyed(ctx.arg(0));
-    0
-}
-
-/// A copy, for the sockets whose destruction the first one is skipped for.
-#[btf_tracepoint(function = "tcp_destroy_sock")]
-pub(crate) fn socket_destroyed_again(ctx: BtfTracePointContext) -> i32 {
     destroyed(ctx.arg(0));
     0
 }
@@ -161,17 +152,18 @@ fn accepted(conn: &mut Conn) {
     }
 }
 
+/// A socket has reached CLOSE from `old`; does nothing if that is known.
 #[inline(always)]
-fn closed(sk: *const c_void, old: i32) {
+pub(super) fn closed(sk: *const c_void, old: i32) {
     // SAFETY: the hook's socket argument.
     let Some(conn) = (unsafe { storage::get(sk) }) else { return };
     match conn.kind {
-        kind::COUNTED => ended(sk, conn, old),
+        kind::COUNTED => ended(conn, old),
         kind::CONNECTING => failed(conn),
         // A child whose birth was skipped, and which has had no segment since.
         kind::LISTENER if old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT => {
             accepted(conn);
-            ended(sk, conn, old);
+            ended(conn, old);
         }
         kind::ESTABLISHED => {
             count::lost(Loss::Unattributed);
@@ -186,8 +178,8 @@ fn destroyed(sk: *const c_void) {
     // SAFETY: the hook's socket argument.
     let Some(conn) = (unsafe { storage::get(sk) }) else { return };
     match conn.kind {
-        kind::ABORTING => finish(sk, conn, Reason::ResetLocal),
-        kind::COUNTED => ended(sk, conn, UNSEEN),
+        kind::ABORTING => finish(conn, Reason::ResetLocal),
+        kind::COUNTED => ended(conn, UNSEEN),
         kind::CONNECTING => failed(conn),
         _ => {}
     }
@@ -195,7 +187,7 @@ fn destroyed(sk: *const c_void) {
 
 /// A counted connection has reached CLOSE from `old`.
 #[inline(always)]
-fn ended(sk: *const c_void, conn: &mut Conn, old: i32) {
+fn ended(conn: &mut Conn, old: i32) {
     // SAFETY: no arguments.
     conn.closed_ns = unsafe { bpf_ktime_get_ns() };
     let has = |flags: u16| conn.flags & flags != 0;
@@ -224,15 +216,15 @@ fn ended(sk: *const c_void, conn: &mut Conn, old: i32) {
             _ => Reason::Unknown,
         }
     };
-    finish(sk, conn, reason);
+    finish(conn, reason);
 }
 
 /// Counts and records the end of a connection that CLOSE has passed.
 #[inline(always)]
-pub(super) fn finish(sk: *const c_void, conn: &mut Conn, reason: Reason) {
+pub(super) fn finish(conn: &mut Conn, reason: Reason) {
     let now = conn.closed_ns;
     if count::close(conn, reason, now) {
-        record(sk, conn, now, reason);
+        record(conn, now, reason);
     }
 }
 
@@ -258,7 +250,7 @@ fn failed(conn: &mut Conn) {
 }
 
 #[inline(always)]
-fn record(sk: *const c_void, conn: &Conn, now: u64, reason: Reason) {
+fn record(conn: &Conn, now: u64, reason: Reason) {
     let Some(wanted) = RECORDS_WANTED.get(0) else { return };
     if *wanted == 0 {
         return;
@@ -270,8 +262,7 @@ fn record(sk: *const c_void, conn: &Conn, now: u64, reason: Reason) {
     let local = conn.local_addr;
     let peer = conn.peer_addr;
     entry.write(ConnRecord {
-        // SAFETY: the hook's socket argument.
-        cookie: unsafe { bpf_get_socket_cookie(sk.cast_mut()) },
+        cookie: conn.cookie,
         cgroup: conn.cgroup,
         born_ns: conn.born_ns,
         closed_ns: now,

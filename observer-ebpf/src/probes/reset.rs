@@ -66,6 +66,6 @@ fn sent(sk: *const c_void, cause: u8) {
     count::one(conn, offset_of!(Cell, resets_sent) + 8 * (cause as usize & (CAUSES - 1)));
     if conn.kind == kind::ABORTING {
         let unread = cause == ResetCause::AbortOnClose as u8;
-        lifecycle::finish(sk, conn, if unread { Reason::Aborted } else { Reason::ResetLocal });
+        lifecycle::finish(conn, if unread { Reason::Aborted } else { Reason::ResetLocal });
     }
 }

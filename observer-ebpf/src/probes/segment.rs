@@ -16,7 +16,9 @@ use core::{
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
-    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_sk_cgroup_id, bpf_tcp_sock},
+    helpers::generated::{
+        bpf_get_socket_cookie, bpf_ktime_get_coarse_ns, bpf_sk_cgroup_id, bpf_tcp_sock,
+    },
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
@@ -92,16 +94,16 @@ fn segment(ctx: &SkBuffContext, direction: usize) {
         if direction == TX && segment.flags & (packet::SYN | packet::ACK) == packet::SYN {
             // SAFETY: as above.
             if let Some(conn) = unsafe { storage::get_or_create(sk.cast()) } {
-                syn_sent(conn, sk);
+                syn_sent(skb, conn, sk);
             }
         }
         return;
     };
     if segment.flags & (packet::SYN | packet::FIN | packet::RST) != 0 {
-        control(conn, sk, &segment, direction);
+        control(skb, conn, sk, &segment, direction);
     }
     if conn.kind != kind::COUNTED || conn.flags & flag::ADDRESSED == 0 {
-        catch_up(conn, sk);
+        catch_up(skb, conn, sk);
     }
     if segment.payload != 0 && conn.kind != kind::CLOSED {
         payload(ctx, conn, sk, segment, direction);
@@ -110,10 +112,10 @@ fn segment(ctx: &SkBuffContext, direction: usize) {
 
 /// A SYN leaves: an active open, or another try of it.
 #[inline(always)]
-fn syn_sent(conn: &mut Conn, sk: *mut bpf_sock) {
+fn syn_sent(skb: *mut __sk_buff, conn: &mut Conn, sk: *mut bpf_sock) {
     if conn.kind == kind::NEW || conn.kind == kind::CLOSED {
         lifecycle::connecting(conn);
-        introduce(conn, sk);
+        introduce(skb, conn, sk);
     }
     // SAFETY: no arguments.
     conn.syn_ns = unsafe { bpf_ktime_get_coarse_ns() };
@@ -121,10 +123,16 @@ fn syn_sent(conn: &mut Conn, sk: *mut bpf_sock) {
 
 /// A segment that opens or ends a stream.
 #[inline(always)]
-fn control(conn: &mut Conn, sk: *mut bpf_sock, segment: &Segment, direction: usize) {
+fn control(
+    skb: *mut __sk_buff,
+    conn: &mut Conn,
+    sk: *mut bpf_sock,
+    segment: &Segment,
+    direction: usize,
+) {
     if segment.flags & (packet::SYN | packet::ACK) == packet::SYN {
         if direction == TX {
-            syn_sent(conn, sk);
+            syn_sent(skb, conn, sk);
         }
     } else if segment.flags & packet::RST != 0 {
         // SAFETY: the socket of the packet; the helper returns null for what is not TCP.
@@ -142,7 +150,7 @@ fn control(conn: &mut Conn, sk: *mut bpf_sock, segment: &Segment, direction: usi
 /// Does what an event has not done: the first segment at a socket's own hook tells its addresses, and one that comes
 /// before its birth was seen proves it.
 #[inline(always)]
-fn catch_up(conn: &mut Conn, sk: *mut bpf_sock) {
+fn catch_up(skb: *mut __sk_buff, conn: &mut Conn, sk: *mut bpf_sock) {
     if conn.kind == kind::LISTENER || conn.kind == kind::CONNECTING {
         // SAFETY: `state` is readable on every kind of socket.
         let state = unsafe { (*sk).state };
@@ -156,7 +164,7 @@ fn catch_up(conn: &mut Conn, sk: *mut bpf_sock) {
         lifecycle::born(conn);
     }
     if conn.flags & flag::ADDRESSED == 0 {
-        introduce(conn, sk);
+        introduce(skb, conn, sk);
     }
 }
 
@@ -207,7 +215,7 @@ fn handshake(ctx: &SkBuffContext, sk: *mut bpf_sock, segment: &Segment) {
 
 /// Takes cgroup, ports and addresses from the socket.
 #[inline(always)]
-fn introduce(conn: &mut Conn, sk: *mut bpf_sock) {
+fn introduce(skb: *mut __sk_buff, conn: &mut Conn, sk: *mut bpf_sock) {
     if conn.kind == kind::LISTENER || conn.kind == kind::CLOSED {
         return;
     }
@@ -242,6 +250,8 @@ fn introduce(conn: &mut Conn, sk: *mut bpf_sock) {
         conn.peer_addr = if v4 { [0, 0, MAPPED, peer.0] } else { peer.1 };
     }
     conn.flags |= flag::ADDRESSED;
+    // SAFETY: the packet's socket has a cookie.
+    conn.cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     if conn.flags & flag::CONFIRMED == 0 {
         // SAFETY: the socket of the packet.
         conn.cgroup = unsafe { bpf_sk_cgroup_id(sk.cast()) };

@@ -118,7 +118,7 @@ impl CellTable {
     /// # Errors
     /// If one of them is of another type.
     pub fn new(cells: Map, index: Map, free: Map) -> Result<Self, MapError> {
-        let memory = MapMemory::new(&cells).map_err(|error| MapError::IoError(error))?;
+        let memory = MapMemory::new(&cells).map_err(MapError::IoError)?;
         Ok(Self {
             memory,
             cells: Array::try_from(cells)?,

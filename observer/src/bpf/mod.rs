@@ -3,12 +3,19 @@
 //! [`Probes`] owns programs, links and maps; dropping it detaches everything. [`programs`] is the table of what is
 //! attached where, [`cells`] reads the counters.
 
-use std::{fs::File, io, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, MapData, ProgramArray, Queue},
-    programs::{BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError},
+    maps::{Array, MapData, MapError, ProgramArray, Queue, RingBuf},
+    programs::{
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError, SockOps,
+    },
 };
 use observer_common::{cell::OVERFLOW_CELLS, protocol::ResetCause};
 use thiserror::Error;
@@ -30,7 +37,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ob
 pub enum LoadError {
     /// The object or a map was refused.
     #[error("the kernel refused the maps: {0}; `observer check` tells what is missing")]
-    Object(#[source] Box<aya::EbpfError>),
+    Object(String),
     /// A mandatory hook is not there.
     #[error(
         "this kernel has no hook {hook}; observer needs Linux 5.15 or newer with CONFIG_DEBUG_INFO_BTF"
@@ -59,7 +66,7 @@ pub enum LoadError {
     #[error(
         "cannot read the kernel's type information: {0}; boot a kernel built with CONFIG_DEBUG_INFO_BTF"
     )]
-    Btf(#[source] aya::BtfError),
+    Btf(String),
     /// A map could not be used.
     #[error("cannot use map {map}: {reason}; `observer check` tells what is missing")]
     Map {
@@ -102,7 +109,7 @@ pub struct Loaded {
 /// # Errors
 /// If a mandatory program cannot be loaded. An optional one that cannot is told by [`Loaded::states`].
 pub fn load(options: &Options<'_>) -> Result<Loaded, LoadError> {
-    let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
+    let btf = Btf::from_sys_fs().map_err(|error| LoadError::Btf(causes(&error)))?;
     let log_level: u8 = match options.kernel_log {
         KernelLog::Off => 0,
         KernelLog::Debug => aya_log::Level::Debug as u8,
@@ -114,7 +121,7 @@ pub fn load(options: &Options<'_>) -> Result<Loaded, LoadError> {
         .map_max_entries("INDEX", options.cells)
         .map_max_entries("FREE", options.cells)
         .load(OBJECT)
-        .map_err(|error| LoadError::Object(Box::new(error)))?;
+        .map_err(|error| LoadError::Object(causes(&error)))?;
     let mut states = Vec::new();
     let mut superseded = None;
     for probe in PROBES {
@@ -157,10 +164,28 @@ fn load_program(ebpf: &mut Ebpf, btf: &Btf, probe: &'static Probe) -> Result<(),
         Hook::CgroupIngress | Hook::CgroupEgress | Hook::Parser(_) => {
             <&mut CgroupSkb>::try_from(program).and_then(CgroupSkb::load).map_err(refused)
         }
+        Hook::SocketCallbacks => {
+            <&mut SockOps>::try_from(program).and_then(SockOps::load).map_err(refused)
+        }
         Hook::Tracepoint(name) => <&mut BtfTracePoint>::try_from(program)
             .and_then(|program| program.load(name, btf))
             .map_err(refused),
     }
+}
+
+/// An error and its causes in one line, each once: some of aya's repeat their cause, others keep it
+/// to themselves.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line
 }
 
 /// Lines of a verifier log that say how it went, not why it ended.
@@ -169,7 +194,7 @@ const STATISTICS: [&str; 3] = ["processed ", "verification time", "stack depth"]
 /// What the kernel said about a program, in one line: the verifier's reason stands before its statistics.
 fn verdict(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else {
-        return error.to_string();
+        return causes(error);
     };
     let log = verifier_log.to_string();
     tracing::debug!(%log, "the verifier's log");
@@ -208,11 +233,11 @@ impl Loaded {
                 continue;
             }
             if let Err(error) = attach_program(&mut self.ebpf, probe, &root) {
-                let error = LoadError::Attach { program: probe.program, reason: error.to_string() };
+                let error = LoadError::Attach { program: probe.program, reason: causes(&error) };
                 match probe.need {
                     Need::Mandatory => return Err(error),
                     Need::Optional | Need::Instead(_) => {
-                        *state = ProbeState::Unavailable(error.to_string())
+                        *state = ProbeState::Unavailable(error.to_string());
                     }
                 }
             }
@@ -225,7 +250,9 @@ impl Loaded {
         .map_err(|error| map_error("CELLS", &error))?;
         let losses = MapMemory::new(&take(&mut self.ebpf, "LOSS")?)
             .map_err(|error| map_error("LOSS", &error))?;
-        Ok(Probes { ebpf: self.ebpf, parsers, states: self.states, cells, losses })
+        let tight = Array::try_from(take(&mut self.ebpf, "TIGHT")?)
+            .map_err(|error| map_error("TIGHT", &error))?;
+        Ok(Probes { ebpf: self.ebpf, parsers, states: self.states, cells, losses, tight })
     }
 }
 
@@ -235,7 +262,7 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError
 }
 
 fn map_error(map: &'static str, error: &dyn std::error::Error) -> LoadError {
-    LoadError::Map { map, reason: error.to_string() }
+    LoadError::Map { map, reason: causes(error) }
 }
 
 /// Every cell but the overflow cells starts free.
@@ -316,6 +343,9 @@ fn attach_program(ebpf: &mut Ebpf, probe: &Probe, root: &File) -> Result<(), Pro
             // A link shares its hook with others by nature; the kernel refuses the flag that says so.
             <&mut CgroupSkb>::try_from(program)?.attach(root, at, CgroupAttachMode::Single)?;
         }
+        Hook::SocketCallbacks => {
+            <&mut SockOps>::try_from(program)?.attach(root, CgroupAttachMode::Single)?;
+        }
         Hook::Tracepoint(_) => {
             <&mut BtfTracePoint>::try_from(program)?.attach()?;
         }
@@ -331,6 +361,7 @@ pub struct Probes {
     states: Vec<(&'static Probe, ProbeState)>,
     cells: CellTable,
     losses: MapMemory,
+    tight: Array<MapData, u32>,
 }
 
 impl Probes {
@@ -349,6 +380,43 @@ impl Probes {
     #[must_use]
     pub fn losses(&self) -> Vec<u64> {
         self.losses.element(0, observer_common::loss::LOSSES)
+    }
+
+    /// How often the kernel skipped each program because it was already running on the processor.
+    #[must_use]
+    pub fn misses(&self) -> Vec<(&'static Probe, u64)> {
+        let active = self.states.iter().filter(|(_, state)| *state == ProbeState::Active);
+        active.map(|(probe, _)| (*probe, self.recursion_misses(probe).unwrap_or(0))).collect()
+    }
+
+    /// From the text that the kernel shows about a program's descriptor (`bpf_prog_show_fdinfo`, 5.12).
+    fn recursion_misses(&self, probe: &Probe) -> Option<u64> {
+        let fd = self.ebpf.program(probe.program)?.fd().ok()?.as_fd().as_raw_fd();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+        info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
+    }
+
+    /// Tells the programs whether the table is nearly full, so that they no longer tell ports apart.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_tight(&mut self, tight: bool) -> Result<(), MapError> {
+        self.tight.set(0, u32::from(tight), 0)
+    }
+
+    /// The records of ended connections; from now on the programs write them. `None` if they are taken already.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn take_records(&mut self) -> Result<Option<RingBuf<MapData>>, MapError> {
+        let (Some(records), Some(wanted)) =
+            (self.ebpf.take_map("RECORDS"), self.ebpf.take_map("RECORDS_WANTED"))
+        else {
+            return Ok(None);
+        };
+        let records = RingBuf::try_from(records)?;
+        Array::<MapData, u32>::try_from(wanted)?.set(0, 1, 0)?;
+        Ok(Some(records))
     }
 
     /// Starts to pass on the programs' own log lines to the `log` crate.

@@ -9,6 +9,8 @@ pub enum Hook {
     CgroupIngress,
     /// Packets from the sockets below a cgroup.
     CgroupEgress,
+    /// The callbacks of the sockets below a cgroup.
+    SocketCallbacks,
     /// A raw tracepoint whose arguments the verifier knows.
     Tracepoint(&'static str),
     /// Called by another program, through this slot of the program array.
@@ -22,6 +24,7 @@ impl Hook {
         match self {
             Self::CgroupIngress => "cgroup_skb/ingress",
             Self::CgroupEgress => "cgroup_skb/egress",
+            Self::SocketCallbacks => "cgroup/sock_ops",
             Self::Tracepoint(name) => name,
             Self::Parser(_) => "cgroup_skb (parser)",
         }
@@ -91,19 +94,19 @@ pub const PROBES: &[Probe] = &[
         tells: "WebSocket messages whose segments arrive out of order",
     },
     Probe {
-        program: "socket_state",
-        hook: Hook::Tracepoint("inet_sock_set_state"),
+        program: "socket_callback",
+        hook: Hook::SocketCallbacks,
         need: Need::Mandatory,
         tells: "birth and death of every connection",
     },
     Probe {
-        program: "socket_destroyed",
-        hook: Hook::Tracepoint("tcp_destroy_sock"),
-        need: Need::Optional,
-        tells: "ends of connections whose last event was skipped",
+        program: "socket_state",
+        hook: Hook::Tracepoint("inet_sock_set_state"),
+        need: Need::Mandatory,
+        tells: "birth and death of connections whose handshake came before the start",
     },
     Probe {
-        program: "socket_destroyed_again",
+        program: "socket_destroyed",
         hook: Hook::Tracepoint("tcp_destroy_sock"),
         need: Need::Optional,
         tells: "ends of connections whose last event was skipped",

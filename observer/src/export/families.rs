@@ -50,7 +50,9 @@ struct Families {
     build: BuildInfo,
 }
 
-type Labels<'a> = Vec<(&'static str, String)>;
+type Labels = Vec<(&'static str, String)>;
+/// Labels beyond a series' own, and a value.
+type More = (Vec<(&'static str, &'static str)>, u64);
 
 /// The four families that carry the users' own names, for one protocol.
 struct UserFamilies {
@@ -107,8 +109,8 @@ impl Collector for Families {
 
 impl Families {
     /// Per replica: the counts of its server sockets that speak `protocol`, all ports and containers together.
-    fn per_replica(&self, protocol: Protocol) -> Vec<(Labels<'_>, Counts)> {
-        let mut replicas: Vec<(Labels<'_>, Counts)> = Vec::new();
+    fn per_replica(&self, protocol: Protocol) -> Vec<(Labels, Counts)> {
+        let mut replicas: Vec<(Labels, Counts)> = Vec::new();
         let servers = self
             .snapshot
             .series
@@ -248,20 +250,6 @@ impl Families {
             histogram(&mut metric, &labels(series, true), &series.counts.lifetime, lifetime_bound)?;
         }
         let mut metric = encoder.encode_descriptor(
-            "tcp_adopted_connection_observed_seconds",
-            "Connections that were open when observer found them: from then to their end. Their birth is unknown.",
-            None,
-            MetricType::Histogram,
-        )?;
-        for series in all.iter().filter(|s| s.counts.adopted_lifetime.count() != 0) {
-            histogram(
-                &mut metric,
-                &labels(series, true),
-                &series.counts.adopted_lifetime,
-                lifetime_bound,
-            )?;
-        }
-        let mut metric = encoder.encode_descriptor(
             "tcp_connection_idle_seconds",
             "Time since the last payload in either direction when a connection ended, by how it ended.",
             None,
@@ -294,101 +282,84 @@ impl Families {
     }
 
     fn troubles(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let all = &self.snapshot.series;
-        let mut family =
-            |name: &str,
-             help: &str,
-             each: &dyn Fn(&Series, &mut dyn FnMut(&[(&'static str, &str)], u64))| {
-                let mut metric =
-                    encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-                for series in all {
-                    let base = labels(series, true);
-                    let mut result = Ok(());
-                    each(series, &mut |more, value| {
-                        let labels = more
-                            .iter()
-                            .fold(base.clone(), |labels, (name, value)| with(&labels, name, value));
-                        result = result.and_then(|()| counter(&mut metric, &labels, value));
-                    });
-                    result?;
-                }
-                Ok(())
-            };
-        family(
+        self.counters(
+            encoder,
             "tcp_payload_bytes",
             "Payload bytes of connections, retransmissions counted once.",
-            &|series, add| {
-                for (direction, bytes) in ["received", "sent"].into_iter().zip(series.counts.bytes)
-                {
-                    add(&[("direction", direction)], bytes);
-                }
+            |counts| {
+                ["received", "sent"]
+                    .into_iter()
+                    .zip(counts.bytes)
+                    .map(|(d, n)| (vec![("direction", d)], n))
+                    .collect()
             },
         )?;
-        family(
+        self.counters(
+            encoder,
             "tcp_retransmits",
-            "Segments that were sent again on established connections.",
-            &|series, add| {
-                if series.counts.retransmits != 0 {
-                    add(&[], series.counts.retransmits);
-                }
-            },
+            "Segments with payload that were sent again.",
+            |counts| vec![(Vec::new(), counts.retransmits)],
         )?;
-        family(
+        self.counters(
+            encoder,
             "tcp_resets",
             "Resets by direction, and why this node sent them.",
-            &|series, add| {
-                if series.counts.resets_received != 0 {
-                    add(&[("direction", "received"), ("cause", "")], series.counts.resets_received);
-                }
-                for (cause, count) in ResetCause::ALL
-                    .iter()
-                    .zip(series.counts.resets_sent)
-                    .filter(|(_, count)| *count != 0)
-                {
-                    add(&[("direction", "sent"), ("cause", cause.label())], count);
-                }
+            |counts| {
+                let sent = ResetCause::ALL.iter().zip(counts.resets_sent);
+                std::iter::once((
+                    vec![("direction", "received"), ("cause", "")],
+                    counts.resets_received,
+                ))
+                .chain(
+                    sent.map(|(cause, n)| {
+                        (vec![("direction", "sent"), ("cause", cause.label())], n)
+                    }),
+                )
+                .filter(|(_, n)| *n != 0)
+                .collect()
             },
         )?;
-        family(
+        self.counters(
+            encoder,
             "tcp_timeouts",
             "Connections, or attempts to connect, that ran out of time.",
-            &|series, add| {
-                for (kind, count) in
-                    Timeout::ALL.iter().zip(series.counts.timeouts).filter(|(_, count)| *count != 0)
-                {
-                    add(&[("kind", kind.label())], count);
-                }
-            },
+            |counts| some(Timeout::ALL.iter().map(|kind| kind.label()), "kind", counts.timeouts),
         )?;
-        family(
+        self.counters(
+            encoder,
             "tcp_connect_failures",
             "Attempts to connect that failed, by reason.",
-            &|series, add| {
-                for (reason, count) in
-                    Failure::ALL.iter().zip(series.counts.failures).filter(|(_, count)| *count != 0)
-                {
-                    add(&[("reason", reason.label())], count);
-                }
+            |counts| {
+                some(Failure::ALL.iter().map(|failure| failure.label()), "reason", counts.failures)
             },
         )?;
-        family(
+        self.counters(
+            encoder,
             "tcp_idle_closes",
             "Closes by the peer and resets after at least 5 s without payload.",
-            &|series, add| {
-                if series.counts.idle_closes != 0 {
-                    add(&[], series.counts.idle_closes);
-                }
-            },
-        )?;
-        family(
-            "tcp_connections_adopted",
-            "Connections that were open when observer found them.",
-            &|series, add| {
-                if series.counts.adopted != 0 {
-                    add(&[], series.counts.adopted);
-                }
-            },
+            |counts| vec![(Vec::new(), counts.idle_closes)],
         )
+    }
+
+    /// A family of counters: `each` gives the labels beyond a series' own, with the values.
+    fn counters(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        each: impl Fn(&Counts) -> Vec<More>,
+    ) -> Result<(), fmt::Error> {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for series in &self.snapshot.series {
+            let base = labels(series, true);
+            for (more, value) in each(&series.counts) {
+                let labels = more
+                    .iter()
+                    .fold(base.clone(), |labels, (name, value)| with(&labels, name, value));
+                counter(&mut metric, &labels, value)?;
+            }
+        }
+        Ok(())
     }
 
     fn own(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -430,6 +401,15 @@ impl Families {
                 .encode_family(&[("program", probe.program), ("hook", probe.hook.name())])?
                 .encode_gauge(&(active as i64))?;
         }
+        let mut metric = encoder.encode_descriptor(
+            "observer_probe_skips",
+            "Runs of a kernel program that the kernel skipped because it was already running on the processor.",
+            None,
+            MetricType::Counter,
+        )?;
+        for (probe, misses) in &snapshot.misses {
+            counter(&mut metric, &[("program", probe.program)], *misses)?;
+        }
         for (name, help, value) in [
             (
                 "observer_cells_used",
@@ -468,16 +448,15 @@ fn rtt_bound(bucket: usize) -> Option<f64> {
 
 fn histogram<const N: usize>(
     metric: &mut MetricEncoder<'_>,
-    labels: &Labels<'_>,
+    labels: &Labels,
     histogram: &Histogram<N>,
     bound: impl Fn(usize) -> Option<f64>,
 ) -> Result<(), fmt::Error> {
-    // The encoder writes a bound of f64::MAX as +Inf.
     let buckets: Vec<(f64, u64)> = histogram
         .buckets
         .iter()
         .enumerate()
-        .map(|(i, count)| (bound(i).unwrap_or(f64::MAX), *count))
+        .map(|(i, count)| (bound(i).unwrap_or(f64::INFINITY), *count))
         .collect();
     metric.encode_family(labels)?.encode_histogram::<[(&str, &str); 0]>(
         histogram.sum_ns as f64 / 1e9,
@@ -488,7 +467,7 @@ fn histogram<const N: usize>(
 }
 
 /// The labels of a connection family.
-fn labels(series: &Series, protocol: bool) -> Labels<'_> {
+fn labels(series: &Series, protocol: bool) -> Labels {
     let key = &series.key;
     let mut labels = vec![
         ("namespace", key.identity.namespace.clone()),
@@ -503,7 +482,20 @@ fn labels(series: &Series, protocol: bool) -> Labels<'_> {
     labels
 }
 
-fn with<'a>(labels: &Labels<'a>, name: &'static str, value: &str) -> Labels<'a> {
+/// The values that are not 0, each with its name under `label`.
+fn some<const N: usize>(
+    names: impl Iterator<Item = &'static str>,
+    label: &'static str,
+    values: [u64; N],
+) -> Vec<More> {
+    names
+        .zip(values)
+        .filter(|(_, value)| *value != 0)
+        .map(|(name, value)| (vec![(label, name)], value))
+        .collect()
+}
+
+fn with(labels: &Labels, name: &'static str, value: &str) -> Labels {
     let mut labels = labels.clone();
     labels.push((name, value.to_owned()));
     labels

@@ -1,11 +1,12 @@
 //! The HTTP endpoints: `/metrics`, `/livez`, `/readyz`, `/healthz`.
 
 use std::{
-    future::Future,
+    future::{Future, IntoFuture as _},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{
@@ -16,7 +17,7 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 use tracing::error;
 
 use super::{
@@ -37,7 +38,11 @@ pub struct App {
     pub ready: AtomicBool,
 }
 
-/// Serves until `shutdown` resolves; requests under way are finished.
+/// How long requests that are under way at the end may take: a client that has sent half a request
+/// must not keep the process from ending.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Serves until `shutdown` resolves; requests under way are finished within [`GRACE`] or dropped.
 ///
 /// # Errors
 /// If the listener fails.
@@ -52,7 +57,24 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/healthz", get(ready))
         .with_state(app);
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+    let (stopping, stopped) = oneshot::channel();
+    let shutdown = async {
+        shutdown.await;
+        // Nobody waits for it only when the server has failed.
+        let _ = stopping.send(());
+    };
+    let patience = async {
+        // The sender is dropped unused when the server fails; then that is what counts.
+        if stopped.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(GRACE).await;
+    };
+    let server = axum::serve(listener, router).with_graceful_shutdown(shutdown);
+    tokio::select! {
+        ended = server.into_future() => ended,
+        () = patience => Ok(()),
+    }
 }
 
 async fn ready(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {

@@ -2,8 +2,8 @@
 
 use super::Scenario;
 use crate::bytes::{
-    CLIENT_HELLO, GET, OK, SWITCHING, UPGRADE, grpc_call, masked, post_head, preface, response,
-    settings, switching_with, text, upgrade_with,
+    CLIENT_HELLO, GET, OK, SWITCHING, UPGRADE, grpc_call, masked, preface, response, settings,
+    switching_with, text, upgrade_with,
 };
 
 const HTTP1: &[&str] = &["http1"];

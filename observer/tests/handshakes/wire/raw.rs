@@ -82,15 +82,6 @@ impl<'a> Raw<'a> {
         self.put(FIRST.wrapping_add(offset as u32), ACK | PSH, bytes)
     }
 
-    /// Sends bytes in place of others, as if they had been damaged on the way: the checksum is wrong.
-    pub(crate) fn damaged(&self, offset: usize, bytes: &[u8]) -> Result<()> {
-        let mut packet = self.segment(FIRST.wrapping_add(offset as u32), ACK | PSH, bytes);
-        // The checksum stands 16 bytes into TCP's header of 20.
-        let checksum = packet.len() - bytes.len() - 4;
-        packet[checksum] ^= 0x55;
-        self.tun.put(&packet)
-    }
-
     /// Sends an ACK without data.
     pub(crate) fn acknowledge(&self) -> Result<()> {
         self.put(FIRST.wrapping_add(self.sent), ACK, &[])

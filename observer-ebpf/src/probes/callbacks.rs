@@ -1,0 +1,62 @@
+//! The socket's own callbacks: birth and death, told by a kind of program that the kernel never skips.
+//!
+//! - Hook: `cgroup/sock_ops` at the root of the cgroup-v2 tree.
+//! - Context: task or softirq, under the socket's lock.
+//! - Minimum kernel: 5.2 (socket storage in `sock_ops`), hence `segment.rs`'s.
+//! - Writes: the socket's state, its cell, a record of each ended connection while somebody reads them. It answers no
+//!   question that the kernel asks (time-outs, windows, ECN): what other programs answer stays.
+//! - Misses: sockets whose handshake was done before the program was attached; a socket whose callback flags another
+//!   program overwrites. The tracepoints of `lifecycle.rs` see those.
+//! - Costs: a comparison for each of the kernel's about ten calls a connection; what `lifecycle.rs` costs for two of them.
+
+use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
+
+use super::lifecycle;
+use crate::storage;
+
+// enum in linux/bpf.h, stable.
+const CONNECT: u32 = 3;
+const ACTIVE_ESTABLISHED: u32 = 4;
+const PASSIVE_ESTABLISHED: u32 = 5;
+const STATE: u32 = 10;
+/// `BPF_SOCK_OPS_STATE_CB_FLAG`
+const STATE_FLAG: i32 = 1 << 2;
+/// `BPF_TCP_CLOSE`
+const CLOSE: u32 = 7;
+/// The kernel goes on.
+const PASS: u32 = 1;
+
+/// See the module.
+#[sock_ops]
+pub(crate) fn socket_callback(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        CONNECT => watch(&ctx),
+        ACTIVE_ESTABLISHED | PASSIVE_ESTABLISHED => {
+            watch(&ctx);
+            // SAFETY: a context field, null or a socket.
+            let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+            // SAFETY: the socket of the callback.
+            if !sk.is_null()
+                && let Some(conn) = unsafe { storage::get(sk.cast()) }
+            {
+                lifecycle::born(conn);
+            }
+        }
+        STATE if ctx.arg(1) == CLOSE => {
+            let old = ctx.arg(0) as i32;
+            // SAFETY: as above.
+            let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+            if !sk.is_null() {
+                lifecycle::closed(sk.cast(), old);
+            }
+        }
+        _ => {}
+    }
+    PASS
+}
+
+/// Asks for the callbacks of state changes, beside what others have asked for.
+#[inline(always)]
+fn watch(ctx: &SockOpsContext) {
+    let _ = ctx.set_cb_flags(ctx.cb_flags() as i32 | STATE_FLAG);
+}

@@ -1,0 +1,279 @@
+//! The HTTP endpoints as Prometheus, a kubelet and a careless client meet them.
+//!
+//! What the scrape's text may look like is not for these tests to say: promtool judges the classic
+//! format and the parser of Prometheus' Python client judges `OpenMetrics`.
+
+#[expect(dead_code, reason = "each test file uses its part of the support library")]
+mod support;
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use support::{
+    cgroup::TestCgroup,
+    daemon::Daemon,
+    http::{self, Response},
+    leaks::BpfSnapshot,
+    lock::SystemLock,
+    metrics::{CLASSIC, Expected},
+    workload::{Drive, Driver, Protocol, Server},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What Prometheus 2.x and 3.x send when they are not told otherwise.
+const PROMETHEUS: [&str; 2] = [
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;\
+     q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/\
+     openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+     text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+];
+
+const OPEN_METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CLASSIC_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+fn get(daemon: &Daemon, path: &str, accept: Option<&str>) -> Response {
+    http::get(daemon.address(), path, accept).unwrap_or_else(|error| panic!("{path}: {error:#}"))
+}
+
+/// A daemon that has something of everything to show: each protocol, open and closed.
+struct Busy {
+    daemon: Daemon,
+    _drivers: Vec<Driver>,
+    _servers: Vec<Server>,
+    _cgroup: TestCgroup,
+}
+
+impl Busy {
+    fn start(args: &[&str], prefix: &str) -> Self {
+        let cgroup = TestCgroup::pod(
+            "0b5e7e00-e4d0-4e4d-a001-000000000001",
+            "e4d0000000000000000000000000000000000000000000000000000000000001",
+        );
+        let daemon = Daemon::start(args);
+        let mut servers = Vec::new();
+        let mut drivers = Vec::new();
+        for protocol in Protocol::ALL {
+            let server = Server::start(protocol, ([127, 0, 0, 1], 0).into(), &cgroup, None);
+            let drive = Drive { short: 10, long: 3, ..Drive::new(protocol, server.addr) };
+            let mut driver = Driver::start(&drive, &cgroup, None);
+            driver.ready();
+            servers.push(server);
+            drivers.push(driver);
+        }
+        let pod = [("pod", "0b5e7e00-e4d0-4e4d-a001-000000000001")];
+        let active = format!("{prefix}tcp_connections_active");
+        daemon.wait_for(PATIENCE, &[Expected::sum(&active, &pod, 4 * 2 * 3)]);
+        Self { daemon, _drivers: drivers, _servers: servers, _cgroup: cgroup }
+    }
+}
+
+#[test]
+fn the_probes_answer() {
+    let _lock = SystemLock::acquire();
+    let daemon = Daemon::start(&[]);
+    for path in ["/livez", "/readyz", "/healthz"] {
+        let answer = get(&daemon, path, None);
+        assert_eq!((answer.status, answer.body.as_str()), (200, "ok\n"), "{path}");
+        assert!(answer.content_type.starts_with("text/plain"), "{path}: {answer:?}");
+    }
+    for path in ["/metric", "/metrics/", "/livez/x", "/%00", "/../metrics", "/debug/pprof"] {
+        assert_eq!(get(&daemon, path, None).status, 404, "{path}");
+    }
+    for method in ["POST", "DELETE"] {
+        let request = format!("{method} /metrics HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
+        let answer = exchange(daemon.address(), &request);
+        assert!(answer.starts_with("HTTP/1.0 405 "), "{method}: {answer}");
+    }
+    for request in ["nonsense\r\n\r\n", "GET /metrics HTTP/1.1\r\nno colon\r\n\r\n", "\0\0\0\0\r\n"]
+    {
+        let answer = exchange(daemon.address(), request);
+        assert!(answer.is_empty() || answer.contains(" 400 "), "{request:?}: {answer}");
+    }
+    daemon.scrape();
+    daemon.stop();
+}
+
+/// Sends the request and reads to the end.
+fn exchange(address: SocketAddr, request: &str) -> String {
+    let mut stream = connect(address);
+    stream.write_all(request.as_bytes()).expect("it listens");
+    let mut answer = Vec::new();
+    // A reset after the answer is as good as an end.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the daemon listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
+    stream
+}
+
+#[test]
+fn the_format_is_the_one_that_is_asked_for() {
+    let _lock = SystemLock::acquire();
+    let daemon = Daemon::start(&[]);
+    let open = |accept| {
+        let answer = get(&daemon, "/metrics", accept);
+        assert_eq!((answer.status, answer.content_type.as_str()), (200, OPEN_METRICS_TYPE));
+        assert!(answer.body.ends_with("\n# EOF\n"), "{accept:?}: {}", answer.body);
+        assert_eq!(answer.body.matches("# EOF").count(), 1, "{accept:?}: {}", answer.body);
+        assert!(answer.body.contains("\n# TYPE observer_build info\n"), "{}", answer.body);
+    };
+    let classic = |accept| {
+        let answer = get(&daemon, "/metrics", accept);
+        assert_eq!((answer.status, answer.content_type.as_str()), (200, CLASSIC_TYPE));
+        assert!(!answer.body.contains("# EOF"), "{accept:?}: {}", answer.body);
+        assert!(answer.body.contains("\n# TYPE observer_build_info gauge\n"), "{}", answer.body);
+    };
+    open(Some("application/openmetrics-text"));
+    open(Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    for accept in PROMETHEUS {
+        open(Some(accept));
+    }
+    classic(None);
+    for accept in [CLASSIC, "*/*", "text/html,*/*;q=0.8", "text/*", "application/json", "", ",;="] {
+        classic(Some(accept));
+    }
+    classic(Some("application/openmetrics-text;q=0, text/plain"));
+    daemon.stop();
+}
+
+/// Runs a judge of texts with `text` on its stdin.
+fn judge(command: &mut Command, text: &str) -> Output {
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let mut stdin = child.stdin.take().expect("it is piped");
+    // It prints nothing before it has read all: neither pipe can fill up.
+    stdin.write_all(text.as_bytes()).expect("the judge reads");
+    drop(stdin);
+    child.wait_with_output().expect("the judge ends")
+}
+
+#[test]
+fn promtool_has_no_complaint_about_the_classic_format() {
+    let _lock = SystemLock::acquire();
+    for (args, prefix) in [(&[][..], ""), (&["--metrics-prefix", "edge"], "edge_")] {
+        let busy = Busy::start(args, prefix);
+        let text = get(&busy.daemon, "/metrics", Some(CLASSIC)).body;
+        let verdict = judge(Command::new("promtool").args(["check", "metrics"]), &text);
+        let complaints = [verdict.stdout, verdict.stderr].concat();
+        let complaints = String::from_utf8_lossy(&complaints);
+        assert!(verdict.status.success() && complaints.is_empty(), "{complaints}");
+        for name in text.lines().filter(|line| !line.starts_with('#')) {
+            assert!(name.starts_with(prefix), "without its prefix: {name}");
+        }
+    }
+}
+
+/// promtool lets it pass, but without this bucket every quantile is NaN.
+#[test]
+fn histograms_end_at_infinity() {
+    let _lock = SystemLock::acquire();
+    let busy = Busy::start(&[], "");
+    let metrics = busy.daemon.scrape();
+    let histograms = metrics.types.iter().filter(|(_, kind)| *kind == "histogram");
+    let counts = |name| metrics.select(&format!("{name}_count"), &[]).into_iter();
+    let counts: Vec<_> =
+        histograms.flat_map(|(name, _)| counts(name).map(move |count| (name, count))).collect();
+    assert!(!counts.is_empty(), "no histogram");
+    for (name, count) in counts {
+        let labels: Vec<_> = count.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let last = [&labels[..], &[("le", "+Inf")]].concat();
+        let buckets = metrics.select(&format!("{name}_bucket"), &labels);
+        let les: Vec<_> = buckets.iter().map(|bucket| &bucket.labels["le"]).collect();
+        assert_eq!(les.last().map(|le| le.as_str()), Some("+Inf"), "{les:?}");
+        let all = metrics.value(&format!("{name}_bucket"), &last);
+        assert!((all - count.value).abs() < 0.5, "{count}: {} of {all}", count.value);
+        let rising = buckets.is_sorted_by(|a, b| a.value <= b.value);
+        assert!(rising, "buckets are not cumulative: {buckets:?}");
+    }
+}
+
+/// Prints one line for each family: name, type, and whether all of its samples parsed.
+const PARSE: &str = "
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+for family in text_string_to_metric_families(sys.stdin.read()):
+    print(family.name, family.type, len(family.samples), bool(family.documentation))
+";
+
+#[test]
+fn the_parser_of_open_metrics_accepts_the_text() {
+    let _lock = SystemLock::acquire();
+    let busy = Busy::start(&[], "");
+    let text = get(&busy.daemon, "/metrics", Some("application/openmetrics-text")).body;
+    // Debian's package belongs to Debian's interpreter, whichever others come first in the path.
+    let verdict = judge(Command::new("/usr/bin/python3").args(["-c", PARSE]), &text);
+    let complaints = String::from_utf8_lossy(&verdict.stderr);
+    assert!(verdict.status.success(), "python3-prometheus-client: {complaints}");
+    let families = String::from_utf8_lossy(&verdict.stdout);
+    for family in [
+        "websocket_connections_active gauge 1 True",
+        "websocket_connections counter 1 True",
+        "websocket_messages counter 2 True",
+        "grpc_connections_active gauge 1 True",
+        "grpc_connections counter 1 True",
+        "observer_build info 1 True",
+    ] {
+        assert!(families.lines().any(|line| line == family), "no {family} in:\n{families}");
+    }
+    for family in families.lines() {
+        assert!(!family.contains(" unknown "), "no type: {family}");
+        assert!(family.ends_with(" True"), "no help: {family}");
+    }
+}
+
+/// Clients that connect and then say too little, or never read.
+fn careless(address: SocketAddr) -> Vec<TcpStream> {
+    let mut clients = Vec::new();
+    for beginning in ["", "G", "GET /metrics HT", "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: "] {
+        for _ in 0..50 {
+            let mut client = connect(address);
+            client.write_all(beginning.as_bytes()).expect("it listens");
+            clients.push(client);
+        }
+    }
+    for _ in 0..50 {
+        let mut client = connect(address);
+        // Many requests at once, and not one answer is read: the daemon's sends come to a halt.
+        let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+        client.write_all(&request).expect("it listens");
+        clients.push(client);
+    }
+    clients
+}
+
+#[test]
+fn careless_clients_do_not_hold_up_scrapes() {
+    let _lock = SystemLock::acquire();
+    let busy = Busy::start(&[], "");
+    let daemon = &busy.daemon;
+    let clients = careless(daemon.address());
+    for _ in 0..20 {
+        let started = Instant::now();
+        daemon.scrape();
+        assert_eq!(get(daemon, "/livez", None).status, 200);
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(5), "a scrape took {took:?}");
+    }
+    drop(clients);
+}
+
+#[test]
+fn careless_clients_do_not_hold_up_the_end() {
+    let _lock = SystemLock::acquire();
+    let before = BpfSnapshot::take();
+    let daemon = Daemon::start(&[]);
+    let clients = careless(daemon.address());
+    daemon.scrape();
+    daemon.stop();
+    before.assert_same();
+    drop(clients);
+}

@@ -1,0 +1,355 @@
+//! Killed under load and started again: the kernel forgets all of the killed one, and the next one
+//! counts what opens after it exactly, whatever was open before.
+//!
+//! Connections from before a start are not tracked: they appear nowhere, and upset nothing.
+
+#[expect(dead_code, reason = "each test file uses its part of the support library")]
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use support::{
+    cgroup::{ROOT, TestCgroup},
+    daemon::Daemon,
+    leaks::BpfSnapshot,
+    lock::SystemLock,
+    metrics::{Expected, Metrics},
+    poll::poll,
+    workload::{Drive, Driver, DriverBooks, Protocol, Server},
+};
+
+const ROUNDS: u32 = 3;
+const PATIENCE: Duration = Duration::from_mins(1);
+const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+
+/// Connections that are held over the kill, of each protocol.
+const HELD: u64 = 25;
+/// Connections that come and go, at a time, before, during and after it.
+const CHURN: u64 = 500;
+/// Connections of the loads that are counted.
+const SHORT: u64 = 200;
+const LONG: u64 = 20;
+
+/// What an end is to have, of connections that are all of one protocol.
+#[derive(Clone, Copy)]
+struct Counts {
+    opened: u64,
+    active: u64,
+}
+
+const NONE: Counts = Counts { opened: 0, active: 0 };
+const UP: Counts = Counts { opened: SHORT + LONG, active: LONG };
+const OVER: Counts = Counts { opened: SHORT + LONG, active: 0 };
+
+/// A pod in which a server or a client runs.
+struct Pod {
+    uid: String,
+    cgroup: TestCgroup,
+    role: &'static str,
+    protocol: Protocol,
+}
+
+impl Pod {
+    fn new(number: u32, role: &'static str, protocol: Protocol) -> Self {
+        let uid = format!("4e57a470-0000-4000-8000-{number:012}");
+        let cgroup = TestCgroup::pod(&uid, &format!("4e57a47{number:057}"));
+        Self { uid, cgroup, role, protocol }
+    }
+
+    /// Waits until what is exported of the pod is exactly this.
+    fn has(&self, daemon: &Daemon, counts: Counts) {
+        daemon.wait_for(PATIENCE, &self.expected(counts));
+    }
+
+    fn expected(&self, Counts { opened, active }: Counts) -> Vec<Expected> {
+        // What its connections are taken for, one after the other.
+        let path: &[_] = match self.protocol {
+            Protocol::Ws => &["http1", "websocket"],
+            Protocol::Http1 => &["http1"],
+            Protocol::Grpc => &["http2", "grpc"],
+            Protocol::Tcp => &[],
+        };
+        let last = path.last().copied().unwrap_or("tcp");
+        let pod = [("pod", self.uid.as_str())];
+        let end = [pod[0], ("role", self.role)];
+        let now = [pod[0], ("role", self.role), ("protocol", last)];
+        let closed = opened - active;
+        let identified = "tcp_connections_identified_total";
+        let mut expected = vec![
+            // The other role has nothing, or the pod would have more than the end.
+            Expected::sum("tcp_connections_opened_total", &pod, opened),
+            Expected::sum("tcp_connections_opened_total", &end, opened),
+            Expected::sum(identified, &end, opened * path.len() as u64),
+            Expected::sum("tcp_connections_active", &end, active),
+            Expected::sum("tcp_connections_active", &now, active),
+            Expected::sum("tcp_connections_closed_total", &end, closed),
+            Expected::sum("tcp_connections_closed_total", &now, closed),
+            Expected::sum("tcp_connection_duration_seconds_count", &end, closed),
+        ];
+        for protocol in path {
+            let met = [pod[0], ("role", self.role), ("protocol", *protocol)];
+            expected.push(Expected::sum(identified, &met, opened));
+        }
+        for protocol in ["websocket", "grpc"] {
+            let counts = self.role == "server" && last == protocol;
+            let (opened, active) = if counts { (opened, active) } else { (0, 0) };
+            expected.push(Expected::sum(&format!("{protocol}_connections_total"), &pod, opened));
+            expected.push(Expected::sum(&format!("{protocol}_connections_active"), &pod, active));
+        }
+        expected
+    }
+}
+
+/// A driver in a pod of its own.
+struct Client {
+    /// Until it has ended.
+    driver: Option<Driver>,
+    pod: Pod,
+}
+
+impl Client {
+    fn start(number: u32, server: &Server, protocol: Protocol, short: u64, long: u64) -> Self {
+        let pod = Pod::new(number, "client", protocol);
+        let drive = Drive { short, long, ..Drive::new(protocol, server.addr) };
+        let driver = Some(Driver::start(&drive, &pod.cgroup, None));
+        Self { driver, pod }
+    }
+
+    fn driver(&mut self) -> &mut Driver {
+        self.driver.as_mut().expect("it has not ended")
+    }
+
+    fn end(&mut self, how: impl FnOnce(Driver) -> DriverBooks) {
+        let books = how(self.driver.take().expect("it ends once"));
+        assert_eq!(books.opened, books.closed, "{books:?}");
+    }
+}
+
+/// A server in a pod of its own, and a client.
+struct Load {
+    client: Client,
+    server: Server,
+    pod: Pod,
+}
+
+impl Load {
+    /// Takes two numbers of pods, `number` and the next one.
+    fn start(number: u32, protocol: Protocol, short: u64, long: u64) -> Self {
+        let pod = Pod::new(number, "server", protocol);
+        let server = Server::start(protocol, ANY_PORT.into(), &pod.cgroup, None);
+        let client = Client::start(number + 1, &server, protocol, short, long);
+        Self { client, server, pod }
+    }
+
+    /// One of each protocol.
+    fn of_each(numbers: u32, short: u64, long: u64) -> Vec<Self> {
+        let start = |(protocol, number)| Self::start(number, protocol, short, long);
+        Protocol::ALL.into_iter().zip((numbers..).step_by(2)).map(start).collect()
+    }
+
+    /// Waits until both ends are exactly so.
+    fn has(&self, daemon: &Daemon, counts: Counts) {
+        self.pod.has(daemon, counts);
+        self.client.pod.has(daemon, counts);
+    }
+}
+
+/// Connections that come and go, for as long as this value lives.
+struct Churn {
+    pods: [Arc<Pod>; 2],
+    _server: Server,
+    stop: Arc<AtomicBool>,
+    /// Comes to the number of connections that were opened.
+    thread: Option<JoinHandle<u64>>,
+}
+
+impl Churn {
+    /// Takes two numbers of pods, `number` and the next one.
+    fn start(number: u32, protocol: Protocol) -> Self {
+        let pods = [(number, "server"), (number + 1, "client")]
+            .map(|(number, role)| Arc::new(Pod::new(number, role, protocol)));
+        let server = Server::start(protocol, ANY_PORT.into(), &pods[0].cgroup, None);
+        let drive = Drive { short: CHURN, ..Drive::new(protocol, server.addr) };
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, pod) = (Arc::clone(&stop), Arc::clone(&pods[1]));
+        let thread = thread::spawn(move || {
+            let mut opened = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let mut driver = Driver::start(&drive, &pod.cgroup, None);
+                driver.ready();
+                opened += driver.finish().opened;
+            }
+            opened
+        });
+        Self { pods, _server: server, stop, thread: Some(thread) }
+    }
+
+    /// Lets the connections end, and returns how many there were.
+    fn finish(mut self) -> ([Arc<Pod>; 2], u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("it ends once");
+        (self.pods.clone(), thread.join().expect("no connection failed"))
+    }
+}
+
+impl Drop for Churn {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Its panic, if it had one, has been shown.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+#[test]
+fn killed_under_load_and_started_again() {
+    let _lock = SystemLock::acquire();
+    let before = BpfSnapshot::take();
+    let surroundings_before = surroundings();
+    let mut daemon = Daemon::start(&[]);
+    for round in 1..=ROUNDS {
+        daemon = kill_and_restart(daemon, 100 * round, &before);
+    }
+    daemon.stop();
+    before.assert_same();
+    let after = surroundings();
+    let left: Vec<_> = after.difference(&surroundings_before).collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
+}
+
+/// Kills the daemon under load, starts another and takes it through a load of its own. Takes a
+/// hundred numbers of pods.
+fn kill_and_restart(daemon: Daemon, numbers: u32, before: &BpfSnapshot) -> Daemon {
+    let mut held = Load::of_each(numbers, 0, HELD);
+    for load in &mut held {
+        load.client.driver().ready();
+        load.has(&daemon, Counts { opened: HELD, active: HELD });
+    }
+    let churn = [(Protocol::Ws, numbers + 20), (Protocol::Tcp, numbers + 22)]
+        .map(|(protocol, number)| Churn::start(number, protocol));
+    wait_for_churn(&daemon, &churn);
+    daemon.kill();
+    before.assert_same();
+
+    let daemon = Daemon::start(&[]);
+    assert_plausible(&daemon.scrape());
+    for load in &mut held {
+        load.client.driver().talk();
+        load.has(&daemon, NONE);
+    }
+    count_exactly(&daemon, numbers + 30, &mut held);
+
+    // Which of the churn opened after the start nobody knows. What opened has closed.
+    for (pods, opened) in churn.map(Churn::finish) {
+        for pod in pods {
+            is_over(&daemon, &pod, opened);
+        }
+    }
+    assert_plausible(&daemon.scrape());
+    daemon
+}
+
+/// New connections to new servers, and to those that have listened since before the kill, beside
+/// the connections from before.
+fn count_exactly(daemon: &Daemon, numbers: u32, held: &mut [Load]) {
+    let mut fresh = Load::of_each(numbers, SHORT, LONG);
+    let visit = |(load, number): (&Load, u32)| {
+        Client::start(number, &load.server, load.pod.protocol, SHORT, LONG)
+    };
+    let mut visitors: Vec<_> = held.iter().zip(numbers + 20..).map(visit).collect();
+    let all_have = |fresh: &[Load], held: &[Load], visitors: &[Client], counts| {
+        assert_plausible(&daemon.scrape());
+        for load in fresh {
+            load.has(daemon, counts);
+        }
+        for visitor in visitors {
+            visitor.pod.has(daemon, counts);
+        }
+        for load in held {
+            load.pod.has(daemon, counts);
+            load.client.pod.has(daemon, NONE);
+        }
+    };
+    for client in fresh.iter_mut().map(|load| &mut load.client).chain(&mut visitors) {
+        client.driver().ready();
+    }
+    all_have(&fresh, held, &visitors, UP);
+
+    // The connections from before end, orderly and not.
+    for (number, load) in held.iter_mut().enumerate() {
+        load.client.end(if number % 2 == 0 { Driver::close } else { Driver::reset });
+    }
+    all_have(&fresh, held, &visitors, UP);
+
+    for client in fresh.iter_mut().map(|load| &mut load.client).chain(&mut visitors) {
+        client.end(Driver::close);
+    }
+    all_have(&fresh, held, &visitors, OVER);
+}
+
+/// Waits until the daemon is in the midst of it.
+fn wait_for_churn(daemon: &Daemon, churn: &[Churn]) {
+    daemon.wait_until(PATIENCE, |metrics| {
+        assert_plausible(metrics);
+        let closed = |pod: &Pod| metrics.sum("tcp_connections_closed_total", &[("pod", &pod.uid)]);
+        churn.iter().flat_map(|churn| &churn.pods).all(|pod| closed(pod) > 100.0)
+    });
+}
+
+/// Waits until all that was opened, which is less than `most`, has closed.
+fn is_over(daemon: &Daemon, pod: &Pod, most: u64) {
+    let mut sums = [0.0; 5];
+    poll(PATIENCE, || {
+        let metrics = daemon.scrape();
+        sums = [
+            "tcp_connections_opened_total",
+            "tcp_connections_closed_total",
+            "tcp_connection_duration_seconds_count",
+            "tcp_connections_active",
+            "websocket_connections_active",
+        ]
+        .map(|name| metrics.sum(name, &[("pod", &pod.uid)]));
+        let [opened, closed, timed, active, websocket] = sums;
+        let over = [opened - closed, closed - timed, active, websocket];
+        over.iter().all(|rest| rest.abs() < 0.5).then_some(())
+    })
+    .unwrap_or_else(|| panic!("opened, closed, timed, active, WebSocket: {sums:?} {}", pod.uid));
+    assert!(sums[0] > 0.0 && sums[0] < most as f64, "{} of {most} after the start", sums[0]);
+}
+
+/// No connection that nobody saw opening may be taken off a gauge when it closes.
+fn assert_plausible(metrics: &Metrics) {
+    for sample in &metrics.samples {
+        let value = sample.value;
+        assert!((0.0..1e15).contains(&value), "{sample} is, or has run, below zero: {value}");
+    }
+}
+
+/// The cgroups of pods and the named network namespaces.
+fn surroundings() -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    walk(&ROOT.join("kubepods.slice"), &mut found);
+    walk(Path::new("/run/netns"), &mut found);
+    found
+}
+
+fn walk(directory: &Path, found: &mut BTreeSet<PathBuf>) {
+    // What is not there, or goes while we look, has not stayed.
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            walk(&entry.path(), found);
+            found.insert(entry.path());
+        } else if directory.starts_with("/run") {
+            found.insert(entry.path());
+        }
+    }
+}

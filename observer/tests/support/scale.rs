@@ -1,0 +1,14 @@
+//! Smaller numbers for slow machines: an emulated processor does in a minute what takes a real one a second.
+
+use std::{env, sync::LazyLock};
+
+static DIVISOR: LazyLock<u64> = LazyLock::new(|| match env::var("OBSERVER_TEST_SCALE") {
+    Ok(text) => text.parse().expect("OBSERVER_TEST_SCALE is a number"),
+    Err(_) => 1,
+});
+
+/// `count` connections on a real machine, and at least one on one that `OBSERVER_TEST_SCALE` says is so many times
+/// slower.
+pub(crate) fn scaled(count: u64) -> u64 {
+    (count / (*DIVISOR).max(1)).max(1)
+}

@@ -1,0 +1,99 @@
+//! Judges a report: everything must have passed but what `lab/expected.txt` lists.
+
+use anyhow::{Result, anyhow};
+
+use super::verdict::{Outcome, Report};
+
+/// A line of `lab/expected.txt`.
+struct Line {
+    kernel: String,
+    test: String,
+}
+
+/// What may be skipped, and where.
+pub(super) struct Expected(Vec<Line>);
+
+impl Expected {
+    pub(super) fn parse(list: &str) -> Result<Self> {
+        let lines =
+            list.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let parse = |line: &str| {
+            let mut words = line.splitn(3, char::is_whitespace).map(str::to_owned);
+            match (words.next(), words.next(), words.next()) {
+                (Some(kernel), Some(test), Some(_reason)) => Ok(Line { kernel, test }),
+                _ => Err(anyhow!("not KERNEL TEST REASON: {line}")),
+            }
+        };
+        lines.map(parse).collect::<Result<_>>().map(Self)
+    }
+
+    fn skips(&self, kernel: &str, test: &str) -> bool {
+        self.0.iter().any(|line| (line.kernel == kernel || line.kernel == "*") && line.test == test)
+    }
+
+    /// What is wrong with a report, a line each; empty if nothing is.
+    pub(super) fn complaints(&self, kernel: &str, report: &Report) -> Vec<String> {
+        let verdicts =
+            report.verdicts.iter().map(|verdict| (verdict.test.clone(), verdict.outcome));
+        let hooks = report.hooks.iter().map(|hook| {
+            let outcome = if hook.missing.is_some() { Outcome::Skipped } else { Outcome::Passed };
+            (format!("hook:{}", hook.name), outcome)
+        });
+        let complain = |(test, outcome): (String, Outcome)| {
+            let why = match (outcome, self.skips(kernel, &test)) {
+                (Outcome::Failed, _) => "failed",
+                (Outcome::Skipped, false) => "was skipped, which is not expected",
+                (Outcome::Passed, true) => "is expected to be skipped, but passed",
+                (Outcome::Skipped, true) | (Outcome::Passed, false) => return None,
+            };
+            Some(format!("{test} {why}"))
+        };
+        let mut complaints: Vec<_> = verdicts.chain(hooks).filter_map(complain).collect();
+        if !report.complete {
+            complaints.push("the last step did not come to its end".to_owned());
+        }
+        complaints
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(code: u8) -> Report {
+        Report::read(&format!("LAB begin a\nLAB end a {code}\nLAB done\n"))
+    }
+
+    #[test]
+    fn only_expected_skips_pass() {
+        let none = Expected::parse("").unwrap();
+        let some = Expected::parse("# comment\n6.1 a it has none\n").unwrap();
+        assert!(none.complaints("6.1", &report(0)).is_empty());
+        assert_eq!(none.complaints("6.1", &report(77)), ["a was skipped, which is not expected"]);
+        assert_eq!(none.complaints("6.1", &report(1)), ["a failed"]);
+        assert!(some.complaints("6.1", &report(77)).is_empty());
+        assert_eq!(some.complaints("6.12", &report(77)).len(), 1);
+        assert_eq!(some.complaints("6.1", &report(0)), ["a is expected to be skipped, but passed"]);
+        assert_eq!(some.complaints("6.1", &report(1)), ["a failed"]);
+    }
+
+    #[test]
+    fn a_missing_hook_is_a_skip() {
+        let text = "LAB begin check\nmiss  p (reset): not there; without it: x\nLAB end check 0\nLAB done\n";
+        let report = Report::read(text);
+        assert_eq!(Expected::parse("").unwrap().complaints("6.1", &report).len(), 1);
+        assert!(
+            Expected::parse("* hook:reset young").unwrap().complaints("6.1", &report).is_empty()
+        );
+    }
+
+    #[test]
+    fn a_report_must_be_complete() {
+        assert_eq!(Expected::parse("").unwrap().complaints("6.1", &Report::default()).len(), 1);
+    }
+
+    #[test]
+    fn a_line_needs_a_reason() {
+        assert!(Expected::parse("6.1 a").is_err());
+    }
+}

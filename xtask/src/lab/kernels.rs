@@ -1,0 +1,349 @@
+//! The kernels to boot: resolved from the Debian mirror that this machine is configured for, with an apt configuration
+//! of the lab's own, and cached; or any package or image that the caller names.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::cmd;
+
+/// The architecture as Debian calls it.
+const ARCHITECTURE: &str = "amd64";
+/// The package that depends on a suite's newest kernel for virtual machines.
+const NEWEST: &str = "linux-image-cloud-amd64";
+/// How a package with a kernel is called before its release.
+const IMAGE: &str = "linux-image-";
+/// How long a resolved kernel is taken for the newest one.
+const FRESH: Duration = Duration::from_hours(24);
+/// Modules that the tests need, below a kernel's `kernel` directory.
+const MODULES: &[&str] = &["drivers/net/veth.ko"];
+/// How a module may be compressed, and what unpacks it.
+const COMPRESSIONS: &[(&str, &str)] = &[("", "cat"), (".xz", "xzcat"), (".zst", "zstdcat")];
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// A kernel that Debian has.
+struct Source {
+    name: &'static str,
+    suite: &'static str,
+    /// What its release starts with: the table must mean what it says.
+    series: &'static str,
+    refused: bool,
+}
+
+const SOURCES: &[Source] = &[
+    Source { name: "5.10", suite: "bullseye", series: "5.10.", refused: true },
+    Source { name: "6.1", suite: "bookworm", series: "6.1.", refused: false },
+    Source { name: "6.12", suite: "trixie", series: "6.12.", refused: false },
+    Source { name: "sid", suite: "sid", series: "", refused: false },
+];
+
+/// A kernel on this machine.
+#[derive(Clone, Debug)]
+pub(super) struct Kernel {
+    /// How the table calls it.
+    pub(super) name: String,
+    /// The package's version, or the file it came from.
+    pub(super) version: String,
+    /// What QEMU boots.
+    pub(super) image: PathBuf,
+    /// Modules to load, by file.
+    pub(super) modules: Vec<PathBuf>,
+    /// Whether observer must refuse it.
+    pub(super) refused: bool,
+}
+
+/// The kernels that are named, or all that the lab knows. A name that it does not know is a package (`.deb`) or an image.
+pub(super) fn resolve(names: &[String], cache: &Path, refresh: bool) -> Result<Vec<Kernel>> {
+    if names.is_empty() {
+        return SOURCES.iter().map(|source| source.kernel(cache, refresh)).collect();
+    }
+    let one = |name: &String| match SOURCES.iter().find(|source| source.name == name) {
+        Some(source) => source.kernel(cache, refresh),
+        None => from_file(Path::new(name), cache),
+    };
+    names.iter().map(one).collect()
+}
+
+fn from_file(path: &Path, cache: &Path) -> Result<Kernel> {
+    let known: Vec<_> = SOURCES.iter().map(|source| source.name).collect();
+    ensure!(path.is_file(), "{} is neither a file nor one of {}", path.display(), known.join(", "));
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let version = path.display().to_string();
+    if path.extension().is_none_or(|extension| extension != "deb") {
+        return Ok(Kernel {
+            name,
+            version,
+            image: path.to_owned(),
+            modules: Vec::new(),
+            refused: false,
+        });
+    }
+    let directory = cache.join("files").join(&name);
+    fs::create_dir_all(&directory)?;
+    let unpacked = tempfile::tempdir_in(&directory)?;
+    unpack(path, unpacked.path())?;
+    keep(unpacked.path(), &directory)?;
+    Ok(kept(&directory, name, version, false))
+}
+
+impl Source {
+    /// The cached kernel if it is fresh, else the newest; the cached one also if the mirror has none.
+    fn kernel(&self, cache: &Path, refresh: bool) -> Result<Kernel> {
+        let directory = cache.join(self.name);
+        let cached = self.cached(&directory);
+        if let Some((kernel, age)) = &cached
+            && *age < FRESH
+            && !refresh
+        {
+            return Ok(kernel.clone());
+        }
+        match (self.newest(&directory, cached.as_ref().map(|(kernel, _)| kernel)), cached) {
+            (Ok(kernel), _) => Ok(kernel),
+            (Err(error), Some((kernel, _))) => {
+                cmd::say("!", &format!("{error:#}; going on with {} of earlier", kernel.version));
+                Ok(kernel)
+            }
+            (Err(error), None) => {
+                Err(error.context(format!("getting the kernel of Debian {}", self.suite)))
+            }
+        }
+    }
+
+    fn describe(&self, directory: &Path, version: String) -> Kernel {
+        kept(directory, self.name.to_owned(), version, self.refused)
+    }
+
+    fn cached(&self, directory: &Path) -> Option<(Kernel, Duration)> {
+        let stamp = directory.join("version");
+        let version = fs::read_to_string(&stamp).ok()?;
+        let resolved = fs::metadata(&stamp).and_then(|file| file.modified()).ok()?;
+        let age = SystemTime::now().duration_since(resolved).unwrap_or_default();
+        let kernel = self.describe(directory, version);
+        kernel.image.is_file().then_some((kernel, age))
+    }
+
+    fn newest(&self, directory: &Path, cached: Option<&Kernel>) -> Result<Kernel> {
+        let apt = Apt::new(directory, self.suite)?;
+        apt.update()?;
+        let (packages, version) = apt.kernel()?;
+        ensure!(
+            version.starts_with(self.series),
+            "Debian {} has {version} now, not {}*: the table in this file is out of date",
+            self.suite,
+            self.series
+        );
+        if cached.is_none_or(|cached| cached.version != version) {
+            let unpacked = tempfile::tempdir_in(directory)?;
+            for package in packages {
+                unpack(&apt.download(&package)?, unpacked.path())?;
+            }
+            keep(unpacked.path(), directory)?;
+        }
+        // Last, since it vouches for the image.
+        fs::write(directory.join("version"), &version)?;
+        Ok(self.describe(directory, version))
+    }
+}
+
+fn unpack(archive: &Path, directory: &Path) -> Result<()> {
+    cmd::output(cmd::command("dpkg-deb").arg("--extract").arg(archive).arg(directory)).map(drop)
+}
+
+/// Keeps the image and the modules of unpacked packages in `directory`.
+fn keep(unpacked: &Path, directory: &Path) -> Result<()> {
+    let image = find_image(unpacked).context("the packages hold no kernel image")?;
+    fs::rename(image, directory.join("vmlinuz"))?;
+    for module in MODULES {
+        let Some((packed, program)) = find_module(unpacked, module) else { continue };
+        let into = File::create(directory.join(Path::new(module).file_name().context("a file")?))?;
+        let status = cmd::command(program).arg(&packed).stdout(into).status()?;
+        ensure!(status.success(), "{program} {}: {status}", packed.display());
+    }
+    Ok(())
+}
+
+/// The kernel that [`keep`] kept.
+fn kept(directory: &Path, name: String, version: String, refused: bool) -> Kernel {
+    let modules =
+        MODULES.iter().filter_map(|module| Some(directory.join(Path::new(module).file_name()?)));
+    let modules = modules.filter(|module| module.is_file()).collect();
+    Kernel { name, version, image: directory.join("vmlinuz"), modules, refused }
+}
+
+/// Directories of modules: `/lib` is a link to `/usr/lib` by now, but not in older packages.
+fn module_trees(unpacked: &Path) -> impl Iterator<Item = PathBuf> {
+    let trees = ["usr/lib/modules", "lib/modules"].map(|at| unpacked.join(at).read_dir());
+    trees.into_iter().flatten().flatten().flatten().map(|entry| entry.path())
+}
+
+fn find_image(unpacked: &Path) -> Option<PathBuf> {
+    let boot =
+        unpacked.join("boot").read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_image = |path: &PathBuf| {
+        path.is_file()
+            && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
+    };
+    // Newer packages have the image beside the modules.
+    boot.chain(module_trees(unpacked).map(|tree| tree.join("vmlinuz"))).find(is_image)
+}
+
+/// Where a module is and what unpacks it; `None` if the kernel has it built in.
+fn find_module(unpacked: &Path, module: &str) -> Option<(PathBuf, &'static str)> {
+    let candidates = module_trees(unpacked).flat_map(|tree| {
+        COMPRESSIONS
+            .iter()
+            .map(move |(suffix, program)| (tree.join(format!("kernel/{module}{suffix}")), *program))
+    });
+    candidates.into_iter().find(|(path, _)| path.is_file())
+}
+
+/// apt with lists, sources and cache of its own: the machine's are neither read nor changed.
+struct Apt {
+    directory: PathBuf,
+    options: Vec<String>,
+}
+
+impl Apt {
+    fn new(directory: &Path, suite: &str) -> Result<Self> {
+        let apt = directory.join("apt");
+        fs::create_dir_all(apt.join("lists/partial"))?;
+        fs::create_dir_all(apt.join("archives/partial"))?;
+        let key = if Path::new(KEYRING).is_file() {
+            format!(" signed-by={KEYRING}")
+        } else {
+            String::new()
+        };
+        let sources = apt.join("sources.list");
+        fs::write(
+            &sources,
+            format!("deb [arch={ARCHITECTURE}{key}] {} {suite} main\n", mirror()?),
+        )?;
+        let at = apt.display();
+        Ok(Self {
+            options: [
+                format!("Dir::Etc::SourceList={at}/sources.list"),
+                "Dir::Etc::SourceParts=/dev/null".into(),
+                format!("Dir::State::Lists={at}/lists"),
+                format!("Dir::Cache={at}"),
+                // A mirror that is a snapshot has Release files of the past.
+                "Acquire::Check-Valid-Until=false".into(),
+                "Acquire::Check-Date=false".into(),
+                "Acquire::Languages=none".into(),
+                "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".into(),
+                "APT::Sandbox::User=root".into(),
+            ]
+            .map(|option| format!("-o{option}"))
+            .into(),
+            directory: apt,
+        })
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = cmd::command(program);
+        command.args(&self.options).args(arguments);
+        command
+    }
+
+    fn update(&self) -> Result<()> {
+        cmd::output(&mut self.command("apt-get", &["update", "--quiet", "--error-on=any"]))
+            .map(drop)
+    }
+
+    /// The packages of the newest kernel's image and modules, and their version.
+    fn kernel(&self) -> Result<(Vec<String>, String)> {
+        let depends = cmd::output(&mut self.command("apt-cache", &["depends", NEWEST]))?;
+        let image =
+            newest_image(&depends).with_context(|| format!("{NEWEST} depends on no kernel"))?;
+        let release = image.trim_start_matches(IMAGE);
+        // Newer kernels come in two packages, and the third one only depends on them.
+        let mut packages: Vec<_> =
+            ["linux-binary-", "linux-modules-"].map(|part| format!("{part}{release}")).into();
+        if self.version(&packages[0])?.is_none() {
+            packages = vec![image.to_owned()];
+        }
+        let version =
+            self.version(&packages[0])?.with_context(|| format!("there is no package {image}"))?;
+        Ok((packages, version))
+    }
+
+    fn version(&self, package: &str) -> Result<Option<String>> {
+        let policy = cmd::output(&mut self.command("apt-cache", &["policy", package]))?;
+        let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+        Ok(version.filter(|version| *version != "(none)").map(str::to_owned))
+    }
+
+    fn download(&self, package: &str) -> Result<PathBuf> {
+        let directory = self.directory.join("download");
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir(&directory)?;
+        cmd::say("+", &format!("apt-get download {package}"));
+        cmd::output(
+            self.command("apt-get", &["download", "--quiet", package]).current_dir(&directory),
+        )?;
+        let mut files = directory.read_dir()?.flatten().map(|entry| entry.path());
+        files.next().context("apt-get downloaded nothing")
+    }
+}
+
+/// The kernel in what `apt-cache depends` prints.
+fn newest_image(depends: &str) -> Option<&str> {
+    let packages = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    packages.map(str::trim).find(|package| package.starts_with(IMAGE))
+}
+
+/// The address of the Debian mirror in this machine's configuration.
+fn mirror() -> Result<String> {
+    let targets = cmd::output(cmd::command("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(REPO_URI) $(RELEASE)",
+        "Created-By: Packages",
+    ]))?;
+    let mirror = main_archive(&targets);
+    mirror
+        .map(str::to_owned)
+        .context("apt is configured for no Debian mirror: name kernels by --kernel FILE")
+}
+
+/// The first archive that is Debian's own, and not that of security updates.
+fn main_archive(targets: &str) -> Option<&str> {
+    let archives = targets.lines().filter_map(|line| line.split_once(' '));
+    let main = |(address, release): &(&str, &str)| {
+        address.trim_end_matches('/').ends_with("/debian") && !release.ends_with("-security")
+    };
+    archives.filter(main).map(|(address, _)| address).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_image_is_what_the_metapackage_depends_on() {
+        let depends = "linux-image-cloud-amd64\n  Depends: linux-base-cloud-amd64\n  \
+                       Depends: linux-image-7.2.13+deb14-cloud-amd64\n";
+        assert_eq!(newest_image(depends), Some("linux-image-7.2.13+deb14-cloud-amd64"));
+        assert_eq!(newest_image("linux-image-cloud-amd64\n"), None);
+    }
+
+    #[test]
+    fn the_mirror_is_that_of_the_main_archive() {
+        let targets = "http://a.example/debian-security/ bookworm-security\n\
+                       http://b.example/ubuntu/ jammy\n\
+                       http://a.example/debian/ bookworm\n";
+        assert_eq!(main_archive(targets), Some("http://a.example/debian/"));
+        assert_eq!(main_archive("http://b.example/ubuntu/ jammy\n"), None);
+    }
+
+    #[test]
+    fn a_kernel_that_is_neither_known_nor_a_file_is_an_error() {
+        let cache = tempfile::tempdir().unwrap();
+        let error = resolve(&["4.4".to_owned()], cache.path(), false).unwrap_err();
+        assert!(error.to_string().contains("6.12"), "{error}");
+    }
+}

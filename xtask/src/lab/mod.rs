@@ -1,0 +1,236 @@
+//! `cargo xtask lab`: boots real distribution kernels in QEMU and runs the tests of the kernel inside.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`kernels`] | gets the kernels from the configured Debian mirror |
+//! | [`programs`] | builds what runs in the guests |
+//! | [`initramfs`] | packs it into the guests' file system |
+//! | [`qemu`] | runs one guest, and notices panics, stalls and overtime |
+//! | [`verdict`] | reads what the guest reported |
+//! | [`expected`] | judges it: what is not listed in `lab/expected.txt` must pass |
+//! | [`table`] | writes the compatibility table |
+//! | [`self_test`] | shows that the lab can fail |
+//!
+//! What happens inside a guest is told by two scripts, `lab/init` and `lab/steps`. This machine's own kernel is one
+//! more row: the same steps, without a guest. Consoles, reports and the table are kept below `target/lab`.
+
+mod expected;
+mod initramfs;
+mod kernels;
+mod programs;
+mod qemu;
+mod self_test;
+mod table;
+mod verdict;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::cmd;
+use expected::Expected;
+use initramfs::Initramfs;
+use kernels::Kernel;
+use programs::Programs;
+use qemu::{Ended, Guest};
+use table::Row;
+use verdict::{Outcome, Report};
+
+const INIT: &str = include_str!("../../lab/init");
+const STEPS: &str = include_str!("../../lab/steps");
+const EXPECTED: &str = include_str!("../../lab/expected.txt");
+
+/// The name of this machine's own kernel.
+const HOST: &str = "host";
+/// The part of the guests' file systems that all share.
+const SHARED: &str = "shared.cpio";
+/// Lines of a failed test that are shown; the report has all.
+const SHOWN: usize = 30;
+
+/// Arguments of `cargo xtask lab`.
+#[derive(Args)]
+pub(crate) struct LabArgs {
+    /// Only these: 5.10, 6.1, 6.12, sid, host, a package (.deb) or an image; may be repeated
+    #[arg(long = "kernel", value_name = "KERNEL")]
+    kernels: Vec<String>,
+    /// Only load the programs and check the refusals: no system tests
+    #[arg(long)]
+    quick: bool,
+    /// Ask the mirror for newer kernels, even if it was asked within the last day
+    #[arg(long)]
+    refresh: bool,
+    /// Wall-clock limit of a guest, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    limit: u64,
+    /// Make observer believe that the guests' kernels lack this hook, to see the lab turn red
+    #[arg(long, value_name = "HOOK")]
+    lacking: Option<String>,
+    /// Show that the lab notices failures, unexpected skips, panics, hangs and a missing hook
+    #[arg(long)]
+    self_test: bool,
+}
+
+/// Runs the lab; an error if anything was not as it should be.
+pub(crate) fn run(args: &LabArgs) -> Result<()> {
+    let directory = cmd::target_directory()?.join("lab");
+    fs::create_dir_all(&directory)?;
+    let programs = Programs::build()?;
+    let with_host = args.kernels.is_empty() || args.kernels.iter().any(|name| name == HOST);
+    let named: Vec<_> = args.kernels.iter().filter(|name| *name != HOST).cloned().collect();
+    let kernels = if named.is_empty() && !args.kernels.is_empty() {
+        Vec::new()
+    } else {
+        kernels::resolve(&named, &directory.join("kernels"), args.refresh)?
+    };
+    for Kernel { name, version, .. } in &kernels {
+        cmd::say("*", &format!("kernel {name}: {version}"));
+    }
+    pack(&programs, &directory.join(SHARED))?;
+    let lab = Lab { directory, programs, expected: Expected::parse(EXPECTED)? };
+    if args.self_test {
+        return self_test::run(&lab, &kernels);
+    }
+    lab.run(&kernels, with_host, args)
+}
+
+/// What every guest shares.
+struct Lab {
+    /// Where everything is kept.
+    directory: PathBuf,
+    programs: Programs,
+    expected: Expected,
+}
+
+impl Lab {
+    fn run(&self, kernels: &[Kernel], with_host: bool, args: &LabArgs) -> Result<()> {
+        let mut rows = Vec::new();
+        let mut red = Vec::new();
+        for kernel in kernels {
+            let initramfs = self.initramfs(kernel)?;
+            for &(processors, steps) in plan(kernel, args.quick) {
+                let name = format!("{}, {processors} processors", kernel.name);
+                let guest = Guest {
+                    kernel,
+                    initramfs: &initramfs,
+                    processors,
+                    steps,
+                    lacking: args.lacking.as_deref(),
+                    limit: Duration::from_secs(args.limit),
+                    directory: self.directory.join(format!("{}-{processors}", kernel.name)),
+                };
+                let ended = guest.boot()?;
+                let report = Report::read(&ended.report);
+                if !self.judge(&name, &kernel.name, &report, &ended) {
+                    red.push(name);
+                }
+                // The first guest of a kernel has the statistics.
+                if rows.last().is_none_or(|row: &Row| row.name != kernel.name) {
+                    rows.push(Row { name: kernel.name.clone(), report });
+                }
+            }
+        }
+        if with_host {
+            let ended = self.host(args)?;
+            let report = Report::read(&ended.report);
+            if !self.judge("this machine", HOST, &report, &ended) {
+                red.push("this machine".to_owned());
+            }
+            rows.push(Row { name: HOST.to_owned(), report });
+        }
+        table::write(&rows, &self.directory)?;
+        println!("\nlogs and the compatibility table are in {}", self.directory.display());
+        if !red.is_empty() {
+            bail!("the lab is red: {}", red.join("; "));
+        }
+        println!("the lab is green");
+        Ok(())
+    }
+
+    /// Writes a guest's file system: what all have, and the kernel's modules.
+    fn initramfs(&self, kernel: &Kernel) -> Result<PathBuf> {
+        let path = self.directory.join("initramfs");
+        let own = self.directory.join("modules.cpio");
+        let mut archive = Initramfs::create(&own)?;
+        for module in &kernel.modules {
+            let name = module.file_name().context("a module is a file")?;
+            archive.file(&Path::new("/lab/modules").join(name), &fs::read(module)?)?;
+        }
+        archive.finish()?;
+        fs::write(&path, [fs::read(self.directory.join(SHARED))?, fs::read(own)?].concat())?;
+        Ok(path)
+    }
+
+    /// Prints the verdicts; whether all is as it should be.
+    fn judge(&self, name: &str, kernel: &str, report: &Report, ended: &Ended) -> bool {
+        println!("\n{name}: {} ({:.1} s)", report.kernel, ended.took.as_secs_f64());
+        for verdict in &report.verdicts {
+            let outcome = match verdict.outcome {
+                Outcome::Passed => "passed",
+                Outcome::Skipped => "skipped",
+                Outcome::Failed => "FAILED",
+            };
+            println!("  {outcome:<8}{}", verdict.test);
+            if verdict.outcome == Outcome::Failed {
+                let said: Vec<_> = verdict.said.lines().collect();
+                said[said.len().saturating_sub(SHOWN)..]
+                    .iter()
+                    .for_each(|line| println!("      {line}"));
+            }
+        }
+        let mut wrong = self.expected.complaints(kernel, report);
+        wrong.extend(ended.trouble.iter().map(|trouble| format!("the guest: {trouble}")));
+        for complaint in &wrong {
+            println!("  WRONG: {complaint}");
+        }
+        wrong.is_empty()
+    }
+
+    /// The same steps on this machine, as root.
+    fn host(&self, args: &LabArgs) -> Result<Ended> {
+        let steps: &[_] =
+            if args.quick { &["check", "statistics"] } else { &["check", "statistics", "tests"] };
+        let tests = self.directory.join("tests");
+        self.programs.link_tests(&tests)?;
+        let script = self.directory.join("steps");
+        fs::write(&script, STEPS)?;
+        let started = Instant::now();
+        let mut report =
+            format!("LAB kernel {}\n", fs::read_to_string("/proc/sys/kernel/osrelease")?.trim());
+        for step in steps {
+            let mut command = cmd::as_root("env")?;
+            command.arg(format!("OBSERVER={}", self.programs.observer.display()));
+            command.arg(format!("LAB_TESTS={}", tests.display()));
+            command.args(["timeout", &args.limit.to_string(), "sh"]).arg(&script).arg(step);
+            let output = command.output().context("starting a step")?;
+            report += &String::from_utf8_lossy(&output.stdout);
+        }
+        report += "LAB done\n";
+        fs::write(self.directory.join("host.log"), &report)?;
+        Ok(Ended { report, trouble: Vec::new(), took: started.elapsed() })
+    }
+}
+
+/// The guests of a kernel: processors and steps. The first is the one whose statistics are in the table.
+fn plan(kernel: &Kernel, quick: bool) -> &'static [(u32, &'static [&'static str])] {
+    if kernel.refused {
+        return &[(2, &["refused"])];
+    }
+    if quick {
+        return &[(2, &["check", "statistics", "hybrid", "no-v2", "no-btf"])];
+    }
+    &[(2, &["check", "statistics", "hybrid", "no-v2", "no-btf", "tests"]), (1, &["check", "tests"])]
+}
+
+/// Writes what every guest has.
+fn pack(programs: &Programs, path: &Path) -> Result<()> {
+    let mut archive = Initramfs::create(path)?;
+    archive.host_program(Path::new("/bin/busybox"), &programs::busybox()?)?;
+    archive.link(Path::new("/bin/sh"), Path::new("busybox"))?;
+    archive.program(Path::new("/init"), INIT.as_bytes())?;
+    archive.program(Path::new("/lab/steps"), STEPS.as_bytes())?;
+    programs.pack(&mut archive)?;
+    archive.finish()
+}

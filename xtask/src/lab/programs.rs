@@ -1,0 +1,159 @@
+//! The programs that the lab runs: the very ones that `cargo xtask test` runs on this machine.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
+
+use super::initramfs::Initramfs;
+use crate::cmd;
+
+/// Test programs of `observer/tests` that need nothing but the kernel, iproute2 and bpftool.
+const TESTS: &[&str] = &["ground_truth"];
+/// What they start.
+const TOOLS: &[&str] = &["ip", "bpftool"];
+
+/// What cargo built.
+pub(super) struct Programs {
+    pub(super) observer: PathBuf,
+    /// The test programs find it beside the daemon.
+    workload: PathBuf,
+    tests: Vec<(String, PathBuf)>,
+}
+
+/// A line of cargo's `--message-format=json`, as far as we read it.
+#[derive(Deserialize)]
+struct Message {
+    target: Option<Target>,
+    profile: Option<Profile>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+impl Programs {
+    pub(super) fn build() -> Result<Self> {
+        let arguments = [
+            "test",
+            "--package",
+            "observer",
+            "--no-run",
+            "--message-format=json-render-diagnostics",
+        ];
+        let mut cargo = cmd::cargo(&arguments);
+        cmd::show(&cargo);
+        let output = cargo.stderr(Stdio::inherit()).output().context("starting cargo")?;
+        if !output.status.success() {
+            bail!("the tests do not build");
+        }
+        Self::from_messages(&String::from_utf8(output.stdout)?)
+    }
+
+    fn from_messages(messages: &str) -> Result<Self> {
+        let mut built = Vec::new();
+        for line in messages.lines() {
+            let Message { target: Some(target), profile: Some(profile), executable: Some(path) } =
+                serde_json::from_str(line)?
+            else {
+                continue;
+            };
+            let kind = target.kind.into_iter().next().unwrap_or_default();
+            built.push((kind, profile.test, target.name, path));
+        }
+        let find = |kind: &str, test: bool, name: &str| {
+            let mut of = built.iter().filter(|built| {
+                (built.0.as_str(), built.1, built.2.as_str()) == (kind, test, name)
+            });
+            of.next()
+                .map(|(.., path)| path.clone())
+                .with_context(|| format!("cargo built no {kind} {name}"))
+        };
+        Ok(Self {
+            observer: find("bin", false, "observer")?,
+            // cargo says nothing of the name without a hash, under which the example is found.
+            workload: find("bin", false, "observer")?.with_file_name("examples").join("workload"),
+            tests: TESTS
+                .iter()
+                .map(|name| Ok(((*name).to_owned(), find("test", true, name)?)))
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    /// Links the tests into a directory, for a run on this machine.
+    pub(super) fn link_tests(&self, directory: &Path) -> Result<()> {
+        if directory.exists() {
+            fs::remove_dir_all(directory)?;
+        }
+        fs::create_dir_all(directory)?;
+        for (name, path) in &self.tests {
+            symlink(path, directory.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Puts everything into an archive. Tests know the daemon by the path that it has here, so it has it there too.
+    pub(super) fn pack(&self, archive: &mut Initramfs) -> Result<()> {
+        for program in [&self.observer, &self.workload] {
+            archive.host_program(program, program)?;
+        }
+        archive.link(Path::new("/usr/bin/observer"), &self.observer)?;
+        for (name, path) in &self.tests {
+            archive.host_program(&Path::new("/lab/tests").join(name), path)?;
+        }
+        for tool in TOOLS {
+            archive.host_program(&Path::new("/usr/bin").join(tool), &tool_path(tool)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn tool_path(tool: &str) -> Result<PathBuf> {
+    let path = cmd::which(tool);
+    path.with_context(|| format!("there is no program {tool}: run `cargo xtask setup --tests`"))
+}
+
+/// The static busybox of this machine, which is a guest's shell and everything else.
+pub(super) fn busybox() -> Result<PathBuf> {
+    let path = cmd::which("busybox").context("there is no busybox: install busybox-static")?;
+    let dynamic = cmd::succeeds(std::process::Command::new("ldd").arg(&path));
+    ensure!(!dynamic, "{} needs shared libraries: install busybox-static", path.display());
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: &str, name: &str, test: bool) -> String {
+        format!(
+            r#"{{"reason":"compiler-artifact","target":{{"name":"{name}","kind":["{kind}"]}},
+               "profile":{{"test":{test}}},"executable":"/t/debug/{name}-{test}"}}"#
+        )
+        .replace('\n', "")
+    }
+
+    #[test]
+    fn programs_are_found_among_cargos_messages() {
+        let other = r#"{"reason":"build-finished","success":true}"#.to_owned();
+        let mut lines =
+            vec![message("bin", "observer", true), message("bin", "observer", false), other];
+        assert!(Programs::from_messages(&lines.join("\n")).is_err());
+        lines.extend(TESTS.iter().map(|name| message("test", name, true)));
+        let programs = Programs::from_messages(&lines.join("\n")).unwrap();
+        assert_eq!(programs.observer, Path::new("/t/debug/observer-false"));
+        assert_eq!(programs.workload, Path::new("/t/debug/examples/workload"));
+        assert_eq!(programs.tests.len(), TESTS.len());
+    }
+}
