@@ -128,7 +128,11 @@ pub fn load(options: &Options<'_>) -> Result<Loaded, LoadError> {
         if superseded == Some(probe.program) {
             continue;
         }
-        let state = if options.simulate_lacking.iter().any(|hook| hook == probe.hook.name()) {
+        let state = if options
+            .simulate_lacking
+            .iter()
+            .any(|lacking| [probe.hook.name(), probe.program].contains(&lacking.as_str()))
+        {
             Err(LoadError::NoHook { hook: probe.hook.name() })
         } else {
             load_program(&mut ebpf, &btf, probe)
@@ -223,7 +227,7 @@ impl Loaded {
     pub fn attach(mut self, cgroup_root: &Path) -> Result<Probes, LoadError> {
         fill_free_list(&mut self.ebpf, self.cells)?;
         fill_reset_causes(&mut self.ebpf)?;
-        let parsers = fill_parsers(&mut self.ebpf)?;
+        let parsers = fill_parsers(&mut self.ebpf, &self.states)?;
         let root = File::open(cgroup_root).map_err(|error| LoadError::Attach {
             program: "segment_in",
             reason: format!("{}: {error}", cgroup_root.display()),
@@ -316,11 +320,14 @@ fn reset_cause(name: &str) -> ResetCause {
     }
 }
 
-fn fill_parsers(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, LoadError> {
+fn fill_parsers(
+    ebpf: &mut Ebpf,
+    states: &[(&'static Probe, ProbeState)],
+) -> Result<ProgramArray<MapData>, LoadError> {
     let mut parsers: ProgramArray<MapData> = ProgramArray::try_from(take(ebpf, "PARSERS")?)
         .map_err(|error| map_error("PARSERS", &error))?;
-    for probe in PROBES {
-        if let Hook::Parser(slot) = probe.hook {
+    for (probe, state) in states {
+        if let (Hook::Parser(slot), ProbeState::Active) = (probe.hook, state) {
             let fd = <&CgroupSkb>::try_from(ebpf.program(probe.program).expect("loaded above"))
                 .and_then(|program| program.fd())
                 .map_err(|error| map_error("PARSERS", &error))?;

@@ -1,0 +1,116 @@
+//! Throughput with and without a watcher, interleaved: what drifts on the machine drifts for both.
+//!
+//! In each round every load runs once without a watcher and once with each, one right after the
+//! other, and every round begins with another one. Each ratio is of two runs of the same round.
+//! The statistics of the kernel are off.
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use super::Bench;
+use super::loads::{Load, Run, Servers};
+use super::spread::Spread;
+use super::watcher::{Kind, Watcher};
+use crate::cmd;
+
+/// What one load lost to one watcher.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Comparison {
+    pub(super) load: Load,
+    pub(super) watcher: Kind,
+    /// Operations a second without it.
+    pub(super) without: Spread,
+    /// Operations a second with it.
+    pub(super) with: Spread,
+    /// With it by without it, round by round.
+    pub(super) ratio: Spread,
+    /// The same of operations per processor time of client and server: less exposed to what else
+    /// the machine does. The watcher's own process is not in it.
+    pub(super) processor_ratio: Spread,
+    /// Operations a second without and with it, round by round.
+    pub(super) pairs: Vec<[f64; 2]>,
+}
+
+/// Compares every load with every watcher; also the start-up time of the observer in milliseconds.
+pub(super) fn run(
+    bench: &Bench<'_>,
+    servers: &mut Servers,
+    kinds: &[Kind],
+) -> Result<(Vec<Comparison>, Spread)> {
+    let mut comparisons = Vec::new();
+    let mut start_ups = Vec::new();
+    for load in Load::ALL {
+        // Without any, then with each; a row per round.
+        let variants: Vec<_> = [None].into_iter().chain(kinds.iter().copied().map(Some)).collect();
+        let mut rounds = Vec::new();
+        for round in 0..bench.plan.rounds {
+            cmd::say(
+                "*",
+                &format!("{}: round {} of {}", load.name(), round + 1, bench.plan.rounds),
+            );
+            let mut runs = vec![None; variants.len()];
+            for turn in 0..variants.len() {
+                bench.interrupted.check()?;
+                let turn = (round + turn) % variants.len();
+                let watcher = variants[turn].map(|kind| Watcher::start(kind, bench)).transpose()?;
+                runs[turn] = Some(servers.run(load, bench)?);
+                if let Some(watcher) = watcher {
+                    if variants[turn] == Some(Kind::Observer) {
+                        start_ups.push(watcher.start_up().as_secs_f64() * 1e3);
+                    }
+                    watcher.stop()?;
+                }
+            }
+            rounds.push(runs.into_iter().collect::<Option<Vec<Run>>>().context("all ran")?);
+        }
+        for (column, &watcher) in (1..).zip(kinds) {
+            let pairs: Vec<_> = rounds.iter().map(|runs| (runs[0], runs[column])).collect();
+            comparisons.push(Comparison::of(load, watcher, &pairs)?);
+        }
+    }
+    Ok((comparisons, Spread::of(start_ups).context("the observer never ran")?))
+}
+
+impl Comparison {
+    /// Of pairs without and with the watcher.
+    fn of(load: Load, watcher: Kind, pairs: &[(Run, Run)]) -> Result<Self> {
+        let spread = |figure: fn(&(Run, Run)) -> f64| {
+            Spread::of(pairs.iter().map(figure).collect()).context("nothing was measured")
+        };
+        Ok(Self {
+            load,
+            watcher,
+            without: spread(|(without, _)| without.throughput())?,
+            with: spread(|(_, with)| with.throughput())?,
+            ratio: spread(|(without, with)| with.throughput() / without.throughput())?,
+            processor_ratio: spread(|(without, with)| with.efficiency() / without.efficiency())?,
+            pairs: pairs
+                .iter()
+                .map(|(without, with)| [without.throughput(), with.throughput()])
+                .collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn ratios_are_of_runs_of_the_same_round() {
+        let run = |operations, ticks| Run { operations, elapsed: Duration::from_secs(2), ticks };
+        let pairs = [
+            (run(100.0, 10), run(90.0, 10)),
+            // A slow moment hits both.
+            (run(50.0, 5), run(45.0, 5)),
+            (run(100.0, 10), run(80.0, 10)),
+        ];
+        let found = Comparison::of(Load::Bulk, Kind::Observer, &pairs).unwrap();
+        assert_eq!(found.without, Spread { median: 50.0, min: 25.0, max: 50.0 });
+        assert_eq!(found.ratio, Spread { median: 0.9, min: 0.8, max: 0.9 });
+        assert_eq!(found.processor_ratio, found.ratio);
+        assert_eq!(found.pairs.len(), 3);
+    }
+}

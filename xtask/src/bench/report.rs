@@ -1,0 +1,315 @@
+//! The results: targets beside figures, as Markdown for people and JSON for programs.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::thread;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::compare::Comparison;
+use super::loads::Load;
+use super::pods::PodsRow;
+use super::spread::Spread;
+use super::watcher::Kind;
+
+/// A program that ran less often than this under a load is not what the load is about.
+const ENOUGH_RUNS: u64 = 1_000;
+
+/// All that was measured.
+#[derive(Serialize)]
+pub(super) struct Results {
+    pub(super) machine: Machine,
+    pub(super) quick: bool,
+    pub(super) targets: Vec<Target>,
+    pub(super) comparisons: Vec<Comparison>,
+    pub(super) bpf_times: Vec<BpfTime>,
+    pub(super) programs: Vec<ProgramRow>,
+    pub(super) start_up_ms: Spread,
+    pub(super) pods: Vec<PodsRow>,
+    /// What did not run here, and why.
+    pub(super) skipped: Vec<String>,
+}
+
+/// Where it was measured.
+#[derive(Serialize)]
+pub(super) struct Machine {
+    processor: String,
+    cores: usize,
+    kernel: String,
+    /// The load averages before the bench: what others did.
+    load_before: String,
+}
+
+/// A kernel program under a load.
+#[derive(Serialize)]
+pub(super) struct ProgramRow {
+    pub(super) load: Load,
+    pub(super) watcher: Kind,
+    pub(super) program: String,
+    /// As bpftool calls its type.
+    pub(super) kind: String,
+    pub(super) runs: u64,
+    pub(super) mean_ns: f64,
+}
+
+/// The time in all programs of a watcher, by the operations of the load.
+#[derive(Serialize)]
+pub(super) struct BpfTime {
+    pub(super) load: Load,
+    pub(super) watcher: Kind,
+    pub(super) operations: f64,
+    pub(super) ns_per_operation: f64,
+}
+
+/// What a figure should be.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Target {
+    what: &'static str,
+    limit: f64,
+    /// Whether the figure has to be at least the limit rather than at most.
+    at_least: bool,
+    figure: f64,
+    unit: &'static str,
+    met: bool,
+}
+
+impl Machine {
+    pub(super) fn look() -> Result<Self> {
+        let processors = fs::read_to_string("/proc/cpuinfo")?;
+        let model = processors.lines().find_map(|line| line.strip_prefix("model name"));
+        let model = model.map_or("unknown", |model| model.trim_start_matches(['\t', ':', ' ']));
+        let load = fs::read_to_string("/proc/loadavg")?;
+        Ok(Self {
+            processor: model.to_owned(),
+            cores: thread::available_parallelism()?.get(),
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            load_before: load.split(' ').take(3).collect::<Vec<_>>().join(" "),
+        })
+    }
+}
+
+impl Target {
+    fn at_most(what: &'static str, limit: f64, unit: &'static str, figure: f64) -> Self {
+        Self { what, limit, at_least: false, figure, unit, met: figure <= limit }
+    }
+
+    fn at_least(what: &'static str, limit: f64, figure: f64) -> Self {
+        Self { what, limit, at_least: true, figure, unit: "", met: figure >= limit }
+    }
+}
+
+impl Results {
+    /// Holds the figures of the observer against the targets. A figure that is missing has no line.
+    pub(super) fn judge(&mut self) {
+        let mut targets = Vec::new();
+        let segment = |row: &ProgramRow| {
+            row.kind == "cgroup_skb" && matches!(row.load, Load::KeepAlive | Load::WebSocket)
+        };
+        let event = |row: &ProgramRow| row.kind != "cgroup_skb" && row.load == Load::Short;
+        targets.extend(self.slowest(segment).map(|mean| {
+            Target::at_most("slowest segment program, mean (keep-alive, echo)", 200.0, "ns", mean)
+        }));
+        targets.extend(self.slowest(event).map(|mean| {
+            Target::at_most("slowest state program, mean (short connections)", 400.0, "ns", mean)
+        }));
+        let ratios = || self.comparisons.iter().filter(|one| one.watcher == Kind::Observer);
+        let worst = ratios().map(|one| one.ratio.median).min_by(f64::total_cmp);
+        targets.extend(
+            worst.map(|ratio| Target::at_least("throughput ratio, worst load", 0.93, ratio)),
+        );
+        let bulk = ratios().find(|one| one.load == Load::Bulk);
+        targets.extend(
+            bulk.map(|one| Target::at_least("throughput ratio, bulk", 0.98, one.ratio.median)),
+        );
+        let echo = |time: &&BpfTime| time.watcher == Kind::Observer && time.load == Load::WebSocket;
+        targets.extend(self.bpf_times.iter().find(echo).map(|time| {
+            let microseconds = time.ns_per_operation / 1e3;
+            Target::at_most("BPF time per WebSocket round trip, both ends", 1.5, "µs", microseconds)
+        }));
+        if let Some(row) = self.pods.iter().max_by_key(|row| row.pods) {
+            let memory = row.resident_kib as f64 / 1024.0;
+            targets.extend([
+                Target::at_most("scrape of 500 pods", 50.0, "ms", row.scrape_ms.median),
+                Target::at_most("daemon's resident memory, 500 pods", 30.0, "MiB", memory),
+            ]);
+        }
+        self.targets = targets;
+    }
+
+    /// The largest mean of the observer's programs that are `of` interest.
+    fn slowest(&self, of: impl Fn(&ProgramRow) -> bool) -> Option<f64> {
+        let rows = self
+            .programs
+            .iter()
+            .filter(|row| row.watcher == Kind::Observer && row.runs >= ENOUGH_RUNS && of(row));
+        rows.map(|row| row.mean_ns).max_by(f64::total_cmp)
+    }
+
+    /// The tables. Writing to a String does not fail, so its results are dropped.
+    pub(super) fn markdown(&self) -> String {
+        let mut text = String::new();
+        let Machine { processor, cores, kernel, load_before } = &self.machine;
+        let rounds = self.comparisons.first().map_or(0, |one| one.pairs.len());
+        let _ = writeln!(
+            text,
+            "{processor}, {cores} cores, Linux {kernel}; {rounds} interleaved rounds{}; load \
+             averages before: {load_before}. Spreads are median (smallest–largest).",
+            if self.quick { " (quick)" } else { "" }
+        );
+        self.targets_table(&mut text);
+        self.comparisons_table(&mut text);
+        self.times_table(&mut text);
+        self.programs_table(&mut text);
+        self.pods_table(&mut text);
+        for skipped in &self.skipped {
+            let _ = writeln!(text, "\nNot measured: {skipped}");
+        }
+        text
+    }
+
+    fn targets_table(&self, text: &mut String) {
+        head(text, "Targets", &["what", "target", "measured", ""]);
+        for Target { what, limit, at_least, figure, unit, met } in &self.targets {
+            let (sign, mark) = (if *at_least { "≥" } else { "≤" }, if *met { "✓" } else { "✗" });
+            // Ratios are close to one another, times are not.
+            let digits = if *at_least { 3 } else { 1 };
+            let _ = writeln!(
+                text,
+                "| {what} | {sign} {limit} {unit} | {figure:.digits$} {unit} | {mark} |"
+            );
+        }
+    }
+
+    fn comparisons_table(&self, text: &mut String) {
+        let heads = ["load", "watcher", "without, per s", "with, per s", "ratio", "ratio per CPU"];
+        head(text, "Throughput with and without", &heads);
+        for one in &self.comparisons {
+            let Comparison { load, watcher, without, with, ratio, processor_ratio, .. } = one;
+            let digits = if *load == Load::Bulk { 2 } else { 0 };
+            let _ = writeln!(
+                text,
+                "| {} ({}) | {} | {:.digits$} | {:.digits$} | {ratio:.3} | {processor_ratio:.3} |",
+                load.name(),
+                load.operation(),
+                watcher.name(),
+                without.median,
+                with.median,
+            );
+        }
+        let _ = writeln!(
+            text,
+            "\nThe last column compares operations per processor time of client and server, which \
+             other processes disturb less; a watcher's own process is not in it."
+        );
+    }
+
+    fn times_table(&self, text: &mut String) {
+        head(text, "BPF time per operation", &["load", "watcher", "operations", "BPF time"]);
+        for BpfTime { load, watcher, operations, ns_per_operation } in &self.bpf_times {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {operations:.0} | {:.2} µs per {} |",
+                load.name(),
+                watcher.name(),
+                ns_per_operation / 1e3,
+                load.operation(),
+            );
+        }
+    }
+
+    fn programs_table(&self, text: &mut String) {
+        let heads = ["load", "watcher", "program", "type", "runs", "ns per run"];
+        head(text, "Kernel programs", &heads);
+        for ProgramRow { load, watcher, program, kind, runs, mean_ns } in &self.programs {
+            let _ = writeln!(
+                text,
+                "| {} | {} | `{program}` | {kind} | {runs} | {mean_ns:.0} |",
+                load.name(),
+                watcher.name(),
+            );
+        }
+        let _ = writeln!(
+            text,
+            "\nRun-time statistics of the kernel (`kernel.bpf_stats_enabled`); the time contains \
+             reading the clock twice, and the parsers that a program calls."
+        );
+    }
+
+    fn pods_table(&self, text: &mut String) {
+        let heads = ["pods", "series", "scrape, KiB", "scrape, ms", "resident, MiB", "own, MiB"];
+        head(text, "The daemon", &heads);
+        for row in &self.pods {
+            let mib = |kib: u64| kib as f64 / 1024.0;
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {:.1} | {:.1} | {:.1} |",
+                row.pods,
+                row.series,
+                row.bytes / 1024,
+                row.scrape_ms,
+                mib(row.resident_kib),
+                mib(row.anonymous_kib),
+            );
+        }
+        let _ = writeln!(
+            text,
+            "\nEach pod is a cgroup whose clients spoke HTTP/1.1 to one server and WebSocket to \
+             another. From start to ready: {:.0} ms.",
+            self.start_up_ms
+        );
+    }
+}
+
+/// A heading and the head of a table.
+fn head(text: &mut String, title: &str, columns: &[&str]) {
+    let _ = writeln!(text, "\n### {title}\n\n| {} |", columns.join(" | "));
+    let _ = writeln!(text, "|{}", "---|".repeat(columns.len()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_met_or_missed() {
+        assert!(Target::at_most("a", 200.0, "ns", 200.0).met);
+        assert!(!Target::at_most("a", 200.0, "ns", 200.1).met);
+        assert!(Target::at_least("b", 0.93, 0.93).met);
+        assert!(!Target::at_least("b", 0.93, 0.92).met);
+    }
+
+    #[test]
+    fn the_slowest_program_that_ran_enough_is_held_against_the_target() {
+        let row = |program: &str, runs, mean_ns| ProgramRow {
+            load: Load::KeepAlive,
+            watcher: Kind::Observer,
+            program: program.to_owned(),
+            kind: "cgroup_skb".to_owned(),
+            runs,
+            mean_ns,
+        };
+        let flat = Spread { median: 1.0, min: 1.0, max: 1.0 };
+        let mut results = Results {
+            machine: Machine {
+                processor: "x".into(),
+                cores: 2,
+                kernel: "6".into(),
+                load_before: String::new(),
+            },
+            quick: true,
+            targets: Vec::new(),
+            comparisons: Vec::new(),
+            bpf_times: Vec::new(),
+            programs: vec![row("a", 5_000, 150.0), row("b", 5_000, 210.0), row("c", 3, 900.0)],
+            start_up_ms: flat,
+            pods: Vec::new(),
+            skipped: vec!["tcplife: not installed".into()],
+        };
+        results.judge();
+        assert_eq!(results.targets.len(), 1);
+        let markdown = results.markdown();
+        assert!(markdown.contains("| ≤ 200 ns | 210.0 ns | ✗ |"), "{markdown}");
+        assert!(markdown.contains("Not measured: tcplife: not installed"));
+    }
+}
