@@ -9,6 +9,10 @@
     unstable_features,
     reason = "inline assembly for BPF, which has no stable atomics with a result"
 )]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "aya's macros pass each program its context by value"
+)]
 
 mod atomic;
 mod count;

@@ -143,7 +143,8 @@ impl Collector {
     /// From three quarters of the table on, ports are no longer told apart: what is left belongs to cgroups that have no
     /// cell yet.
     fn mind_the_room(&mut self, used: usize) {
-        let tight = used * 4 >= self.probes.cells().capacity() as usize * 3;
+        let usable = (self.probes.cells().capacity() - OVERFLOW_CELLS) as usize;
+        let tight = used * 4 >= usable * 3;
         if tight == self.tight {
             return;
         }

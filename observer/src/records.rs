@@ -131,7 +131,7 @@ mod tests {
     fn a_record_is_read_where_the_kernel_writes_it() {
         let mut bytes = [0; size_of::<ConnRecord>()];
         let mut put = |offset: usize, value: &[u8]| {
-            bytes[offset..offset + value.len()].copy_from_slice(value)
+            bytes[offset..offset + value.len()].copy_from_slice(value);
         };
         put(offset_of!(ConnRecord, cgroup), &7_u64.to_ne_bytes());
         put(offset_of!(ConnRecord, born_ns), &1_000_u64.to_ne_bytes());
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(ended.peer, "192.0.2.1:443".parse().unwrap());
         assert_eq!(
             (ended.lifetime, ended.idle),
-            (Duration::from_nanos(4_000), Duration::from_nanos(1_000))
+            (Duration::from_micros(4), Duration::from_micros(1))
         );
         assert_eq!(ended.bytes, [0, 9]);
     }

@@ -9,10 +9,11 @@
 //!   program overwrites. The tracepoints of `lifecycle.rs` see those.
 //! - Costs: a comparison for each of the kernel's about ten calls a connection; what `lifecycle.rs` costs for two of them.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
 
 use super::lifecycle;
-use crate::storage;
 
 // enum in linux/bpf.h, stable.
 const CONNECT: u32 = 3;
@@ -33,26 +34,26 @@ pub(crate) fn socket_callback(ctx: SockOpsContext) -> u32 {
         CONNECT => watch(&ctx),
         ACTIVE_ESTABLISHED | PASSIVE_ESTABLISHED => {
             watch(&ctx);
-            // SAFETY: a context field, null or a socket.
-            let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
-            // SAFETY: the socket of the callback.
-            if !sk.is_null()
-                && let Some(conn) = unsafe { storage::get(sk.cast()) }
-            {
-                lifecycle::born(conn);
+            if let Some(sk) = socket(&ctx) {
+                lifecycle::established(sk);
             }
         }
         STATE if ctx.arg(1) == CLOSE => {
             let old = ctx.arg(0) as i32;
-            // SAFETY: as above.
-            let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
-            if !sk.is_null() {
-                lifecycle::closed(sk.cast(), old);
+            if let Some(sk) = socket(&ctx) {
+                lifecycle::closed(sk, old);
             }
         }
         _ => {}
     }
     PASS
+}
+
+#[inline(always)]
+fn socket(ctx: &SockOpsContext) -> Option<*const c_void> {
+    // SAFETY: a context field, null or a socket.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if sk.is_null() { None } else { Some(sk.cast_const().cast()) }
 }
 
 /// Asks for the callbacks of state changes, beside what others have asked for.

@@ -54,8 +54,17 @@ pub(crate) fn socket_state(ctx: BtfTracePointContext) -> i32 {
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);
     match new {
-        TCP_ESTABLISHED => established(&ctx, sk, old),
-        TCP_CLOSE => closed(sk, old),
+        TCP_ESTABLISHED => {
+            established(sk);
+            if old == TCP_SYN_RECV {
+                unknown_child(sk);
+            }
+            debug!(&ctx, "established from {}", old);
+        }
+        TCP_CLOSE => {
+            closed(sk, old);
+            debug!(&ctx, "closed from {}", old);
+        }
         _ => {}
     }
     0
@@ -90,21 +99,27 @@ fn reset(conn: &mut Conn, role: Role) {
     conn.flow.start();
 }
 
+/// A handshake is done; does nothing if that is known, or if the socket is not known.
 #[inline(always)]
-fn established(ctx: &BtfTracePointContext, sk: *const c_void, old: i32) {
+pub(super) fn established(sk: *const c_void) {
+    // SAFETY: the hook's socket.
+    if let Some(conn) = unsafe { storage::get(sk) } {
+        born(conn);
+    }
+}
+
+/// A handshake that began before the programs were attached is done: its socket has no state yet.
+#[inline(always)]
+fn unknown_child(sk: *const c_void) {
     // SAFETY: the hook's socket argument.
-    let Some(conn) = (unsafe { storage::get(sk) }) else {
-        if old == TCP_SYN_RECV {
-            // The handshake began before the programs were attached.
-            // SAFETY: as above.
-            let Some(conn) = (unsafe { storage::get_or_create(sk) }) else { return };
-            reset(conn, Role::Server);
-            begin(conn);
-        }
+    if unsafe { storage::get(sk) }.is_some() {
         return;
-    };
-    born(conn);
-    debug!(ctx, "established: role {} cgroup {} port {}", conn.role, conn.cgroup, conn.port);
+    }
+    // SAFETY: as above.
+    if let Some(conn) = unsafe { storage::get_or_create(sk) } {
+        reset(conn, Role::Server);
+        begin(conn);
+    }
 }
 
 /// A connection is established; does nothing if that is known.

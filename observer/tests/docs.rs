@@ -1,0 +1,247 @@
+//! The README against the program: every exported family is documented with its type and labels, every label value is
+//! explained, every query names a family, every option stands in its table; and the other way round.
+//!
+//! What is exported is asked of the encoder itself, with a snapshot in which nothing is zero.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use clap::CommandFactory as _;
+use observer::{
+    aggregate::{Series, SeriesKey},
+    attribute::identify,
+    bpf::{ProbeState, programs::PROBES},
+    cli::Cli,
+    collect::Snapshot,
+    export::{BuildInfo, encode},
+    model::{Counts, Histogram},
+};
+use observer_common::{
+    loss::Loss,
+    protocol::{Protocol, Role},
+};
+
+const README: &str = include_str!("../../README.md");
+
+/// Labels whose values are words of ours, each of which has to be explained.
+const CLOSED_LABELS: [&str; 6] = ["cause", "direction", "kind", "protocol", "reason", "role"];
+
+/// A family as far as a reader needs to know it.
+#[derive(Debug, PartialEq, Eq)]
+struct Family {
+    kind: String,
+    labels: BTreeSet<String>,
+}
+
+/// By the name that Prometheus stores, without the suffixes of a histogram's series.
+type Families = BTreeMap<String, Family>;
+
+#[test]
+fn every_family_is_documented_and_every_documented_family_is_exported() {
+    let (documented, exported) = (documented(), exported(full()));
+    let names = |families: &Families| families.keys().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(names(&documented), names(&exported), "README (left) against the program (right)");
+    for (name, family) in exported {
+        assert_eq!(documented[&name], family, "{name}: README (left) against the program (right)");
+    }
+}
+
+#[test]
+fn no_family_waits_for_its_first_series() {
+    let names = |snapshot| exported(snapshot).into_keys().collect::<BTreeSet<_>>();
+    assert_eq!(names(empty()), names(full()));
+}
+
+#[test]
+fn every_label_value_is_explained() {
+    let explained: BTreeSet<&str> = README.split('`').skip(1).step_by(2).collect();
+    let text = text(full());
+    let missing: BTreeSet<_> = samples(&text)
+        .flat_map(|(_, labels)| labels)
+        .filter(|(name, value)| CLOSED_LABELS.contains(name) && !value.is_empty())
+        .filter(|(_, value)| !explained.contains(value))
+        .collect();
+    assert!(missing.is_empty(), "not in the README: {missing:?}");
+}
+
+#[test]
+fn every_query_asks_for_exported_families() {
+    let exported = exported(full());
+    let families: BTreeSet<&str> = queries().flat_map(families_in).collect();
+    assert!(families.len() > 10, "the queries are not found any more: {families:?}");
+    let unknown: Vec<_> = families
+        .into_iter()
+        .filter(|name| {
+            let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s));
+            let is = |name: &str, histogram: bool| {
+                exported.get(name).is_some_and(|f| (f.kind == "histogram") == histogram)
+            };
+            !is(name, false) && !histogram.is_some_and(|name| is(name, true))
+        })
+        .collect();
+    assert!(unknown.is_empty(), "no such families: {unknown:?}");
+}
+
+#[test]
+fn every_option_is_documented() {
+    let command = Cli::command();
+    let run = command.find_subcommand("run").expect("there is a command run");
+    let row = |option: &str| {
+        let starts = [format!("| `--{option} "), format!("| `--{option}`")];
+        README.lines().find(|line| starts.iter().any(|start| line.starts_with(start)))
+    };
+    let documented = README.lines().filter(|line| line.starts_with("| `--")).count();
+    let mut options = 0;
+    for argument in run.get_arguments().filter(|argument| !argument.is_hide_set()) {
+        let Some(option) = argument.get_long().filter(|option| *option != "help") else { continue };
+        let row = row(option).unwrap_or_else(|| panic!("--{option} is not in the README"));
+        let variable =
+            argument.get_env().expect("each option is also a variable").to_string_lossy();
+        assert!(row.contains(&format!("`{variable}`")), "{variable} is not in {row:?}");
+        for default in argument.get_default_values().iter().filter(|value| !value.is_empty()) {
+            let default = default.to_string_lossy();
+            assert!(row.contains(&format!("`{default}`")), "{default} is not in {row:?}");
+        }
+        options += 1;
+    }
+    assert_eq!(documented, options, "options in the README against those of the program");
+}
+
+/// The rows of the README's reference table.
+fn documented() -> Families {
+    let rows = README
+        .lines()
+        .skip_while(|line| *line != "| name | type | labels | meaning |")
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    let families: Families = rows
+        .map(|row| {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let [name, kind, labels, meaning] = cells[..] else { panic!("not four cells: {row}") };
+            assert!(!meaning.is_empty(), "without a meaning: {row}");
+            let labels = labels.split_whitespace().map(|label| label.replace('`', "")).collect();
+            (name.replace('`', ""), Family { kind: kind.to_owned(), labels })
+        })
+        .collect();
+    assert!(!families.is_empty(), "the reference table is not found any more");
+    families
+}
+
+/// What the encoder writes for `snapshot`.
+fn exported(snapshot: Snapshot) -> Families {
+    let text = text(snapshot);
+    let mut families: Families = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| {
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            let family = Family { kind: kind.to_owned(), labels: BTreeSet::new() };
+            (format!("{name}{suffix}"), family)
+        })
+        .collect();
+    for (name, labels) in samples(&text) {
+        let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s));
+        let known = |name: &&str| families.contains_key(*name);
+        let name = [Some(name), histogram].into_iter().flatten().find(known);
+        let family = families.get_mut(name.expect("a sample has a family")).expect("just found");
+        let names = labels.into_iter().map(|(name, _)| name).filter(|name| *name != "le");
+        family.labels.extend(names.map(str::to_owned));
+    }
+    families
+}
+
+fn text(snapshot: Snapshot) -> String {
+    let build = BuildInfo { node: "node-1".to_owned(), kernel: "6.1.0".to_owned() };
+    encode(snapshot, build, "").expect("writing to a string does not fail")
+}
+
+/// Name and labels of each sample; no value in these snapshots holds a quote or a comma.
+fn samples(text: &str) -> impl Iterator<Item = (&str, Vec<(&str, &str)>)> {
+    text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let series = line.rsplit_once(' ').expect("a value").0;
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let labels = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty());
+        let pair = |label| str::split_once(label, '=').expect("name and value");
+        (name, labels.map(pair).map(|(name, value)| (name, value.trim_matches('"'))).collect())
+    })
+}
+
+/// The lines of the README's `PromQL`, without comments.
+fn queries() -> impl Iterator<Item = &'static str> {
+    let block = README.split("```promql\n").nth(1).and_then(|rest| rest.split("```").next());
+    block.expect("there are queries").lines().filter(|line| !line.starts_with('#'))
+}
+
+/// The words of a query that can only be names of families.
+fn families_in(query: &str) -> impl Iterator<Item = &str> {
+    query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| {
+        ["tcp_", "websocket_", "grpc_", "observer_"].iter().any(|p| word.starts_with(p))
+    })
+}
+
+fn empty() -> Snapshot {
+    Snapshot {
+        series: Vec::new(),
+        losses: Vec::new(),
+        probes: Vec::new(),
+        misses: Vec::new(),
+        cells: (0, 0),
+        undecodable: 0,
+        cgroups_skipped: 0,
+    }
+}
+
+/// A snapshot with a series for each role and protocol, in which every count is 1.
+fn full() -> Snapshot {
+    let identity = Arc::new(identify("/system.slice/nginx.service"));
+    let keys = Role::ALL.iter().flat_map(|&role| {
+        let identity = &identity;
+        Protocol::ALL.iter().map(move |&protocol| SeriesKey {
+            identity: Arc::clone(identity),
+            role,
+            protocol,
+            port: 80,
+        })
+    });
+    Snapshot {
+        series: keys.map(|key| Series { key, counts: ones() }).collect(),
+        losses: Loss::ALL.into_iter().map(|loss| (loss, 1)).collect(),
+        probes: PROBES.iter().map(|probe| (probe, ProbeState::Active)).collect(),
+        misses: PROBES.iter().map(|probe| (probe, 1)).collect(),
+        cells: (1, 1),
+        undecodable: 1,
+        cgroups_skipped: 1,
+    }
+}
+
+fn ones() -> Counts {
+    Counts {
+        opened: 1,
+        entered: 1,
+        left: 1,
+        active: 1,
+        closed: [1; _],
+        lifetime: one(),
+        rtt: one(),
+        idle: [(); _].map(|()| one()),
+        idle_closes: 1,
+        messages: [1; _],
+        errors: 1,
+        bytes: [1; _],
+        retransmits: 1,
+        resets_received: 1,
+        resets_sent: [1; _],
+        timeouts: [1; _],
+        failures: [1; _],
+    }
+}
+
+fn one<const N: usize>() -> Histogram<N> {
+    Histogram { sum_ns: 1, buckets: [1; N] }
+}
