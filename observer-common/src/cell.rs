@@ -113,13 +113,11 @@ static IDLE_BOUNDS_NS: [u64; IDLE_BUCKETS] = {
 #[inline(always)]
 #[must_use]
 pub fn idle_bucket(ns: u64) -> u32 {
-    let mut bucket = 0;
-    // The masks change nothing, and show the verifier that the index is inside.
-    for step in [16, 8, 4, 2, 1] {
-        let bound = IDLE_BOUNDS_NS[(bucket + step - 1) & (IDLE_BUCKETS - 1)];
-        bucket += exceeds(ns & NS_MASK, bound) as usize * step;
-    }
-    bucket as u32
+    // The mask changes nothing, and shows the verifier that the index is inside.
+    let above = |i: usize| exceeds(ns & NS_MASK, IDLE_BOUNDS_NS[i & (IDLE_BUCKETS - 1)]) as usize;
+    let eights = 8 * (above(7) + above(15) + above(23));
+    let ones: usize = (0..7).map(|i| above(eights + i)).sum();
+    (eights + ones) as u32
 }
 
 /// Round-trip time buckets: bucket `i` counts times in `(2^(i-1), 2^i]` times 16 microseconds, the last what is longer than
@@ -161,20 +159,24 @@ pub const fn lifetime_bucket(ns: u64) -> u32 {
         return (LIFETIME_USED - 1) as u32;
     }
     let scaled = ns << 10;
-    let mut bucket = 0;
-    let mut bound = 1_000_000_000_u64;
-    let mut step = 16;
-    while step > 0 {
-        let above = exceeds(scaled, bound << (step - 1));
-        bucket += above * step;
-        bound <<= above * step;
-        step >>= 1;
+    let bound = 1_000_000_000_u64;
+    let eights = 8
+        * (exceeds(scaled, bound << 7)
+            + exceeds(scaled, bound << 15)
+            + exceeds(scaled, bound << 23));
+    let bound = bound << (eights & 31);
+    let mut ones = 0;
+    let mut i = 0;
+    while i < 7 {
+        ones += exceeds(scaled, bound << i);
+        i += 1;
     }
-    bucket as u32
+    (eights + ones) as u32
 }
 
 /// 1 if `value` is greater than `bound`, else 0; both below 2^63. By arithmetic: the verifier follows both sides of every
-/// comparison, and five in a row make 32 paths through everything behind them.
+/// comparison, and five in a row make 32 paths through everything behind them. Its results are to be summed up, not put
+/// together bit by bit: a verifier before 6.8 forgets all it knows when two registers are combined by OR.
 #[inline(always)]
 const fn exceeds(value: u64, bound: u64) -> u64 {
     bound.wrapping_sub(value) >> 63

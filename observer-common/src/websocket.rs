@@ -60,21 +60,16 @@ impl Header {
     #[must_use]
     pub fn read([low, high]: [u64; 2], available: u32) -> Option<Self> {
         let (first, second) = (low as u8, (low >> 8) as u8);
-        let length = u32::from(LENGTH[second as usize]);
+        let form = FORMS[second as usize];
+        let length = u32::from(form.length);
         if available < 2 || available < length {
             return None;
         }
-        let short = u64::from(second & 0x7f);
         // An extended length is the first two or all of the eight bytes behind the second.
-        let extended = ((low >> 16) | (high << 48)).swap_bytes() >> (48 * (short & 1 ^ 1));
-        let is_extended = 0_u64.wrapping_sub((short + 2) >> 7);
-        let payload = (extended & is_extended) | (short & !is_extended);
+        let extended = ((low >> 16) | (high << 48)).swap_bytes() >> (form.shift & 63);
+        let payload = (extended & i64::from(form.extended).cast_unsigned()) | u64::from(form.short);
         // RFC 6455 wants the top bit to be 0; without it the length is still longer than any connection.
-        Some(Self {
-            length,
-            payload: payload & (u64::MAX >> 1),
-            bits: judge(first, second, payload),
-        })
+        Some(Self { length, payload: payload & (u64::MAX >> 1), bits: judge(first, form, payload) })
     }
 }
 
@@ -128,18 +123,31 @@ fn join(stream: &Stream, pos: u32, new: [u64; 2]) -> [u64; 2] {
     }
 }
 
-/// Length of the whole header, by its second byte.
-static LENGTH: [u8; 256] = {
-    let mut table = [2; 256];
+/// What a header's second byte says; a table, so that the verifier has one path to follow.
+#[derive(Clone, Copy)]
+struct Form {
+    /// Length of the whole header.
+    length: u8,
+    /// Payload length if the byte itself tells it, else 0.
+    short: u8,
+    /// How far to shift the eight bytes behind the second for an extended length.
+    shift: u8,
+    /// All ones if the length is extended.
+    extended: i8,
+}
+
+static FORMS: [Form; 256] = {
+    let mut table = [Form { length: 2, short: 0, shift: 0, extended: 0 }; 256];
     let mut second = 0;
     while second < 256 {
-        table[second] += match second & 0x7f {
-            126 => 2,
-            127 => 8,
-            _ => 0,
-        };
+        let form = &mut table[second];
+        match (second & 0x7f) as u8 {
+            126 => *form = Form { length: 4, short: 0, shift: 48, extended: -1 },
+            127 => *form = Form { length: 10, short: 0, shift: 0, extended: -1 },
+            short => form.short = short,
+        }
         if second & MASKED as usize != 0 {
-            table[second] += 4;
+            form.length += 4;
         }
         second += 1;
     }
@@ -173,11 +181,10 @@ static JUDGEMENT: [u8; 256] = {
 const CONTROL: u8 = 1 << 7;
 
 #[inline(always)]
-fn judge(first: u8, second: u8, left: u64) -> u8 {
+fn judge(first: u8, form: Form, left: u64) -> u8 {
     let known = JUDGEMENT[first as usize];
-    // 1 for an extended length; 1 for a length with its top bit set.
-    let extended = ((second & 0x7f) + 2) >> 7;
-    let oversized = (known / CONTROL) & extended;
+    let oversized = (known / CONTROL) & form.extended.cast_unsigned() & 1;
+    // 1 for a length with its top bit set.
     let negative = (left >> 63) as u8;
     (known & !CONTROL) | ((oversized | negative) << bit::INVALID_SHIFT)
 }

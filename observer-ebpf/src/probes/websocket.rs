@@ -50,41 +50,43 @@ pub(super) fn follow(
         if stream.pos != 0 {
             break;
         }
-        let job = Job::take(skb);
-        let job = job.advanced(websocket::skip(stream, job.left));
-        job.put(skb);
-        let Some((words, available)) = next(skb, &job) else { break };
-        let Some(header) = Header::read(words, available) else { break };
+        Job::advance(skb, websocket::skip(stream, Job::left(skb)));
+        // What may be cut is left for below: here a header is always complete, which spares branches.
+        if Job::left(skb) < websocket::HEADER as u32 {
+            break;
+        }
+        let Some(words) = load(skb, Job::offset(skb), websocket::HEADER as u32) else { break };
+        let Some(header) = Header::read(words, websocket::HEADER as u32) else { break };
         stream.left = header.payload;
         tally.add(header.bits);
-        job.advanced(header.length).put(skb);
+        Job::advance(skb, header.length);
     }
-    // A header that the segment's start or end cuts.
-    let job = Job::take(skb);
-    if let Some((words, available)) = next(skb, &job)
-        && (stream.pos != 0 || stream.left == 0)
+    // A header that the segment's start or end cuts, or may.
+    if (stream.pos != 0 || stream.left == 0)
+        && let Some((words, available)) = next(skb)
     {
         let (used, bits) = websocket::header(stream, words, available);
         tally.add(bits);
-        job.advanced(used).put(skb);
+        Job::advance(skb, used);
     }
     if stream.pos == 0 {
-        let job = Job::take(skb);
-        job.advanced(websocket::skip(stream, job.left)).put(skb);
+        Job::advance(skb, websocket::skip(stream, Job::left(skb)));
     }
     tally.count(conn, direction);
-    Job::take(skb).left == 0
+    Job::left(skb) == 0
 }
 
 /// Loads the header that the job is at, with the number of its bytes that are there; `None` at the segment's end.
 #[inline(always)]
-fn next(skb: *mut __sk_buff, job: &Job) -> Option<([u64; 2], u32)> {
-    if job.left == 0 {
+fn next(skb: *mut __sk_buff) -> Option<([u64; 2], u32)> {
+    let left = Job::left(skb);
+    if left == 0 {
         return None;
     }
-    let available = websocket::min(u64::from(job.left), websocket::HEADER as u64) as u32;
-    let Some(words) = load(skb, job.offset, available) else {
-        Job { left: 0, ..*job }.put(skb);
+    let available = websocket::min(u64::from(left), websocket::HEADER as u64) as u32;
+    let Some(words) = load(skb, Job::offset(skb), available) else {
+        // Nothing more can be read of this packet.
+        Job::advance(skb, left);
         return None;
     };
     Some((words, available))
