@@ -28,6 +28,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
@@ -67,7 +68,7 @@ impl Plan {
         if quick {
             Self { rounds: 5, run: Duration::from_secs(1), scrapes: 10 }
         } else {
-            Self { rounds: 9, run: Duration::from_secs(3), scrapes: 50 }
+            Self { rounds: 7, run: Duration::from_secs(3), scrapes: 50 }
         }
     }
 }
@@ -95,7 +96,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Measures everything and writes the results to the directory `bench` beside `programs`.
 fn measure(programs: &Path, quick: bool) -> Result<()> {
     let interrupted = Interrupted::watch()?;
-    let _alone = alone()?;
+    let _alone = alone(&interrupted)?;
     let plan = Plan::new(quick);
     let directory = programs.parent().context("the programs lie in a directory")?.join("bench");
     fs::create_dir_all(&directory)?;
@@ -232,15 +233,21 @@ impl Interrupted {
 
 /// Waits until no system test runs, and keeps others from starting: see `SystemLock` of the
 /// daemon's tests. The lock goes with the file.
-fn alone() -> Result<File> {
+fn alone(interrupted: &Interrupted) -> Result<File> {
     let path = env::temp_dir().join("observer-system-tests.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path)?;
-    match file.try_lock() {
-        Ok(()) => return Ok(file),
-        Err(TryLockError::WouldBlock) => {}
-        Err(TryLockError::Error(error)) => return Err(error.into()),
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+        if !told {
+            cmd::say("*", "waiting for the system tests that run to end");
+            told = true;
+        }
+        interrupted.check()?;
+        sleep(Duration::from_millis(100));
     }
-    cmd::say("*", "waiting for the system tests that run to end");
-    file.lock()?;
-    Ok(file)
 }

@@ -6,10 +6,10 @@
 //! stopped and the cgroups are removed.
 
 mod clients;
-mod metrics;
-mod pods;
+pub(crate) mod metrics;
+pub(crate) mod pods;
 mod table;
-mod workload;
+pub(crate) mod workload;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -91,7 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 
     // Values are dropped in the reverse order: clients, servers, daemon, cgroups.
-    let pods = Pods::new()?;
+    let pods = Pods::new("observer-demo")?;
     let mut observer = Observer::start(options)?;
     println!("metrics: http://{LISTEN}/metrics");
     println!("log of the daemon: {}", observer.log_path.display());
@@ -190,7 +190,7 @@ fn append_to(path: &Path) -> Result<File> {
 }
 
 /// Starts a program that a Ctrl-C on our terminal does not reach: the demo ends in order.
-fn start(command: &mut Command) -> Result<Child> {
+pub(crate) fn start(command: &mut Command) -> Result<Child> {
     let name = command.get_program().to_owned();
     let child = command.process_group(0).spawn();
     child.with_context(|| format!("starting {}", name.display()))
@@ -198,7 +198,7 @@ fn start(command: &mut Command) -> Result<Child> {
 
 /// Asks a child to end, insists after a while, and tells whether it ended well. A child that has
 /// ended before is only reported.
-fn terminate(child: &mut Child) -> Result<bool> {
+pub(crate) fn terminate(child: &mut Child) -> Result<bool> {
     let deadline = Instant::now() + PATIENCE;
     if child.try_wait()?.is_none() {
         let pid = Pid::from_raw(child.id().try_into()?).context("a child has a process id")?;

@@ -6,15 +6,19 @@
 //! | [`run`] | builds the daemon and runs it on this host |
 //! | [`demo`] | a small real workload in cgroups shaped like pods, and a live table of its metrics |
 //! | [`test`] | every test, those that need root and a kernel included |
+//! | [`lab`] | the tests of the kernel on real distribution kernels, in QEMU |
+//! | [`bench`] | what the kernel programs and the daemon cost, beside the targets |
 //! | [`lint`] | formatting, clippy, licences and sources of the dependencies |
 //!
 //! A command that needs root for one step takes it through sudo for that step alone.
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cgroup;
 mod cmd;
 mod demo;
+mod lab;
 mod leftovers;
 mod lint;
 mod run;
@@ -68,6 +72,10 @@ enum Command {
     Test(TestArgs),
     /// Check formatting, clippy (warnings are errors) and, offline, the dependencies
     Lint,
+    /// Boot real distribution kernels in QEMU and run the tests of the kernel inside
+    Lab(lab::LabArgs),
+    /// Measure what the kernel programs and the daemon cost, as root; installs first what it lacks
+    Bench(bench::Options),
     /// What continuous integration runs: lint, then test
     Ci,
     /// The part of `run --demo` that needs root
@@ -106,6 +114,8 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Run { demo: true, seconds, args } => run::demo(seconds, args),
         Command::Test(TestArgs { args }) => test::run(&args),
         Command::Lint => lint::run(),
+        Command::Lab(args) => lab::run(&args),
+        Command::Bench(options) => bench::run(&options),
         Command::Ci => lint::run().and_then(|()| test::run(&[])),
         Command::Demo(options) => demo::run(&options),
     }

@@ -125,8 +125,9 @@ const NEEDS: &[Need] = &[
     },
     Need {
         name: "bpftool",
-        reason: "tests verify with it that nothing is left attached to the kernel",
-        purposes: &[Purpose::Test],
+        reason: "tests verify with it that nothing is left attached to the kernel, benchmarks \
+                 learn from it what programs are called",
+        purposes: &[Purpose::Test, Purpose::Bench],
         means: Means::Program {
             program: "bpftool",
             packages: &["bpftool", "linux-tools-common"],
@@ -140,6 +141,13 @@ const NEEDS: &[Need] = &[
         purposes: &[Purpose::Bench],
         means: Means::Program { program: "wrk", packages: &["wrk"], service: None },
         optional: false,
+    },
+    Need {
+        name: "libbpf-tools",
+        reason: "the benchmark measures its tcplife and tcpstates beside the observer",
+        purposes: &[Purpose::Bench],
+        means: Means::Program { program: "tcplife", packages: &["libbpf-tools"], service: None },
+        optional: true,
     },
     Need {
         name: "rustfmt",

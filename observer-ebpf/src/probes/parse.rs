@@ -34,8 +34,6 @@ const TCP_LISTEN: u32 = 10;
 const PASS: i32 = 1;
 /// WebSocket frames that one run follows.
 const FRAMES: usize = 96;
-/// Those that one run of the short variant follows.
-const FEWER_FRAMES: usize = 16;
 
 /// The state a job belongs to: the socket's, or this processor's note when the socket is a listener.
 enum Target<'a> {
@@ -213,32 +211,21 @@ pub(crate) fn parse_http2(ctx: SkBuffContext) -> i32 {
 /// Segments with more WebSocket frames than the fast path follows.
 #[cgroup_skb]
 pub(crate) fn parse_websocket(ctx: SkBuffContext) -> i32 {
-    frames::<FRAMES>(&ctx);
-    PASS
-}
-
-/// The same in smaller steps, for verifiers that follow more paths (before 6.3).
-#[cgroup_skb]
-pub(crate) fn parse_websocket_short(ctx: SkBuffContext) -> i32 {
-    frames::<FEWER_FRAMES>(&ctx);
-    PASS
-}
-
-#[inline(always)]
-fn frames<const FRAMES: usize>(ctx: &SkBuffContext) {
     let job = Job::take(ctx.skb.skb);
     if job.kept != 0 {
-        return job::call(ctx, mode::KEPT_FRAMES, &job);
+        job::call(&ctx, mode::KEPT_FRAMES, &job);
+        return PASS;
     }
-    let Some(Target::Conn(conn)) = target(ctx) else { return };
+    let Some(Target::Conn(conn)) = target(&ctx) else { return PASS };
     let direction = direction(conn, job.request);
     if websocket::follow(ctx.skb.skb, conn, direction, FRAMES) {
-        proceed(ctx, &conn.flow, &Job::take(ctx.skb.skb));
+        proceed(&ctx, &conn.flow, &Job::take(ctx.skb.skb));
     } else {
-        job::call(ctx, mode::WEBSOCKET, &Job::take(ctx.skb.skb));
+        job::call(&ctx, mode::WEBSOCKET, &Job::take(ctx.skb.skb));
         // More frames than a segment may hold for us: rather no more counts than wrong ones.
         conn.flow.resync(job.request);
     }
+    PASS
 }
 
 /// The direction of the client's bytes (`request`) or the server's at this socket.

@@ -72,14 +72,8 @@ pub const PROBES: &[Probe] = &[
     Probe {
         program: "parse_websocket",
         hook: Hook::Parser(mode::WEBSOCKET as u32),
-        need: Need::Instead("parse_websocket_short"),
-        tells: "WebSocket messages in segments of up to 3,170 frames",
-    },
-    Probe {
-        program: "parse_websocket_short",
-        hook: Hook::Parser(mode::WEBSOCKET as u32),
         need: Need::Mandatory,
-        tells: "WebSocket messages in segments of up to 530 frames",
+        tells: "WebSocket messages in segments of up to 3,170 frames",
     },
     Probe {
         program: "keep_segment",

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::Bench;
-use super::loads::{Load, Run, Servers};
+use super::loads::{Load, Run, Servers, ticks_of};
 use super::spread::Spread;
 use super::watcher::{Kind, Watcher};
 use crate::cmd;
@@ -27,6 +27,8 @@ pub(super) struct Comparison {
     /// The same of operations per processor time of client and server: less exposed to what else
     /// the machine does. The watcher's own process is not in it.
     pub(super) processor_ratio: Spread,
+    /// What the watcher's process itself used meanwhile, in percent of a processor.
+    pub(super) watcher_percent: Spread,
     /// Operations a second without and with it, round by round.
     pub(super) pairs: Vec<[f64; 2]>,
 }
@@ -53,13 +55,16 @@ pub(super) fn run(
                 bench.interrupted.check()?;
                 let turn = (round + turn) % variants.len();
                 let watcher = variants[turn].map(|kind| Watcher::start(kind, bench)).transpose()?;
-                runs[turn] = Some(servers.run(load, bench)?);
+                let before = watcher.as_ref().map_or(Ok(0), |watcher| ticks_of(watcher.id()))?;
+                let mut run = servers.run(load, bench)?;
                 if let Some(watcher) = watcher {
+                    run.watcher_ticks = ticks_of(watcher.id())? - before;
                     if variants[turn] == Some(Kind::Observer) {
                         start_ups.push(watcher.start_up().as_secs_f64() * 1e3);
                     }
                     watcher.stop()?;
                 }
+                runs[turn] = Some(run);
             }
             rounds.push(runs.into_iter().collect::<Option<Vec<Run>>>().context("all ran")?);
         }
@@ -84,6 +89,7 @@ impl Comparison {
             with: spread(|(_, with)| with.throughput())?,
             ratio: spread(|(without, with)| with.throughput() / without.throughput())?,
             processor_ratio: spread(|(without, with)| with.efficiency() / without.efficiency())?,
+            watcher_percent: spread(|(_, with)| with.watcher_percent())?,
             pairs: pairs
                 .iter()
                 .map(|(without, with)| [without.throughput(), with.throughput()])
@@ -100,7 +106,12 @@ mod tests {
 
     #[test]
     fn ratios_are_of_runs_of_the_same_round() {
-        let run = |operations, ticks| Run { operations, elapsed: Duration::from_secs(2), ticks };
+        let run = |operations, ticks| Run {
+            operations,
+            elapsed: Duration::from_secs(2),
+            ticks,
+            watcher_ticks: 4,
+        };
         let pairs = [
             (run(100.0, 10), run(90.0, 10)),
             // A slow moment hits both.
@@ -111,6 +122,7 @@ mod tests {
         assert_eq!(found.without, Spread { median: 50.0, min: 25.0, max: 50.0 });
         assert_eq!(found.ratio, Spread { median: 0.9, min: 0.8, max: 0.9 });
         assert_eq!(found.processor_ratio, found.ratio);
+        assert_eq!(found.watcher_percent, Spread { median: 2.0, min: 2.0, max: 2.0 });
         assert_eq!(found.pairs.len(), 3);
     }
 }

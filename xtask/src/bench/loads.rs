@@ -26,6 +26,9 @@ const BULK: usize = 256 << 20;
 /// Connections of every load but the bulk one.
 const CONNECTIONS: u32 = 16;
 
+/// The unit of `/proc/<pid>/stat`, the same on every architecture that we know.
+const TICKS_PER_SECOND: f64 = 100.0;
+
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -76,6 +79,8 @@ pub(super) struct Run {
     /// Processor time of client and server together, in ticks: what other people do on the
     /// machine is not in it.
     pub(super) ticks: u64,
+    /// That of the process that watched, if one did.
+    pub(super) watcher_ticks: u64,
 }
 
 impl Run {
@@ -87,6 +92,11 @@ impl Run {
     /// Operations per tick of processor time.
     pub(super) fn efficiency(&self) -> f64 {
         self.operations / self.ticks.max(1) as f64
+    }
+
+    /// What the process that watched used, in percent of a processor.
+    pub(super) fn watcher_percent(&self) -> f64 {
+        100.0 * self.watcher_ticks as f64 / TICKS_PER_SECOND / self.elapsed.as_secs_f64()
     }
 }
 
@@ -128,7 +138,7 @@ impl Servers {
             Load::WebSocket => self.echo(&bench.log)?,
             Load::Bulk => self.bulk(bench.plan.run)?,
         };
-        Ok(Run { operations, elapsed, ticks: ticks(server)? - before })
+        Ok(Run { operations, elapsed, ticks: ticks(server)? - before, watcher_ticks: 0 })
     }
 
     fn wrk(&self, time: Duration, more: &[&str]) -> Result<(f64, Duration)> {
@@ -245,11 +255,17 @@ fn requests(said: &str) -> Option<f64> {
 
 /// Processor time of a server and of ourselves with all children that have ended, in ticks.
 fn ticks(server: u32) -> Result<u64> {
-    let of = |process: &str, fields: usize| -> Result<u64> {
-        let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-        spent(&stat, fields).with_context(|| format!("/proc/{process}/stat is {stat:?}"))
-    };
-    Ok(of(&server.to_string(), 2)? + of("self", 4)?)
+    Ok(ticks_of(server)? + ticks_in("self", 4)?)
+}
+
+/// Processor time of a process.
+pub(super) fn ticks_of(process: u32) -> Result<u64> {
+    ticks_in(&process.to_string(), 2)
+}
+
+fn ticks_in(process: &str, fields: usize) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    spent(&stat, fields).with_context(|| format!("/proc/{process}/stat is {stat:?}"))
 }
 
 /// The sum of the first `fields` of utime, stime, cutime and cstime in `/proc/<pid>/stat`.

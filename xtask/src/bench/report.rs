@@ -16,6 +16,9 @@ use super::watcher::Kind;
 /// A program that ran less often than this under a load is not what the load is about.
 const ENOUGH_RUNS: u64 = 1_000;
 
+/// Programs that ran less often are left out of the table; the JSON has them.
+const SHOWN_RUNS: u64 = 100;
+
 /// All that was measured.
 #[derive(Serialize)]
 pub(super) struct Results {
@@ -182,14 +185,17 @@ impl Results {
     }
 
     fn comparisons_table(&self, text: &mut String) {
-        let heads = ["load", "watcher", "without, per s", "with, per s", "ratio", "ratio per CPU"];
+        let heads =
+            ["load", "watcher", "without, /s", "with, /s", "ratio", "ratio per CPU", "own CPU"];
         head(text, "Throughput with and without", &heads);
         for one in &self.comparisons {
             let Comparison { load, watcher, without, with, ratio, processor_ratio, .. } = one;
+            let own = one.watcher_percent.median;
             let digits = if *load == Load::Bulk { 2 } else { 0 };
             let _ = writeln!(
                 text,
-                "| {} ({}) | {} | {:.digits$} | {:.digits$} | {ratio:.3} | {processor_ratio:.3} |",
+                "| {} ({}) | {} | {:.digits$} | {:.digits$} | {ratio:.3} | {processor_ratio:.3} | \
+                 {own:.1} % |",
                 load.name(),
                 load.operation(),
                 watcher.name(),
@@ -199,8 +205,9 @@ impl Results {
         }
         let _ = writeln!(
             text,
-            "\nThe last column compares operations per processor time of client and server, which \
-             other processes disturb less; a watcher's own process is not in it."
+            "\nRatios are with the watcher by without it. Per CPU: operations per processor time of \
+             client and server, which other processes disturb less; the watcher's own process is \
+             not in it, but in the last column, in percent of a processor."
         );
     }
 
@@ -209,7 +216,7 @@ impl Results {
         for BpfTime { load, watcher, operations, ns_per_operation } in &self.bpf_times {
             let _ = writeln!(
                 text,
-                "| {} | {} | {operations:.0} | {:.2} µs per {} |",
+                "| {} | {} | {operations:.1} | {:.2} µs per {} |",
                 load.name(),
                 watcher.name(),
                 ns_per_operation / 1e3,
@@ -221,7 +228,8 @@ impl Results {
     fn programs_table(&self, text: &mut String) {
         let heads = ["load", "watcher", "program", "type", "runs", "ns per run"];
         head(text, "Kernel programs", &heads);
-        for ProgramRow { load, watcher, program, kind, runs, mean_ns } in &self.programs {
+        let shown = self.programs.iter().filter(|row| row.runs >= SHOWN_RUNS);
+        for ProgramRow { load, watcher, program, kind, runs, mean_ns } in shown {
             let _ = writeln!(
                 text,
                 "| {} | {} | `{program}` | {kind} | {runs} | {mean_ns:.0} |",
@@ -232,7 +240,8 @@ impl Results {
         let _ = writeln!(
             text,
             "\nRun-time statistics of the kernel (`kernel.bpf_stats_enabled`); the time contains \
-             reading the clock twice, and the parsers that a program calls."
+             reading the clock twice, and the parsers that a program calls. Programs with fewer \
+             than {SHOWN_RUNS} runs are in the JSON only."
         );
     }
 

@@ -23,7 +23,7 @@ impl Sample {
 }
 
 /// Whether the daemon says that it is ready.
-pub(super) fn is_ready(address: &str) -> bool {
+pub(crate) fn is_ready(address: &str) -> bool {
     get(address, "/readyz").is_ok()
 }
 
@@ -34,7 +34,7 @@ pub(super) fn read(address: &str) -> Result<Vec<Sample>> {
 }
 
 /// Fetches a page. In HTTP/1.0 its body ends with the connection.
-fn get(address: &str, path: &str) -> Result<String> {
+pub(crate) fn get(address: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;

@@ -10,37 +10,36 @@ use anyhow::{Context as _, Result};
 
 use crate::{cgroup, cmd};
 
-/// Below the root of the v2 tree; a kubelet of this machine would take pods in its own place for
-/// orphans and remove them.
-const PARENT: &str = "observer-demo";
-
 /// How long processes may take to leave a cgroup.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The cgroups of the demo; they go when this does.
-pub(super) struct Pods {
+pub(crate) struct Pods {
     parent: PathBuf,
     made: Cell<u32>,
 }
 
 /// A pod with one container.
-pub(super) struct Pod {
+pub(crate) struct Pod {
     /// What the demo calls it.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// Its UID, by which the daemon knows it until an API server gives names.
-    pub(super) uid: String,
+    pub(crate) uid: String,
     cgroup: PathBuf,
 }
 
 impl Pods {
-    pub(super) fn new() -> Result<Self> {
-        let parent = cgroup::root()?.join(PARENT);
-        // A demo that was killed has left it.
-        cgroup::remove(&parent, Duration::ZERO).context("another demo seems to run")?;
+    /// Below `name` at the root of the v2 tree; a kubelet of this machine would take pods in its
+    /// own place for orphans and remove them.
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        let parent = cgroup::root()?.join(name);
+        // One that was killed has left it.
+        cgroup::remove(&parent, Duration::ZERO)
+            .with_context(|| format!("another one seems to use {}", parent.display()))?;
         Ok(Self { parent, made: Cell::new(0) })
     }
 
-    pub(super) fn create(&self, name: &'static str) -> Result<Pod> {
+    pub(crate) fn create(&self, name: &'static str) -> Result<Pod> {
         let number = self.made.get() + 1;
         self.made.set(number);
         let uid = format!("0b5e77e5-0000-4000-8000-{number:012}");
@@ -62,7 +61,7 @@ impl Drop for Pods {
 impl Pod {
     /// A command that runs inside the pod from its first instruction on: its sockets belong to
     /// the cgroup in which they are made.
-    pub(super) fn command(&self, program: &Path) -> Command {
+    pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = cmd::command("sh");
         command.args(["-c", r#"echo $$ > "$0" && exec "$@""#]);
         command.arg(self.cgroup.join("cgroup.procs")).arg(program);

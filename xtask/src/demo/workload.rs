@@ -11,14 +11,14 @@ use serde_json::Value;
 use super::{start, terminate};
 
 /// The process; it ends when this is dropped.
-pub(super) struct Workload {
+pub(crate) struct Workload {
     child: Child,
     answers: Lines<BufReader<ChildStdout>>,
 }
 
 impl Workload {
     /// Starts it, and waits for its first answer: it is ready.
-    pub(super) fn start(command: &mut Command, log: &File) -> Result<(Self, Value)> {
+    pub(crate) fn start(command: &mut Command, log: &File) -> Result<(Self, Value)> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log.try_clone()?);
         let mut child = start(command)?;
         let stdout = child.stdout.take().context("the workload's output is a pipe")?;
@@ -28,14 +28,19 @@ impl Workload {
     }
 
     /// Gives a command and returns the answer.
-    pub(super) fn tell(&mut self, word: &str) -> Result<Value> {
+    pub(crate) fn tell(&mut self, word: &str) -> Result<Value> {
         let stdin = self.child.stdin.as_mut().context("the workload's input is a pipe")?;
         writeln!(stdin, "{word}")?;
         self.hear()
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it has ended by itself.
-    pub(super) fn wait(mut self) -> Result<()> {
+    pub(crate) fn wait(mut self) -> Result<()> {
         self.child.wait()?;
         Ok(())
     }

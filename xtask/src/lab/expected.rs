@@ -37,7 +37,7 @@ impl Expected {
             report.verdicts.iter().map(|verdict| (verdict.test.clone(), verdict.outcome));
         let hooks = report.hooks.iter().map(|hook| {
             let outcome = if hook.missing.is_some() { Outcome::Skipped } else { Outcome::Passed };
-            (format!("hook:{}", hook.name), outcome)
+            (format!("program:{}", hook.program), outcome)
         });
         let complain = |(test, outcome): (String, Outcome)| {
             let why = match (outcome, self.skips(kernel, &test)) {
@@ -78,12 +78,12 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_hook_is_a_skip() {
+    fn a_missing_program_is_a_skip() {
         let text = "LAB begin check\nmiss  p (reset): not there; without it: x\nLAB end check 0\nLAB done\n";
         let report = Report::read(text);
         assert_eq!(Expected::parse("").unwrap().complaints("6.1", &report).len(), 1);
         assert!(
-            Expected::parse("* hook:reset young").unwrap().complaints("6.1", &report).is_empty()
+            Expected::parse("* program:p young").unwrap().complaints("6.1", &report).is_empty()
         );
     }
 

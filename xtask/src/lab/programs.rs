@@ -12,7 +12,7 @@ use super::initramfs::Initramfs;
 use crate::cmd;
 
 /// Test programs of `observer/tests` that need nothing but the kernel, iproute2 and bpftool.
-const TESTS: &[&str] = &["ground_truth"];
+const TESTS: &[&str] = &["ground_truth", "handshakes", "failures", "restart", "endpoints"];
 /// What they start.
 const TOOLS: &[&str] = &["ip", "bpftool"];
 
