@@ -83,7 +83,14 @@ impl Collector {
         pass
     }
 
-    fn refresh(&mut self) {
+    /// Whether a walk has met the cgroup.
+    #[must_use]
+    pub fn knows(&self, cgroup: u64) -> bool {
+        self.cgroups.resolve(cgroup).is_some()
+    }
+
+    /// Learns the names of new cgroups.
+    pub fn refresh(&mut self) {
         if let Err(error) = self.cgroups.refresh() {
             warn!(%error, "cannot walk the cgroup tree; names stay as they were");
         }

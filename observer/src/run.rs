@@ -165,10 +165,18 @@ fn log_connections(app: &Arc<App>) -> anyhow::Result<JoinHandle<()>> {
         let mut interval = tokio::time::interval(RING_POLL);
         loop {
             interval.tick().await;
-            let collector = lock(&app.collector);
+            let mut collector = lock(&app.collector);
+            let mut walked = false;
             while let Some(record) = records.next() {
                 match Ended::try_from(&*record) {
-                    Ok(ended) => ended.log(&collector.identity(ended.cgroup)),
+                    Ok(ended) => {
+                        // A cgroup that is younger than the last walk; one walk names all of them.
+                        if !walked && !collector.knows(ended.cgroup) {
+                            collector.refresh();
+                            walked = true;
+                        }
+                        ended.log(&collector.identity(ended.cgroup));
+                    }
                     Err(error) => warn!(%error, "unreadable record"),
                 }
             }
