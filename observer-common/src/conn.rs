@@ -26,6 +26,8 @@ pub mod kind {
     pub const CLOSED: u8 = 5;
     /// Ended by this node without a FIN; the reset that follows in the same call tells why, or else the socket's end.
     pub const ABORTING: u8 = 6;
+    /// An active open has ended; an error that is reported in the same call tells why, or else the socket's end.
+    pub const FAILING: u8 = 7;
 }
 
 /// Bits of [`Conn::flags`].
@@ -42,7 +44,7 @@ pub mod flag {
     pub const RESET_PEER: u16 = 1 << 4;
     /// We sent a reset.
     pub const RESET_LOCAL: u16 = 1 << 5;
-    /// The socket reported an error.
+    /// The socket reported an error before it was established, and before CLOSE.
     pub const ERROR: u16 = 1 << 6;
     /// A reset in sequence has arrived; decides only if the event of its acceptance was skipped.
     pub const RESET_SEEN: u16 = 1 << 7;
@@ -63,8 +65,10 @@ pub struct Conn {
     pub born_ns: u64,
     /// Coarse monotonic nanoseconds of the last payload in either direction.
     pub payload_ns: u64,
-    /// `CLOCK_MONOTONIC` nanoseconds at CLOSE, of a connection that is [`kind::ABORTING`].
+    /// `CLOCK_MONOTONIC` nanoseconds at CLOSE.
     pub closed_ns: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds of the last error that the socket reported before CLOSE, 0 without any.
+    pub error_ns: u64,
     /// Coarse monotonic nanoseconds of the last sample of the round-trip time.
     pub rtt_ns: u64,
     /// Coarse monotonic nanoseconds of the last SYN sent.

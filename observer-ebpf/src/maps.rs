@@ -77,6 +77,10 @@ pub(crate) static RESET_CAUSES: Array<u32, 64> = Array::new();
 #[btf_map]
 pub(crate) static TIGHT: Array<u32, 1> = Array::new();
 
+/// One word: non-zero on a kernel that reports the error of a connection before it closes it, and not after.
+#[btf_map]
+pub(crate) static ERROR_FIRST: Array<u32, 1> = Array::new();
+
 /// One word: non-zero while somebody reads [`RECORDS`].
 #[btf_map]
 pub(crate) static RECORDS_WANTED: Array<u32, 1> = Array::new();

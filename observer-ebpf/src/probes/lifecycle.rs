@@ -21,13 +21,13 @@ use observer_common::{
     cell::Cell,
     conn::{Conn, NO_CELL, RX, TX, flag, kind},
     loss::Loss,
-    protocol::{FAILURES, Failure, Protocol, Reason, Role, Timeout},
+    protocol::{FAILURES, Failure, Protocol, Reason, ResetCause, Role, Timeout},
     record::ConnRecord,
 };
 
 use crate::{
     count,
-    maps::{NOTE, RECORDS, RECORDS_WANTED},
+    maps::{ERROR_FIRST, NOTE, RECORDS, RECORDS_WANTED},
     storage,
 };
 
@@ -44,6 +44,8 @@ const UNSEEN: i32 = 0;
 /// A SYN is sent again, or given up, no sooner than a second after it was sent (RFC 6298 section 2.1); an error that comes
 /// earlier was told by the network.
 const SYN_TIMEOUT_NS: u64 = 900_000_000;
+/// Between an error that ends a connection and CLOSE, in one call of the kernel's, with room for interrupts.
+const SAME_CALL_NS: u64 = 1_000_000;
 /// `BPF_RB_NO_WAKEUP`: the daemon polls, so that no wake-up is paid for in the hook.
 const NO_WAKEUP: u64 = 1;
 
@@ -92,6 +94,7 @@ fn reset(conn: &mut Conn, role: Role) {
     conn.flags = 0;
     conn.cell = NO_CELL;
     conn.payload_ns = 0;
+    conn.error_ns = 0;
     conn.bytes = [0, 0];
     conn.holes = [0, 0];
     conn.retransmits = 0;
@@ -195,9 +198,47 @@ fn destroyed(sk: *const c_void) {
     match conn.kind {
         kind::ABORTING => finish(conn, Reason::ResetLocal),
         kind::COUNTED => ended(conn, UNSEEN),
-        kind::CONNECTING => failed(conn),
+        kind::CONNECTING | kind::FAILING => fail(conn, Failure::Cancelled),
         _ => {}
     }
+}
+
+/// The socket has reported an error.
+#[inline(always)]
+pub(super) fn errored(conn: &mut Conn) {
+    match conn.kind {
+        kind::ABORTING => {
+            let reason = broken(conn);
+            finish(conn, reason);
+        }
+        kind::FAILING => unanswered(conn),
+        kind::CONNECTING => conn.flags |= flag::ERROR,
+        // SAFETY: no arguments.
+        _ => conn.error_ns = unsafe { bpf_ktime_get_ns() },
+    }
+}
+
+/// Why an error, and not the program, has ended a connection that neither side had ended in order.
+#[inline(always)]
+fn broken(conn: &Conn) -> Reason {
+    let has = |flags: u16| conn.flags & flags != 0;
+    if has(flag::RESET_SEEN) {
+        count::one(conn, offset_of!(Cell, resets_received));
+        return Reason::ResetPeer;
+    }
+    // Keep-alive probes are given up with a reset, retransmissions without; a destroyed socket (`ss --kill`) also sends
+    // one, for another cause.
+    let kind = if !has(flag::RESET_LOCAL) {
+        Timeout::Retransmission
+    } else if conn.reset_cause == ResetCause::KeepaliveTimeout as u8
+        || conn.reset_cause == ResetCause::Unspecified as u8
+    {
+        Timeout::Keepalive
+    } else {
+        return Reason::ResetLocal;
+    };
+    count::one(conn, offset_of!(Cell, timeouts) + 8 * (kind as usize & (FAILURES - 1)));
+    Reason::Timeout
 }
 
 /// A counted connection has reached CLOSE from `old`.
@@ -206,25 +247,25 @@ fn ended(conn: &mut Conn, old: i32) {
     // SAFETY: no arguments.
     conn.closed_ns = unsafe { bpf_ktime_get_ns() };
     let has = |flags: u16| conn.flags & flags != 0;
-    let reason = if has(flag::RESET_PEER) || has(flag::ERROR) && has(flag::RESET_SEEN) {
+    let error_first = ERROR_FIRST.get(0).is_some_and(|first| *first != 0);
+    let broke = error_first
+        && conn.error_ns != 0
+        && conn.closed_ns.wrapping_sub(conn.error_ns) < SAME_CALL_NS;
+    let reason = if has(flag::RESET_PEER) {
         count::one(conn, offset_of!(Cell, resets_received));
         Reason::ResetPeer
-    } else if has(flag::ERROR) {
-        // Keep-alive probes are given up with a reset, retransmissions without.
-        let kind =
-            if has(flag::RESET_LOCAL) { Timeout::Keepalive } else { Timeout::Retransmission };
-        count::one(conn, offset_of!(Cell, timeouts) + 8 * (kind as usize & (FAILURES - 1)));
-        Reason::Timeout
     } else {
         match old {
-            // Neither side has ended it in order, and nothing has happened to it: we abort. The reset is sent after
-            // this event (`tcp_close`, `tcp_disconnect`) and says why, on kernels that say.
+            TCP_ESTABLISHED | TCP_CLOSE_WAIT if broke => broken(conn),
+            // Neither side has ended it in order, and nothing has happened to it yet: either we abort, and the reset is
+            // sent after this event (`tcp_close`, `tcp_disconnect`) and says why, on kernels that say; or an error follows.
             TCP_ESTABLISHED | TCP_CLOSE_WAIT => {
                 conn.kind = kind::ABORTING;
                 return;
             }
             TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSING => Reason::Local,
             TCP_LAST_ACK => Reason::Peer,
+            _ if has(flag::RESET_SEEN) => broken(conn),
             _ if has(flag::RESET_LOCAL) => Reason::ResetLocal,
             _ if has(flag::FIN_LOCAL) => Reason::Local,
             _ if has(flag::FIN_PEER) => Reason::Peer,
@@ -246,22 +287,32 @@ pub(super) fn finish(conn: &mut Conn, reason: Reason) {
 /// An attempt to connect has ended without a connection.
 #[inline(always)]
 fn failed(conn: &mut Conn) {
-    conn.kind = kind::CLOSED;
     // SAFETY: no arguments.
     conn.closed_ns = unsafe { bpf_ktime_get_ns() };
-    let failure = if conn.flags & flag::RESET_PEER != 0 {
-        Failure::Refused
-    } else if conn.flags & flag::ERROR == 0 {
-        Failure::Cancelled
-    } else if conn.closed_ns.saturating_sub(conn.syn_ns) >= SYN_TIMEOUT_NS {
-        Failure::TimedOut
+    if conn.flags & flag::RESET_PEER != 0 {
+        fail(conn, Failure::Refused);
+    } else if conn.flags & flag::ERROR != 0 {
+        unanswered(conn);
     } else {
-        Failure::Unreachable
-    };
-    count::one(conn, offset_of!(Cell, failures) + 8 * (failure as usize & (FAILURES - 1)));
-    if failure as u8 == Failure::TimedOut as u8 {
-        count::one(conn, offset_of!(Cell, timeouts) + 8 * Timeout::Connect as usize);
+        // The program has given up, or an error follows.
+        conn.kind = kind::FAILING;
     }
+}
+
+/// An attempt to connect has ended by an error, without a reset.
+#[inline(always)]
+fn unanswered(conn: &mut Conn) {
+    if conn.closed_ns.saturating_sub(conn.syn_ns) < SYN_TIMEOUT_NS {
+        return fail(conn, Failure::Unreachable);
+    }
+    count::one(conn, offset_of!(Cell, timeouts) + 8 * Timeout::Connect as usize);
+    fail(conn, Failure::TimedOut);
+}
+
+#[inline(always)]
+fn fail(conn: &mut Conn, failure: Failure) {
+    conn.kind = kind::CLOSED;
+    count::one(conn, offset_of!(Cell, failures) + 8 * (failure as usize & (FAILURES - 1)));
 }
 
 #[inline(always)]

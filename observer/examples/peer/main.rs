@@ -1,4 +1,4 @@
-//! One TCP socket on strings: it does what its stdin says, one line at a time.
+//! TCP sockets on strings: a program that does what its stdin says, one line at a time.
 //!
 //! A test that decides the order of every single segment needs both ends of a connection under its
 //! thumb, and in cgroups of their own. Each line of stdin is a command, each gets one line in
@@ -8,29 +8,45 @@
 //! |---|---|---|
 //! | `listen ADDR` | listens | the address, with its port |
 //! | `listen-deferred ADDR` | listens with `TCP_DEFER_ACCEPT`: the first data completes a handshake | the same |
+//! | `backlog COUNT` | makes the accept queue so long | |
 //! | `accept` | accepts the next connection, in place of the one before | |
 //! | `connect ADDR` | connects, in place of the connection before | |
+//! | `attempt MS ADDR` | the same, but gives up after so many milliseconds | |
 //! | `send HEX` | sends the bytes by one write, without Nagle's delay | |
+//! | `send-uncopied HEX` | the same by `MSG_ZEROCOPY`, whose completion the socket reports as an error | |
 //! | `receive COUNT` | receives that many bytes, fewer if the peer ends | the bytes |
+//! | `receive-head` | receives up to the empty line behind a head | the bytes |
+//! | `peek` | waits until there is something to receive, and leaves it | |
+//! | `exchange SEND RECEIVE` | sends and receives so many bytes at the same time | how many came |
+//! | `user-timeout MS` | sets `TCP_USER_TIMEOUT` | |
+//! | `keepalive IDLE INTERVAL COUNT` | has the connection probed, in seconds | |
 //! | `shutdown` | ends this direction | |
+//! | `keep` | puts the connection aside, open | |
+//! | `outlast` | closes each connection that was put aside once its peer has ended it | how many |
 //! | `close` | closes the connection | |
 //! | `reset` | closes it by a reset | |
 //!
 //! It ends when stdin does, so it does not outlive the test.
 
+mod exchange;
+
 use std::{
     fmt::Write as _,
     io::{self, BufRead as _, ErrorKind, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
     str::FromStr,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
     libc::{self, linger},
     setsockopt_impl, sockopt_impl,
-    sys::socket::{setsockopt, sockopt::Linger},
+    sys::socket::{
+        Backlog, MsgFlags, setsockopt,
+        sockopt::{KeepAlive, Linger, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout},
+    },
 };
 
 /// How long bytes may take to come, or to find room.
@@ -46,6 +62,15 @@ sockopt_impl!(
     libc::IPPROTO_TCP,
     libc::TCP_DEFER_ACCEPT,
     u32
+);
+
+sockopt_impl!(
+    /// `MSG_ZEROCOPY` is obeyed.
+    ZeroCopy,
+    SetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_ZEROCOPY,
+    i32
 );
 
 fn main() -> io::Result<()> {
@@ -66,6 +91,7 @@ fn main() -> io::Result<()> {
 struct Peer {
     listener: Option<TcpListener>,
     stream: Option<TcpStream>,
+    kept: Vec<TcpStream>,
 }
 
 impl Peer {
@@ -75,17 +101,41 @@ impl Peer {
         match command {
             "listen" => return self.listen(parse(argument)?, false),
             "listen-deferred" => return self.listen(parse(argument)?, true),
+            "backlog" => {
+                let listener = self.listener.as_ref().context("not listening")?;
+                // Once more, for the length alone.
+                nix::sys::socket::listen(listener, Backlog::new(parse::<i32>(argument)?)?)?;
+            }
             "accept" => {
                 let listener = self.listener.as_ref().context("not listening")?;
                 let (stream, _) = listener.accept()?;
                 self.stream = Some(configured(stream)?);
             }
-            "connect" => {
-                let stream = TcpStream::connect_timeout(&parse(argument)?, PATIENCE)?;
-                self.stream = Some(configured(stream)?);
+            "connect" => self.connect(parse(argument)?, PATIENCE)?,
+            "attempt" => {
+                let (patience, address) = argument.split_once(' ').context("no address")?;
+                self.connect(parse(address)?, Duration::from_millis(parse(patience)?))?;
             }
             "send" => self.stream()?.write_all(&from_hex(argument)?)?,
+            "send-uncopied" => self.send_uncopied(&from_hex(argument)?)?,
             "receive" => return self.receive(parse(argument)?),
+            "receive-head" => return self.receive_head(),
+            "peek" => drop(self.stream()?.peek(&mut [0])?),
+            "exchange" => {
+                let [send, receive] = numbers(argument)?;
+                return Ok(exchange::exchange(self.stream()?, send, receive)?.to_string());
+            }
+            "user-timeout" => setsockopt(self.stream()?, TcpUserTimeout, &parse(argument)?)?,
+            "keepalive" => {
+                let stream = self.stream()?;
+                let [idle, interval, count] = numbers(argument)?;
+                setsockopt(stream, TcpKeepIdle, &idle)?;
+                setsockopt(stream, TcpKeepInterval, &interval)?;
+                setsockopt(stream, TcpKeepCount, &count)?;
+                setsockopt(stream, KeepAlive, &true)?;
+            }
+            "keep" => self.kept.push(self.stream.take().context("no connection")?),
+            "outlast" => return self.outlast(),
             "shutdown" => self.stream()?.shutdown(Shutdown::Write)?,
             "close" => drop(self.stream.take()),
             "reset" => {
@@ -105,6 +155,44 @@ impl Peer {
         let address = listener.local_addr()?;
         self.listener = Some(listener);
         Ok(address.to_string())
+    }
+
+    fn connect(&mut self, address: SocketAddr, patience: Duration) -> Result<()> {
+        self.stream = Some(configured(TcpStream::connect_timeout(&address, patience)?)?);
+        Ok(())
+    }
+
+    fn send_uncopied(&mut self, bytes: &[u8]) -> Result<()> {
+        let stream = self.stream()?;
+        setsockopt(stream, ZeroCopy, &1)?;
+        let flags = MsgFlags::from_bits_retain(libc::MSG_ZEROCOPY);
+        let sent = nix::sys::socket::send(stream.as_raw_fd(), bytes, flags)?;
+        ensure!(sent == bytes.len(), "{sent} of {} bytes were sent", bytes.len());
+        Ok(())
+    }
+
+    fn receive_head(&mut self) -> Result<String> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.stream()?.read_exact(&mut byte)?;
+            head.extend(byte);
+        }
+        Ok(to_hex(&head))
+    }
+
+    fn outlast(&mut self) -> Result<String> {
+        let count = self.kept.len();
+        for mut stream in self.kept.drain(..) {
+            // A reset is an end, too.
+            match stream.read(&mut [0]) {
+                Ok(0) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+                Ok(_) => bail!("a byte came, not the end"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(count.to_string())
     }
 
     fn receive(&mut self, count: usize) -> Result<String> {
@@ -138,6 +226,14 @@ fn configured(stream: TcpStream) -> io::Result<TcpStream> {
 
 fn parse<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(text: &str) -> Result<T> {
     text.parse().with_context(|| format!("`{text}`"))
+}
+
+fn numbers<T, const N: usize>(text: &str) -> Result<[T; N]>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    let numbers = text.split(' ').map(parse).collect::<Result<Vec<T>>>()?;
+    numbers.try_into().ok().with_context(|| format!("not {N} numbers: `{text}`"))
 }
 
 fn from_hex(text: &str) -> Result<Vec<u8>> {

@@ -12,6 +12,12 @@ pub(super) fn read(path: &Path, name: &str) -> Option<Vec<(String, u32)>> {
     find(&fs::read(path).ok()?, name)
 }
 
+/// Whether the BTF file at `path` has that name, of a function for example.
+pub(super) fn names(path: &Path, name: &str) -> bool {
+    let wanted = [b"\0", name.as_bytes(), b"\0"].concat();
+    fs::read(path).is_ok_and(|btf| btf.windows(wanted.len()).any(|name| name == wanted))
+}
+
 fn find(btf: &[u8], wanted: &str) -> Option<Vec<(String, u32)>> {
     let word =
         |at: usize| Some(u32::from_ne_bytes(btf.get(at..at.checked_add(4)?)?.try_into().ok()?));

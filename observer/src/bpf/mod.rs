@@ -227,6 +227,7 @@ impl Loaded {
     pub fn attach(mut self, cgroup_root: &Path) -> Result<Probes, LoadError> {
         fill_free_list(&mut self.ebpf, self.cells)?;
         fill_reset_causes(&mut self.ebpf)?;
+        tell_order_of_errors(&mut self.ebpf)?;
         let parsers = fill_parsers(&mut self.ebpf, &self.states)?;
         let root = File::open(cgroup_root).map_err(|error| LoadError::Attach {
             program: "segment_in",
@@ -295,6 +296,14 @@ fn fill_reset_causes(ebpf: &mut Ebpf) -> Result<(), LoadError> {
         }
     }
     Ok(())
+}
+
+/// Tells the programs whether this kernel reports the error of a connection before it closes it.
+fn tell_order_of_errors(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let mut map: Array<MapData, u32> = Array::try_from(take(ebpf, "ERROR_FIRST")?)
+        .map_err(|error| map_error("ERROR_FIRST", &error))?;
+    let after = enumeration::names(Path::new(preflight::BTF), "tcp_done_with_error");
+    map.set(0, u32::from(!after), 0).map_err(|error| map_error("ERROR_FIRST", &error))
 }
 
 /// What a name of `enum sk_rst_reason` (include/net/rstreason.h) amounts to.

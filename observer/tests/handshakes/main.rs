@@ -3,7 +3,6 @@
 //!
 //! - [`loopback`]: conversations between two real sockets, segment by segment;
 //! - [`wire`]: segments that no real socket would send, from a TUN device;
-//! - [`peer`]: a real socket on strings, in a cgroup of its own (the example `peer`);
 //! - [`books`]: the expectations; every scenario has pods of its own, whose books start at zero;
 //! - [`bytes`]: what is sent.
 //!
@@ -13,15 +12,15 @@
 mod books;
 mod bytes;
 mod loopback;
-mod peer;
 #[expect(dead_code, reason = "each test file uses its part of the support library")]
 #[path = "../support/mod.rs"]
 mod support;
 mod wire;
 
-use books::Failures;
 use loopback::{hostile, messages, plain, upgrades};
-use support::{daemon::Daemon, lock::SystemLock, netns::NetnsPair};
+use support::{
+    daemon::Daemon, lock::SystemLock, netns::NetnsPair, scenarios::Failures, wire::tun::Tun,
+};
 
 /// Enough for all scenarios of a test; each scrape reads the whole table.
 const CELLS: [&str; 2] = ["--cells", "4096"];
@@ -57,7 +56,7 @@ fn out_of_order() {
     let daemon = Daemon::start(&CELLS);
     let namespaces = NetnsPair::new();
     let netns = &namespaces.a;
-    let lab = wire::Lab { netns, tun: &wire::Tun::new(netns) };
+    let lab = wire::Lab { netns, tun: &Tun::new(netns) };
     let mut failures = Failures::default();
     for scenarios in [wire::server::scenarios(), wire::client::scenarios()] {
         wire::run(&daemon, &lab, &scenarios, &mut failures);

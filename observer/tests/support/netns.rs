@@ -106,7 +106,7 @@ impl NetnsPair {
 }
 
 /// Runs `ip` with these arguments; panics with its complaint if it fails.
-fn ip(arguments: &str) {
+pub(crate) fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split(' ')).output();
     let output = output.unwrap_or_else(|error| panic!("cannot run ip (iproute2): {error}"));
     let complaint = String::from_utf8_lossy(&output.stderr);

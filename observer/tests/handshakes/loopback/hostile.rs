@@ -6,13 +6,16 @@ use anyhow::{Result, ensure};
 
 use super::Scenario;
 use crate::{
-    books::{Pod, check},
     bytes::{
         GET, OK, SWITCHING, UPGRADE, grpc_call, masked, opcode, preface, switching_with, text,
         upgrade_with,
     },
-    peer::Peer,
-    support::{daemon::Daemon, metrics::Expected},
+    support::{
+        daemon::Daemon,
+        metrics::Expected,
+        peer::Peer,
+        pod::{Pod, check},
+    },
 };
 
 const TCP: &[&str] = &[];

@@ -13,9 +13,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::Result;
 
 use crate::{
-    books::{Books, Failures, Pod, Spoken, check},
-    peer::Peer,
-    support::daemon::Daemon,
+    books::{Books, Spoken},
+    support::{
+        daemon::Daemon,
+        peer::Peer,
+        pod::{Pod, check},
+        scenarios::Failures,
+    },
 };
 
 /// A conversation, and what it must be counted as.

@@ -5,20 +5,25 @@
 //! put it together, and so must the observer have.
 
 pub(crate) mod client;
-mod packet;
-mod raw;
 pub(crate) mod server;
-mod tun;
 
 use std::net::IpAddr;
 
 use anyhow::Result;
 
-pub(crate) use self::{raw::Raw, tun::Tun};
 use crate::{
-    books::{Books, Failures, Pod, Spoken, check},
-    peer::Peer,
-    support::{daemon::Daemon, netns::Netns},
+    books::{Books, Spoken},
+    support::{
+        daemon::Daemon,
+        netns::Netns,
+        peer::Peer,
+        pod::{Pod, check},
+        scenarios::Failures,
+        wire::{
+            raw::Raw,
+            tun::{LEFT_V4, LEFT_V6, RIGHT_V4, RIGHT_V6, Tun},
+        },
+    },
 };
 
 /// How a connection comes about.
@@ -96,7 +101,7 @@ pub(crate) struct Lab<'a> {
 /// Runs all scenarios, over IPv4 and over IPv6.
 pub(crate) fn run(daemon: &Daemon, lab: &Lab<'_>, scenarios: &[Scenario], failures: &mut Failures) {
     for scenario in scenarios {
-        for (ours, theirs) in [(tun::OURS_V4, tun::THEIRS_V4), (tun::OURS_V6, tun::THEIRS_V6)] {
+        for (ours, theirs) in [(RIGHT_V4, LEFT_V4), (RIGHT_V6, LEFT_V6)] {
             let name = format!("{} ({theirs})", scenario.name);
             failures.run(daemon, &name, || scenario.run(daemon, lab, ours, theirs));
         }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 
 use super::{
-    packet::{ACK, FIN, PSH, RST, SYN, Segment, parse},
+    packet::{ACK, FIN, PSH, RST, SYN, Segment, parse, unreachable},
     tun::Tun,
 };
 
@@ -68,6 +68,15 @@ impl<'a> Raw<'a> {
         raw.put(FIRST.wrapping_sub(1), SYN | ACK, &[])?;
         raw.tun.get(|packet| (raw.parse(packet)?.flags & ACK != 0).then_some(()))?;
         Ok(raw)
+    }
+
+    /// Answers a real client's SYN as a router would that cannot reach us.
+    pub(crate) fn refuse_as_unreachable(tun: &Tun, ours: IpAddr, port: u16) -> Result<()> {
+        let syn = tun.get(|packet| {
+            let segment = parse(packet)?;
+            (segment.target == (ours, port) && segment.flags & SYN != 0).then(|| packet.to_vec())
+        })?;
+        tun.put(&unreachable(&syn))
     }
 
     /// Sends bytes as the part of our stream that starts at `offset`.

@@ -9,6 +9,8 @@ pub(crate) const PSH: u8 = 0x08;
 pub(crate) const ACK: u8 = 0x10;
 
 const TCP: u8 = 6;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 const DESTINATION_OPTIONS: u8 = 60;
 /// An option of a SYN: the largest segment we take is 1400 bytes.
 const MSS: [u8; 4] = [2, 4, 0x05, 0x78];
@@ -69,17 +71,11 @@ impl Segment<'_> {
         tcp.extend([0xff, 0xff, 0, 0, 0, 0]);
         tcp.extend(options);
         tcp.extend(self.payload);
-        let mut pseudo = Vec::new();
-        for address in [self.source.0, self.target.0] {
-            match address {
-                IpAddr::V4(address) => pseudo.extend(address.octets()),
-                IpAddr::V6(address) => pseudo.extend(address.octets()),
-            }
-        }
-        pseudo.extend((tcp.len() as u32).to_be_bytes());
-        pseudo.extend(u32::from(TCP).to_be_bytes());
-        pseudo.extend(&tcp);
-        let sum = checksum(&pseudo);
+        let addresses = [self.source.0, self.target.0].map(|address| match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        });
+        let sum = checksum(&pseudo(&addresses.concat(), TCP, &tcp));
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
         tcp
     }
@@ -111,6 +107,39 @@ pub(crate) fn parse(packet: &[u8]) -> Option<Segment<'_>> {
         flags: *tcp.get(13)?,
         payload: tcp.get(usize::from(tcp[12] >> 4) * 4..)?,
     })
+}
+
+/// The ICMP message (RFC 792, RFC 4443) of a router that cannot deliver `packet`, from its target's address.
+pub(crate) fn unreachable(packet: &[u8]) -> Vec<u8> {
+    // Addresses change places; host unreachable, or address unreachable; the checksum follows, then four bytes unused.
+    if packet[0] >> 4 == 4 {
+        let mut icmp = [&[3, 1, 0, 0, 0, 0, 0, 0], &packet[..28]].concat();
+        let sum = checksum(&icmp);
+        icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+        let length = 20 + icmp.len() as u16;
+        let mut ip = vec![0x45, 0];
+        ip.extend(length.to_be_bytes());
+        ip.extend([0, 0, 0x40, 0, 64, ICMP, 0, 0]);
+        ip.extend([&packet[16..20], &packet[12..16]].concat());
+        let sum = checksum(&ip);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        [ip, icmp].concat()
+    } else {
+        let addresses = [&packet[24..40], &packet[8..24]].concat();
+        let mut icmp = [&[1, 3, 0, 0, 0, 0, 0, 0], packet].concat();
+        let sum = checksum(&pseudo(&addresses, ICMPV6, &icmp));
+        icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+        let mut ip = vec![0x60, 0, 0, 0];
+        ip.extend((icmp.len() as u16).to_be_bytes());
+        ip.extend([ICMPV6, 64]);
+        [ip, addresses, icmp].concat()
+    }
+}
+
+/// What a checksum covers beside the message itself.
+fn pseudo(addresses: &[u8], protocol: u8, message: &[u8]) -> Vec<u8> {
+    let length = (message.len() as u32).to_be_bytes();
+    [addresses, &length, &[0, 0, 0, protocol], message].concat()
 }
 
 /// The Internet checksum (RFC 1071).

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::support::{cgroup::TestCgroup, daemon, netns::Netns, process::Process};
+use super::{cgroup::TestCgroup, daemon, netns::Netns, process::Process};
 
 /// How long a command may take; longer than the peer's own patience, which says what is missing.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Peer {
     stdin: ChildStdin,
     answers: Receiver<String>,
-    _process: Process,
+    process: Process,
 }
 
 impl Peer {
@@ -50,7 +50,7 @@ impl Peer {
                 }
             }
         });
-        Self { stdin, answers, _process: process }
+        Self { stdin, answers, process }
     }
 
     /// Gives a command, whose [`answer`](Self::answer) is to be taken later.
@@ -71,6 +71,11 @@ impl Peer {
     pub(crate) fn ask(&mut self, command: &str) -> Result<String> {
         self.say(command)?;
         self.answer().with_context(|| command.chars().take(60).collect::<String>())
+    }
+
+    /// Kills it by SIGKILL: the kernel closes its connections.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
     }
 
     /// Listens on a free port of `address`; returns it with the port.

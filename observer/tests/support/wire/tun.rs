@@ -6,7 +6,6 @@ use std::{
     mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
-    process::Command,
     thread,
     time::Duration,
 };
@@ -17,17 +16,20 @@ use nix::{
     sched::{CloneFlags, setns},
 };
 
-use crate::support::{netns::Netns, poll::poll};
+use crate::support::{
+    netns::{Netns, ip},
+    poll::poll,
+};
 
 // Ranges for documentation (RFC 5737, RFC 3849), others than those of the namespaces' cables.
-/// Our address, behind the device.
-pub(crate) const OURS_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
-/// The kernel's address, at the device.
-pub(crate) const THEIRS_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
-/// Our address, behind the device.
-pub(crate) const OURS_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2));
-/// The kernel's address, at the device.
-pub(crate) const THEIRS_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1));
+/// The one side, where a [`Raw`](super::Raw) host stands, behind the device.
+pub(crate) const RIGHT_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
+/// The other side, the kernel's, at the device.
+pub(crate) const LEFT_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+/// As [`RIGHT_V4`].
+pub(crate) const RIGHT_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2));
+/// As [`LEFT_V4`].
+pub(crate) const LEFT_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1));
 
 /// How long a packet may take to come.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,8 +40,13 @@ const PACKET: usize = 1500;
 pub(crate) struct Tun(File);
 
 impl Tun {
-    /// Makes `tun0` in the namespace and configures the kernel's end.
+    /// Makes `tun0` in the namespace; the kernel gets the left side's addresses.
     pub(crate) fn new(netns: &Netns) -> Self {
+        Self::with(netns, LEFT_V4, LEFT_V6)
+    }
+
+    /// Makes `tun0` in the namespace; the kernel gets these addresses.
+    pub(super) fn with(netns: &Netns, ipv4: IpAddr, ipv6: IpAddr) -> Self {
         let namespace = File::open(netns.path()).expect("the namespace is there");
         // A device belongs to the namespace of the thread that opens the file, so a thread goes there.
         let opened = thread::scope(|scope| {
@@ -51,9 +58,9 @@ impl Tun {
         });
         let file = opened.unwrap_or_else(|error| panic!("cannot make a TUN device: {error}"));
         let name = netns.name();
-        ip(&format!("-n {name} address add {THEIRS_V4}/24 dev tun0"));
+        ip(&format!("-n {name} address add {ipv4}/24 dev tun0"));
         // Duplicate address detection would keep the address unusable for a second or two.
-        ip(&format!("-n {name} address add {THEIRS_V6}/64 dev tun0 nodad"));
+        ip(&format!("-n {name} address add {ipv6}/64 dev tun0 nodad"));
         ip(&format!("-n {name} link set tun0 up"));
         Self(file)
     }
@@ -63,6 +70,15 @@ impl Tun {
         let written = (&self.0).write(packet).context("cannot write to the TUN device")?;
         assert_eq!(written, packet.len(), "a packet is written as a whole");
         Ok(())
+    }
+
+    /// The next packet that comes from the kernel, if there is one.
+    pub(super) fn next(&self) -> Option<Vec<u8>> {
+        let mut packet = vec![0; PACKET];
+        // An error says that there is none.
+        let length = (&self.0).read(&mut packet).ok()?;
+        packet.truncate(length);
+        Some(packet)
     }
 
     /// The first thing that `want` makes of the packets that come from the kernel.
@@ -98,12 +114,4 @@ fn open(name: &str) -> io::Result<File> {
         return Err(io::Error::last_os_error());
     }
     Ok(file)
-}
-
-/// Runs `ip` with these arguments; panics with its complaint if it fails.
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split(' ')).output();
-    let output = output.unwrap_or_else(|error| panic!("cannot run ip (iproute2): {error}"));
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {arguments}: {complaint}");
 }

@@ -1,0 +1,215 @@
+//! All of a pod's series that tell how connections fared, and what they must be.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use crate::support::{
+    daemon::Daemon,
+    metrics::Metrics,
+    pod::{Pod, settle},
+};
+
+/// The families that the books are about. Their series that are not expected must be zero or absent.
+const FAMILIES: [&str; 10] = [
+    "tcp_connections_active",
+    "tcp_connections_opened_total",
+    "tcp_connections_closed_total",
+    "tcp_connection_duration_seconds_count",
+    "tcp_connection_idle_seconds_count",
+    "tcp_resets_total",
+    "tcp_timeouts_total",
+    "tcp_connect_failures_total",
+    "tcp_payload_bytes_total",
+    "tcp_idle_closes_total",
+];
+
+/// The expected books of a pod: values by series, without the labels that name the pod.
+#[derive(Clone, Debug)]
+pub(crate) struct Books {
+    role: &'static str,
+    port: u16,
+    protocol: &'static str,
+    values: BTreeMap<String, u64>,
+    idle: Vec<Idle>,
+    any_bytes: bool,
+}
+
+/// How long the connections that ended in a certain way had idled.
+#[derive(Clone, Debug)]
+struct Idle {
+    role: &'static str,
+    port: u16,
+    reason: &'static str,
+    count: u64,
+    /// Exclusive and inclusive, in seconds: bounds of buckets.
+    within: (u32, u32),
+}
+
+impl Books {
+    /// The books of a pod that serves, or connects to, one port; nothing has happened.
+    pub(crate) fn new(role: &'static str, port: u16) -> Self {
+        let (values, idle) = (BTreeMap::new(), Vec::new());
+        Self { role, port, protocol: "tcp", values, idle, any_bytes: false }
+    }
+
+    /// The connections are found to speak this; however many bytes they take to say it.
+    pub(crate) fn speaking(self, protocol: &'static str) -> Self {
+        Self { protocol, any_bytes: true, ..self }
+    }
+
+    /// The same pod's other side.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.values.extend(other.values);
+        self.idle.extend(other.idle);
+        self
+    }
+
+    /// So many connections were opened.
+    pub(crate) fn opened(self, count: u64) -> Self {
+        let labels = format!("port=\"{}\",role={:?}", self.port, self.role);
+        self.series(format!("tcp_connections_opened_total{{{labels}}}"), count)
+    }
+
+    /// So many are open.
+    pub(crate) fn active(self, count: u64) -> Self {
+        self.count("tcp_connections_active", &[], count)
+    }
+
+    /// So many have ended in this way.
+    pub(crate) fn closed(self, reason: &'static str, count: u64) -> Self {
+        self.count("tcp_connections_closed_total", &[("reason", reason)], count)
+            .count("tcp_connection_idle_seconds_count", &[("reason", reason)], count)
+            .count("tcp_connection_duration_seconds_count", &[], count)
+    }
+
+    /// As many bytes of payload came, as many went.
+    pub(crate) fn bytes(self, received: u64, sent: u64) -> Self {
+        self.count("tcp_payload_bytes_total", &[("direction", "received")], received).count(
+            "tcp_payload_bytes_total",
+            &[("direction", "sent")],
+            sent,
+        )
+    }
+
+    /// So many resets were sent for this reason.
+    pub(crate) fn reset(self, cause: &str, count: u64) -> Self {
+        self.count("tcp_resets_total", &[("cause", cause), ("direction", "sent")], count)
+    }
+
+    /// So many resets came.
+    pub(crate) fn was_reset(self, count: u64) -> Self {
+        self.count("tcp_resets_total", &[("cause", ""), ("direction", "received")], count)
+    }
+
+    /// Time ran out once, in this way.
+    pub(crate) fn timeout(self, kind: &str) -> Self {
+        self.count("tcp_timeouts_total", &[("kind", kind)], 1)
+    }
+
+    /// An attempt to connect failed for this reason.
+    pub(crate) fn failed(self, reason: &str) -> Self {
+        self.count("tcp_connect_failures_total", &[("reason", reason)], 1)
+    }
+
+    /// All that ended in this way had been silent for more than `within.0` seconds and at most `within.1`.
+    pub(crate) fn idled(mut self, reason: &'static str, count: u64, within: (u32, u32)) -> Self {
+        self.idle.push(Idle { role: self.role, port: self.port, reason, count, within });
+        self
+    }
+
+    fn count(self, family: &str, labels: &[(&str, &str)], count: u64) -> Self {
+        let port = self.port.to_string();
+        let own = [("port", port.as_str()), ("protocol", self.protocol), ("role", self.role)];
+        let all: BTreeMap<_, _> = own.iter().chain(labels).copied().collect();
+        let series = format!("{family}{{{}}}", text(&all));
+        self.series(series, count)
+    }
+
+    fn series(mut self, series: String, count: u64) -> Self {
+        if count != 0 {
+            *self.values.entry(series).or_default() += count;
+        }
+        self
+    }
+
+    /// What differs in a scrape of this pod alone.
+    fn mismatches(&self, metrics: &Metrics) -> Vec<String> {
+        let mut actual = actual(metrics);
+        if self.any_bytes {
+            actual.retain(|series, _| !series.starts_with("tcp_payload_bytes_total"));
+        }
+        let mut wrong = Vec::new();
+        for (series, expected) in &self.values {
+            let got = actual.get(series).copied().unwrap_or_default();
+            if got != *expected {
+                wrong.push(format!("{series}\n- expected {expected}\n+ got      {got}\n"));
+            }
+        }
+        for (series, got) in actual.iter().filter(|(series, _)| !self.values.contains_key(*series))
+        {
+            wrong.push(format!("{series}\n- expected nothing\n+ got      {got}\n"));
+        }
+        wrong.extend(self.idle.iter().filter_map(|idle| idle.mismatch(metrics)));
+        wrong.extend(balance(metrics));
+        wrong
+    }
+}
+
+impl Idle {
+    fn mismatch(&self, metrics: &Metrics) -> Option<String> {
+        let port = self.port.to_string();
+        let up_to = |seconds: u32| {
+            let bound = format!("{seconds}.0");
+            let mine = [("role", self.role), ("port", &port)];
+            let labels = [mine[0], mine[1], ("reason", self.reason), ("le", &bound)];
+            metrics.sum("tcp_connection_idle_seconds_bucket", &labels)
+        };
+        let (from, to) = self.within;
+        let got = (up_to(to) - up_to(from)) as u64;
+        (got != self.count).then(|| {
+            let count = self.count;
+            format!(
+                "idle within ({from}, {to}] s: {self:?}\n- expected {count}\n+ got      {got}\n"
+            )
+        })
+    }
+}
+
+/// The invariant: what was opened is open, or was closed.
+fn balance(metrics: &Metrics) -> Option<String> {
+    let sum = |family| metrics.sum(family, &[]) as i64;
+    let [opened, closed, active] = [
+        sum("tcp_connections_opened_total"),
+        sum("tcp_connections_closed_total"),
+        sum("tcp_connections_active"),
+    ];
+    (opened != closed + active)
+        .then(|| format!("opened {opened}, but closed {closed} and active {active}\n"))
+}
+
+/// The series of the families that are not zero.
+fn actual(metrics: &Metrics) -> BTreeMap<String, u64> {
+    let ours = metrics.samples.iter().filter(|sample| FAMILIES.contains(&sample.name.as_str()));
+    ours.filter(|sample| sample.value != 0.0)
+        .map(|sample| {
+            let labels = sample
+                .labels
+                .iter()
+                .filter(|(name, _)| !["namespace", "pod", "container"].contains(&name.as_str()))
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
+            (format!("{}{{{}}}", sample.name, text(&labels)), sample.value as u64)
+        })
+        .collect()
+}
+
+fn text(labels: &BTreeMap<&str, &str>) -> String {
+    let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+    labels.join(",")
+}
+
+/// Waits until the books of all pods are exactly these.
+pub(crate) fn check(daemon: &Daemon, books: &[(&Pod, Books)]) -> Result<()> {
+    settle(daemon, books, Books::mismatches)
+}

@@ -1,0 +1,48 @@
+//! Many scenarios in one test: a failing one does not keep the others from running.
+
+use anyhow::Result;
+
+use super::{daemon::Daemon, metrics::Metrics};
+
+/// What the daemon says it has lost, as text.
+pub(crate) fn losses(metrics: &Metrics) -> Metrics {
+    let mut losses = metrics.clone();
+    losses.samples.retain(|sample| sample.name == "observer_lost_total");
+    losses
+}
+
+/// The scenarios that failed, each with what it expected and got.
+#[derive(Default)]
+pub(crate) struct Failures {
+    ran: usize,
+    failed: Vec<String>,
+}
+
+impl Failures {
+    /// Runs one scenario and notes how it went, with what was lost meanwhile if it went wrong.
+    pub(crate) fn run(
+        &mut self,
+        daemon: &Daemon,
+        name: &str,
+        scenario: impl FnOnce() -> Result<()>,
+    ) {
+        self.ran += 1;
+        let before = losses(&daemon.scrape());
+        if let Err(error) = scenario() {
+            let lost = losses(&daemon.scrape()).diff(&before);
+            let lost = if lost.is_empty() { String::new() } else { format!("lost:\n{lost}") };
+            self.failed.push(format!("## {name}\n{error:#}\n{lost}"));
+        }
+    }
+
+    /// Fails the test if a scenario has failed.
+    pub(crate) fn report(self) {
+        let Self { ran, failed } = self;
+        assert!(
+            failed.is_empty(),
+            "{} of {ran} scenarios failed:\n{}",
+            failed.len(),
+            failed.join("\n")
+        );
+    }
+}
