@@ -33,7 +33,7 @@ use crate::{
 const TCP_LISTEN: u32 = 10;
 const PASS: i32 = 1;
 /// WebSocket frames that one run follows.
-const FRAMES: usize = 96;
+const FRAMES: usize = 160;
 
 /// The state a job belongs to: the socket's, or this processor's note when the socket is a listener.
 enum Target<'a> {

@@ -73,7 +73,7 @@ pub const PROBES: &[Probe] = &[
         program: "parse_websocket",
         hook: Hook::Parser(mode::WEBSOCKET as u32),
         need: Need::Mandatory,
-        tells: "WebSocket messages in segments of up to 3,170 frames",
+        tells: "WebSocket messages in segments of up to 4,000 frames",
     },
     Probe {
         program: "keep_segment",

@@ -336,7 +336,7 @@ impl Families {
         self.counters(
             encoder,
             "tcp_idle_closes",
-            "Closes by the peer and resets after at least 5 s without payload.",
+            "Closes by the peer and resets after 5 s or more without payload, less 50 ms for timers that fire early.",
             |counts| vec![(Vec::new(), counts.idle_closes)],
         )
     }
