@@ -13,13 +13,20 @@ use support::{
     lock::SystemLock,
     metrics::Expected,
     netns::{Netns, NetnsPair},
+    scale::scaled,
     workload::{Drive, Driver, DriverBooks, Protocol, Server, ServerBooks},
 };
 
 /// Short connections of each of the 16 combinations: 10,240 in all.
-const SHORT: u64 = 640;
+fn short() -> u64 {
+    scaled(640)
+}
+
 /// Long connections of each: 512 in all.
-const LONG: u64 = 32;
+fn long() -> u64 {
+    scaled(32)
+}
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where a server and its client are.
@@ -140,8 +147,8 @@ impl Combination {
         let server =
             Server::start(protocol, path.listen(pair), &server_pod.cgroup, server_namespace);
         let mut drive = Drive::new(protocol, server.addr);
-        drive.short = SHORT;
-        drive.long = LONG;
+        drive.short = short();
+        drive.long = long();
         drive.concurrency = 16;
         drive.messages = 3;
         let driver = Driver::start(&drive, &client_pod.cgroup, client_namespace);
@@ -151,7 +158,7 @@ impl Combination {
     fn expected(&self, client: &DriverBooks, server: &ServerBooks) -> Vec<Expected> {
         assert_eq!(
             (client.opened, client.failures),
-            (SHORT + LONG, 0),
+            (short() + long(), 0),
             "the workload failed: {client:?}"
         );
         assert_eq!(server.accepted, client.opened, "the workload's own books differ");
@@ -189,7 +196,7 @@ fn every_count_equals_the_workloads_own() {
     for combination in &mut combinations {
         let client = combination.driver.ready();
         let server = combination.server.books();
-        assert_eq!(client.active, LONG);
+        assert_eq!(client.active, long());
         open.extend(combination.expected(&client, &server));
     }
     daemon.wait_for(PATIENCE, &open);

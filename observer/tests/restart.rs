@@ -25,20 +25,32 @@ use support::{
     lock::SystemLock,
     metrics::{Expected, Metrics},
     poll::poll,
+    scale::scaled,
     workload::{Drive, Driver, DriverBooks, Protocol, Server},
 };
 
-const ROUNDS: u32 = 3;
+/// Three, or one on a slow machine.
+fn rounds() -> u32 {
+    scaled(3) as u32
+}
+
 const PATIENCE: Duration = Duration::from_mins(1);
 const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 
 /// Connections that are held over the kill, of each protocol.
-const HELD: u64 = 25;
+fn held_open() -> u64 {
+    scaled(25)
+}
+
 /// Connections that come and go, at a time, before, during and after it.
-const CHURN: u64 = 500;
-/// Connections of the loads that are counted.
-const SHORT: u64 = 200;
-const LONG: u64 = 20;
+fn churning() -> u64 {
+    scaled(500)
+}
+
+/// Connections of the loads that are counted: short ones and long ones.
+fn loads() -> (u64, u64) {
+    (scaled(200), scaled(20))
+}
 
 /// What an end is to have, of connections that are all of one protocol.
 #[derive(Clone, Copy)]
@@ -47,9 +59,20 @@ struct Counts {
     active: u64,
 }
 
-const NONE: Counts = Counts { opened: 0, active: 0 };
-const UP: Counts = Counts { opened: SHORT + LONG, active: LONG };
-const OVER: Counts = Counts { opened: SHORT + LONG, active: 0 };
+impl Counts {
+    const NONE: Self = Self { opened: 0, active: 0 };
+
+    /// The loads that are counted, with the long connections up.
+    fn up() -> Self {
+        let (short, long) = loads();
+        Self { opened: short + long, active: long }
+    }
+
+    /// The same, when all is over.
+    fn over() -> Self {
+        Self { active: 0, ..Self::up() }
+    }
+}
 
 /// A pod in which a server or a client runs.
 struct Pod {
@@ -179,7 +202,7 @@ impl Churn {
         let pods = [(number, "server"), (number + 1, "client")]
             .map(|(number, role)| Arc::new(Pod::new(number, role, protocol)));
         let server = Server::start(protocol, ANY_PORT.into(), &pods[0].cgroup, None);
-        let drive = Drive { short: CHURN, ..Drive::new(protocol, server.addr) };
+        let drive = Drive { short: churning(), ..Drive::new(protocol, server.addr) };
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, pod) = (Arc::clone(&stop), Arc::clone(&pods[1]));
         let thread = thread::spawn(move || {
@@ -216,7 +239,7 @@ fn killed_under_load_and_started_again() {
     let before = BpfSnapshot::take();
     let surroundings_before = surroundings();
     let mut daemon = Daemon::start(&[]);
-    for round in 1..=ROUNDS {
+    for round in 1..=rounds() {
         daemon = kill_and_restart(daemon, 100 * round, &before);
     }
     daemon.stop();
@@ -229,10 +252,10 @@ fn killed_under_load_and_started_again() {
 /// Kills the daemon under load, starts another and takes it through a load of its own. Takes a
 /// hundred numbers of pods.
 fn kill_and_restart(daemon: Daemon, numbers: u32, before: &BpfSnapshot) -> Daemon {
-    let mut held = Load::of_each(numbers, 0, HELD);
+    let mut held = Load::of_each(numbers, 0, held_open());
     for load in &mut held {
         load.client.driver().ready();
-        load.has(&daemon, Counts { opened: HELD, active: HELD });
+        load.has(&daemon, Counts { opened: held_open(), active: held_open() });
     }
     let churn = [(Protocol::Ws, numbers + 20), (Protocol::Tcp, numbers + 22)]
         .map(|(protocol, number)| Churn::start(number, protocol));
@@ -244,7 +267,7 @@ fn kill_and_restart(daemon: Daemon, numbers: u32, before: &BpfSnapshot) -> Daemo
     assert_plausible(&daemon.scrape());
     for load in &mut held {
         load.client.driver().talk();
-        load.has(&daemon, NONE);
+        load.has(&daemon, Counts::NONE);
     }
     count_exactly(&daemon, numbers + 30, &mut held);
 
@@ -261,9 +284,10 @@ fn kill_and_restart(daemon: Daemon, numbers: u32, before: &BpfSnapshot) -> Daemo
 /// New connections to new servers, and to those that have listened since before the kill, beside
 /// the connections from before.
 fn count_exactly(daemon: &Daemon, numbers: u32, held: &mut [Load]) {
-    let mut fresh = Load::of_each(numbers, SHORT, LONG);
+    let (short, long) = loads();
+    let mut fresh = Load::of_each(numbers, short, long);
     let visit = |(load, number): (&Load, u32)| {
-        Client::start(number, &load.server, load.pod.protocol, SHORT, LONG)
+        Client::start(number, &load.server, load.pod.protocol, short, long)
     };
     let mut visitors: Vec<_> = held.iter().zip(numbers + 20..).map(visit).collect();
     let all_have = |fresh: &[Load], held: &[Load], visitors: &[Client], counts| {
@@ -276,24 +300,24 @@ fn count_exactly(daemon: &Daemon, numbers: u32, held: &mut [Load]) {
         }
         for load in held {
             load.pod.has(daemon, counts);
-            load.client.pod.has(daemon, NONE);
+            load.client.pod.has(daemon, Counts::NONE);
         }
     };
     for client in fresh.iter_mut().map(|load| &mut load.client).chain(&mut visitors) {
         client.driver().ready();
     }
-    all_have(&fresh, held, &visitors, UP);
+    all_have(&fresh, held, &visitors, Counts::up());
 
     // The connections from before end, orderly and not.
     for (number, load) in held.iter_mut().enumerate() {
         load.client.end(if number % 2 == 0 { Driver::close } else { Driver::reset });
     }
-    all_have(&fresh, held, &visitors, UP);
+    all_have(&fresh, held, &visitors, Counts::up());
 
     for client in fresh.iter_mut().map(|load| &mut load.client).chain(&mut visitors) {
         client.end(Driver::close);
     }
-    all_have(&fresh, held, &visitors, OVER);
+    all_have(&fresh, held, &visitors, Counts::over());
 }
 
 /// Waits until the daemon is in the midst of it.

@@ -4,10 +4,11 @@ use anyhow::Result;
 
 use super::{daemon::Daemon, metrics::Metrics};
 
-/// What the daemon says it has lost, as text.
+/// What the daemon says it has lost, and which programs the kernel has skipped.
 pub(crate) fn losses(metrics: &Metrics) -> Metrics {
+    const FAMILIES: [&str; 2] = ["observer_lost_total", "observer_probe_skips_total"];
     let mut losses = metrics.clone();
-    losses.samples.retain(|sample| sample.name == "observer_lost_total");
+    losses.samples.retain(|sample| FAMILIES.contains(&sample.name.as_str()));
     losses
 }
 

@@ -19,7 +19,7 @@ const IMAGE: &str = "linux-image-";
 /// How long a resolved kernel is taken for the newest one.
 const FRESH: Duration = Duration::from_hours(24);
 /// Modules that the tests need, below a kernel's `kernel` directory.
-const MODULES: &[&str] = &["drivers/net/veth.ko"];
+const MODULES: &[&str] = &["drivers/net/veth.ko", "drivers/net/tun.ko"];
 /// How a module may be compressed, and what unpacks it.
 const COMPRESSIONS: &[(&str, &str)] = &[("", "cat"), (".xz", "xzcat"), (".zst", "zstdcat")];
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";

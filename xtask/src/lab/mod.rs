@@ -59,6 +59,9 @@ pub(crate) struct LabArgs {
     /// Only load the programs and check the refusals: no system tests
     #[arg(long)]
     quick: bool,
+    /// Only these steps of `lab/steps`, such as `check` or `tests-of-restart`; may be repeated
+    #[arg(long = "step", value_name = "STEP", conflicts_with = "quick")]
+    steps: Vec<String>,
     /// Ask the mirror for newer kernels, even if it was asked within the last day
     #[arg(long)]
     refresh: bool,
@@ -110,13 +113,13 @@ impl Lab {
         let mut red = Vec::new();
         for kernel in kernels {
             let initramfs = self.initramfs(kernel)?;
-            for &(processors, steps) in plan(kernel, args.quick) {
+            for (processors, steps) in plan(kernel, args) {
                 let name = format!("{}, {processors} processors", kernel.name);
                 let guest = Guest {
                     kernel,
                     initramfs: &initramfs,
                     processors,
-                    steps,
+                    steps: &steps,
                     lacking: args.lacking.as_deref(),
                     limit: Duration::from_secs(args.limit),
                     directory: self.directory.join(format!("{}-{processors}", kernel.name)),
@@ -190,8 +193,11 @@ impl Lab {
 
     /// The same steps on this machine, as root.
     fn host(&self, args: &LabArgs) -> Result<Ended> {
-        let steps: &[_] =
-            if args.quick { &["check", "statistics"] } else { &["check", "statistics", "tests"] };
+        let mut steps: Vec<_> = args.steps.iter().map(String::as_str).collect();
+        if steps.is_empty() {
+            steps = vec!["check", "statistics"];
+            steps.extend((!args.quick).then_some("tests"));
+        }
         let tests = self.directory.join("tests");
         self.programs.link_tests(&tests)?;
         let script = self.directory.join("steps");
@@ -214,14 +220,18 @@ impl Lab {
 }
 
 /// The guests of a kernel: processors and steps. The first is the one whose statistics are in the table.
-fn plan(kernel: &Kernel, quick: bool) -> &'static [(u32, &'static [&'static str])] {
+fn plan<'a>(kernel: &Kernel, args: &'a LabArgs) -> Vec<(u32, Vec<&'a str>)> {
+    if !args.steps.is_empty() {
+        return vec![(2, args.steps.iter().map(String::as_str).collect())];
+    }
     if kernel.refused {
-        return &[(2, &["refused"])];
+        return vec![(2, vec!["refused"])];
     }
-    if quick {
-        return &[(2, &["check", "statistics", "hybrid", "no-v2", "no-btf"])];
+    let quick = ["check", "statistics", "hybrid", "no-v2", "no-btf"];
+    if args.quick {
+        return vec![(2, quick.into())];
     }
-    &[(2, &["check", "statistics", "hybrid", "no-v2", "no-btf", "tests"]), (1, &["check", "tests"])]
+    vec![(2, [&quick[..], &["tests"]].concat()), (1, vec!["check", "tests-of-ground_truth"])]
 }
 
 /// Writes what every guest has.

@@ -11,16 +11,18 @@ use serde::Deserialize;
 use super::initramfs::Initramfs;
 use crate::cmd;
 
-/// Test programs of `observer/tests` that need nothing but the kernel, iproute2 and bpftool.
-const TESTS: &[&str] = &["ground_truth", "handshakes", "failures", "restart", "endpoints"];
-/// What they start.
-const TOOLS: &[&str] = &["ip", "bpftool"];
+/// Test programs of `observer/tests` that need nothing but the kernel and [`TOOLS`].
+const TESTS: &[&str] = &["ground_truth", "handshakes", "restart"];
+/// Examples of `observer` that they start, which cargo puts beside the daemon.
+const EXAMPLES: &[&str] = &["workload", "peer"];
+/// Programs of this machine that they start; busybox has some of these too, but with fewer options.
+const TOOLS: &[&str] = &["ip", "bpftool", "mount", "umount", "unshare"];
 
 /// What cargo built.
 pub(super) struct Programs {
     pub(super) observer: PathBuf,
-    /// The test programs find it beside the daemon.
-    workload: PathBuf,
+    /// Where the test programs look for the examples: cargo names them with a hash.
+    examples: Vec<PathBuf>,
     tests: Vec<(String, PathBuf)>,
 }
 
@@ -80,10 +82,11 @@ impl Programs {
                 .map(|(.., path)| path.clone())
                 .with_context(|| format!("cargo built no {kind} {name}"))
         };
+        let observer = find("bin", false, "observer")?;
+        let beside = observer.with_file_name("examples");
         Ok(Self {
-            observer: find("bin", false, "observer")?,
-            // cargo says nothing of the name without a hash, under which the example is found.
-            workload: find("bin", false, "observer")?.with_file_name("examples").join("workload"),
+            examples: EXAMPLES.iter().map(|name| beside.join(name)).collect(),
+            observer,
             tests: TESTS
                 .iter()
                 .map(|name| Ok(((*name).to_owned(), find("test", true, name)?)))
@@ -105,7 +108,7 @@ impl Programs {
 
     /// Puts everything into an archive. Tests know the daemon by the path that it has here, so it has it there too.
     pub(super) fn pack(&self, archive: &mut Initramfs) -> Result<()> {
-        for program in [&self.observer, &self.workload] {
+        for program in self.examples.iter().chain([&self.observer]) {
             archive.host_program(program, program)?;
         }
         archive.link(Path::new("/usr/bin/observer"), &self.observer)?;
@@ -153,7 +156,7 @@ mod tests {
         lines.extend(TESTS.iter().map(|name| message("test", name, true)));
         let programs = Programs::from_messages(&lines.join("\n")).unwrap();
         assert_eq!(programs.observer, Path::new("/t/debug/observer-false"));
-        assert_eq!(programs.workload, Path::new("/t/debug/examples/workload"));
+        assert_eq!(programs.examples[0], Path::new("/t/debug/examples/workload"));
         assert_eq!(programs.tests.len(), TESTS.len());
     }
 }
