@@ -1,8 +1,9 @@
 //! A cell: all counters of one (cgroup, role, protocol, server port), updated in the kernel with atomic adds.
 //!
 //! A connection is born into the cell of its birth protocol (`tcp`) and moves when its protocol is recognised. Four
-//! words keep the books of that, so that at rest, for every cell, `active = opened + entered - left - closed`, and over
-//! all cells `sum(opened) = sum(closed) + sum(active)`: every connection is opened once and closed once.
+//! words keep the books of that, so that at rest, for every cell, `active = opened + adopted + entered - left - closed`, and
+//! over all cells `sum(opened + adopted) = sum(closed) + sum(active)`: every connection is opened or adopted once, and
+//! closed once.
 
 use crate::protocol::{FAILURES, REASONS, RESET_CAUSES};
 
@@ -74,8 +75,14 @@ pub struct Cell {
     pub rtt_sum_ns: u64,
     /// Sampled smoothed round-trip times, see [`rtt_bucket`].
     pub rtt: [u64; RTT_BUCKETS],
+    /// Connections that were older than the programs and were found here.
+    pub adopted: u64,
+    /// Sum of the times from adoption to the end, nanoseconds, of the adopted connections that ended here.
+    pub adopted_lifetime_sum_ns: u64,
+    /// Times from adoption to the end, see [`lifetime_bucket`].
+    pub adopted_lifetime: [u64; LIFETIME_BUCKETS],
     /// Room to grow without moving the table.
-    pub reserved: [u64; 148],
+    pub reserved: [u64; 114],
 }
 
 const _: () = assert!(size_of::<CellKey>() == 16);

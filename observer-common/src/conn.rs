@@ -48,7 +48,14 @@ pub mod flag {
     pub const ERROR: u16 = 1 << 6;
     /// A reset in sequence has arrived; decides only if the event of its acceptance was skipped.
     pub const RESET_SEEN: u16 = 1 << 7;
+    /// A reset has left; decides only if the event of its sending was skipped.
+    pub const RESET_LEFT: u16 = 1 << 8;
+    /// The connection is older than the programs: its birth is not known, and `born_ns` is the time of its adoption.
+    pub const ADOPTED: u16 = 1 << 9;
 }
+
+/// Connections that one run of the adopting iterator takes at most.
+pub const MAX_FOUND: usize = 65_536;
 
 /// `Conn::cell` of a connection that is in no cell.
 pub const NO_CELL: u32 = u32::MAX;

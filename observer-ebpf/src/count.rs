@@ -4,7 +4,7 @@
 //! is active in exactly one cell in between, whatever programs run at the same time on other processors. The word that
 //! decides is `Conn::cell`, changed by compare-and-swap: who wins updates the counters.
 
-use core::ptr;
+use core::{mem::offset_of, ptr};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use observer_common::{
@@ -12,7 +12,7 @@ use observer_common::{
         Cell, CellKey, IDLE_BUCKETS, IDLE_CLOSE_NS, LIFETIME_BUCKETS, RTT_BUCKETS, idle_bucket,
         lifetime_bucket, overflow_cell, rtt_bucket,
     },
-    conn::{Conn, NO_CELL, kind},
+    conn::{Conn, NO_CELL, flag, kind},
     loss::Loss,
     protocol::{Protocol, REASONS, Reason},
 };
@@ -101,13 +101,26 @@ pub(crate) fn open(conn: &mut Conn, cached: u32) {
         Some(cell) if unsafe { (*cell).key } == wanted => cached,
         _ => cell_index(conn, Protocol::Tcp as u8),
     };
+    enter(conn, index, offset_of!(Cell, opened));
+}
+
+/// Counts a connection that is older than the programs.
+#[inline(always)]
+pub(crate) fn adopt(conn: &mut Conn) {
+    let index = cell_index(conn, Protocol::Tcp as u8);
+    enter(conn, index, offset_of!(Cell, adopted));
+}
+
+/// Puts a connection into its first cell, where it counts in the word at `counter` and as active.
+#[inline(always)]
+fn enter(conn: &mut Conn, index: u32, counter: usize) {
     conn.kind = kind::COUNTED;
     // SAFETY: storage of a live socket.
     unsafe { ptr::write_volatile(&raw mut conn.cell, index) };
     if let Some(cell) = cell(index) {
         // SAFETY: counters in a map value.
         unsafe {
-            atomic::add(&raw mut (*cell).opened, 1);
+            atomic::add(cell.byte_add(counter).cast(), 1);
             atomic::add(&raw mut (*cell).active, 1);
         }
     }
@@ -195,12 +208,18 @@ fn end(conn: &Conn, cell: *mut Cell, reason: Reason, now: u64) {
     let silence = idle_bucket(idle) as usize & (IDLE_BUCKETS - 1);
     let reason_slot = reason as usize & (REASONS - 1);
     let cut = matches!(reason, Reason::Peer | Reason::ResetPeer | Reason::ResetLocal);
+    let adopted = conn.flags & flag::ADOPTED != 0;
+    let (sum, buckets) = if adopted {
+        (offset_of!(Cell, adopted_lifetime_sum_ns), offset_of!(Cell, adopted_lifetime))
+    } else {
+        (offset_of!(Cell, lifetime_sum_ns), offset_of!(Cell, lifetime))
+    };
     // SAFETY: counters in a map value; all indexes are masked.
     unsafe {
         atomic::add(&raw mut (*cell).closed[reason_slot], 1);
         atomic::add(&raw mut (*cell).active, u64::MAX);
-        atomic::add(&raw mut (*cell).lifetime_sum_ns, lifetime);
-        atomic::add(&raw mut (*cell).lifetime[bucket], 1);
+        atomic::add(cell.byte_add(sum).cast(), lifetime);
+        atomic::add(cell.byte_add(buckets + 8 * bucket).cast(), 1);
         atomic::add(&raw mut (*cell).idle_sum_ns[reason_slot], idle);
         atomic::add(&raw mut (*cell).idle[reason_slot][silence], 1);
         if cut && idle >= IDLE_CLOSE_NS {
@@ -245,6 +264,16 @@ pub(crate) fn bytes(conn: &mut Conn, direction: usize, bytes: u32) {
         // SAFETY: a counter of a map value; the index is masked.
         unsafe { atomic::add(&raw mut (*cell).bytes[direction], u64::from(bytes)) }
     }
+}
+
+/// Adds payload bytes of a stream that was once ahead: they may be the missing ones. Which are is not known, but their
+/// number is: once all have come, each was counted once.
+#[inline(always)]
+pub(crate) fn fill_hole(conn: &mut Conn, direction: usize, bytes_come: u32) {
+    let hole = conn.holes[direction & 1];
+    let filled = if bytes_come < hole { bytes_come } else { hole };
+    conn.holes[direction & 1] = hole - filled;
+    bytes(conn, direction, filled);
 }
 
 /// Adds a sample of the round-trip time in microseconds.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use observer_common::{
     CHUNK,
     cell::{Cell, CellKey},
-    conn::Conn,
+    conn::{Conn, MAX_FOUND},
     flow::Flow,
     loss::LOSSES,
     record::ConnRecord,
@@ -71,6 +71,12 @@ pub(crate) static RECORDS: RingBuf<ConnRecord, { 1 << 20 }> = RingBuf::new();
 /// kernels, and the daemon reads them from the kernel's type information.
 #[btf_map]
 pub(crate) static RESET_CAUSES: Array<u32, 64> = Array::new();
+
+/// Connections that the daemon has found by `sock_diag`, by the socket's cookie, as the state that the socket gets. Filled
+/// for one run of the iterator, and let go when all have been adopted.
+#[btf_map]
+pub(crate) static FOUND: HashMap<u64, Conn, MAX_FOUND, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 /// One word: non-zero while the table of cells is nearly full. Ports are then no longer told apart, so that a program
 /// that connects to thousands of them cannot take the table from all others.

@@ -35,11 +35,27 @@ pub(crate) unsafe fn get<'a>(sk: *const c_void) -> Option<&'a mut Conn> {
 #[inline(always)]
 pub(crate) unsafe fn get_or_create<'a>(sk: *const c_void) -> Option<&'a mut Conn> {
     // SAFETY: as in `get`.
+    unsafe { create(sk, ptr::null()) }
+}
+
+/// The state of `sk`, a copy of `state`, which lies in a map, if there is none. A refusal (memory) is counted.
+///
+/// # Safety
+/// As [`get`].
+#[inline(always)]
+pub(crate) unsafe fn get_or_copy<'a>(sk: *const c_void, state: &Conn) -> Option<&'a mut Conn> {
+    // SAFETY: as in `get`; the helper copies the state before anybody can see it.
+    unsafe { create(sk, state) }
+}
+
+#[inline(always)]
+unsafe fn create<'a>(sk: *const c_void, state: *const Conn) -> Option<&'a mut Conn> {
+    // SAFETY: as in `get`.
     let conn = unsafe {
         bpf_sk_storage_get(
             ptr::from_ref(&CONNS).cast_mut().cast(),
             sk.cast_mut(),
-            ptr::null_mut(),
+            state.cast_mut().cast(),
             u64::from(BPF_SK_STORAGE_GET_F_CREATE),
         )
         .cast::<Conn>()

@@ -54,10 +54,16 @@ fn counts(words: &[u64; CELL_WORDS]) -> Counts {
     let word = |offset: usize| words[offset / 8];
     let mut counts = Counts {
         opened: word(offset_of!(Cell, opened)),
+        adopted: word(offset_of!(Cell, adopted)),
         entered: word(offset_of!(Cell, entered)),
         left: word(offset_of!(Cell, left)),
         active: word(offset_of!(Cell, active)) as i64,
         closed: array(words, offset_of!(Cell, closed)),
+        adopted_lifetime: Histogram::read(
+            words,
+            offset_of!(Cell, adopted_lifetime),
+            word(offset_of!(Cell, adopted_lifetime_sum_ns)),
+        ),
         lifetime: Histogram::read(
             words,
             offset_of!(Cell, lifetime),

@@ -7,6 +7,7 @@
 //!   decode   words ─▶ model                            pure
 //!   attribute/  cgroup id ─▶ namespace, pod, container pure, but for reading the cgroup tree
 //!   aggregate   cells ─▶ series per replica            pure
+//!   adopt/   connections from before the start ─▶ kernel
 //!   records     ended connections, for the log               pure
 //!   collect  one pass over all of the above            the only place that knows both ends
 //!   export/  series ─▶ text ─▶ HTTP                    the only user of prometheus-client and axum
@@ -15,6 +16,7 @@
 //!
 //! No metric depends on an event reaching this process: the kernel keeps every count, and a scrape reads it.
 
+pub mod adopt;
 pub mod aggregate;
 pub mod attribute;
 pub mod bpf;

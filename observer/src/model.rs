@@ -44,6 +44,8 @@ fn add<const N: usize>(mine: &mut [u64; N], theirs: &[u64; N]) {
 pub struct Counts {
     /// Connections born here.
     pub opened: u64,
+    /// Connections that were open before the start and were found then.
+    pub adopted: u64,
     /// Connections that became this protocol.
     pub entered: u64,
     /// Connections that left for another protocol.
@@ -54,6 +56,8 @@ pub struct Counts {
     pub closed: [u64; Reason::ALL.len()],
     /// Lifetimes of the ended.
     pub lifetime: Histogram<LIFETIME_USED>,
+    /// Times from adoption to the end, of adopted connections that ended.
+    pub adopted_lifetime: Histogram<LIFETIME_USED>,
     /// Sampled round-trip times.
     pub rtt: Histogram<RTT_BUCKETS>,
     /// Times idle at the end, indexed by [`Reason`].
@@ -82,11 +86,13 @@ impl Counts {
     /// Adds the counts of another cell.
     pub fn add(&mut self, other: &Self) {
         self.opened += other.opened;
+        self.adopted += other.adopted;
         self.entered += other.entered;
         self.left += other.left;
         self.active += other.active;
         add(&mut self.closed, &other.closed);
         self.lifetime.add(&other.lifetime);
+        self.adopted_lifetime.add(&other.adopted_lifetime);
         self.rtt.add(&other.rtt);
         for (mine, theirs) in self.idle.iter_mut().zip(&other.idle) {
             mine.add(theirs);

@@ -19,7 +19,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    bpf::{self, Options, ProbeState, Probes},
+    adopt::adopt_all,
+    bpf::{self, KernelLogger, Options, ProbeState},
     cli::{KernelLog, RunArgs},
     collect::Collector,
     config::{AddressError, Config},
@@ -60,7 +61,17 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         kernel_log: config.kernel_log,
         simulate_lacking: &config.simulate_lacking,
     };
-    let probes = bpf::load(&options)?.attach(&cgroup_root)?;
+    let mut attached = bpf::load(&options)?.attach(&cgroup_root)?;
+    let kernel_log = match config.kernel_log {
+        KernelLog::Off => None,
+        KernelLog::Debug => {
+            Some(attached.kernel_log().context("cannot read the kernel programs' log")?)
+        }
+    };
+    let (probes, adopter) = attached.serve()?;
+    if let Some(adopter) = adopter {
+        adopt_all(adopter);
+    }
     for (probe, state) in probes.states() {
         if let ProbeState::Unavailable(reason) = state {
             warn!(
@@ -81,7 +92,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve_until_signal(listener, app, config.kernel_log, config.connection_log))?;
+        .block_on(serve_until_signal(listener, app, kernel_log, config.connection_log))?;
     info!("stopped");
     Ok(Code::Success)
 }
@@ -96,7 +107,7 @@ pub(crate) fn bind(address: SocketAddr) -> Result<StdListener, AddressError> {
 async fn serve_until_signal(
     listener: StdListener,
     app: Arc<App>,
-    kernel_log: KernelLog,
+    kernel_log: Option<KernelLogger>,
     connection_log: bool,
 ) -> anyhow::Result<()> {
     let listener = TcpListener::from_std(listener).context("cannot use the listening socket")?;
@@ -104,9 +115,7 @@ async fn serve_until_signal(
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     let mut background = vec![tokio::spawn(tick(Arc::clone(&app)))];
-    if kernel_log != KernelLog::Off {
-        background.push(forward_kernel_log(lock(&app.collector).probes())?);
-    }
+    background.extend(kernel_log.map(|log| tokio::spawn(forward_kernel_log(log))));
     if connection_log {
         background.push(log_connections(&app)?);
     }
@@ -143,22 +152,20 @@ fn lock(collector: &Mutex<Collector>) -> std::sync::MutexGuard<'_, Collector> {
     collector.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn forward_kernel_log(probes: &mut Probes) -> anyhow::Result<JoinHandle<()>> {
-    let mut logger = probes.kernel_log().context("cannot read the kernel programs' log")?;
-    Ok(tokio::spawn(async move {
-        let mut interval = tokio::time::interval(RING_POLL);
-        loop {
-            interval.tick().await;
-            logger.flush();
-        }
-    }))
+async fn forward_kernel_log(mut log: KernelLogger) {
+    let mut interval = tokio::time::interval(RING_POLL);
+    loop {
+        interval.tick().await;
+        log.flush();
+    }
 }
 
 fn log_connections(app: &Arc<App>) -> anyhow::Result<JoinHandle<()>> {
-    let records = lock(&app.collector)
-        .probes()
-        .take_records()
-        .context("cannot read the connection records")?;
+    let mut collector = lock(&app.collector);
+    let probes = collector.probes();
+    let records = probes.take_records().context("cannot read the connection records")?;
+    probes.want_records(true).context("cannot ask for connection records")?;
+    drop(collector);
     let mut records = records.context("the connection records are taken already")?;
     let app = Arc::clone(app);
     Ok(tokio::spawn(async move {

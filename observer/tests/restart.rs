@@ -1,7 +1,7 @@
 //! Killed under load and started again: the kernel forgets all of the killed one, and the next one
 //! counts what opens after it exactly, whatever was open before.
 //!
-//! Connections from before a start are not tracked: they appear nowhere, and upset nothing.
+//! Connections from before a start are adopted: they are active until they end, and upset nothing.
 
 #[expect(dead_code, reason = "each test file uses its part of the support library")]
 mod support;
@@ -56,21 +56,30 @@ fn loads() -> (u64, u64) {
 #[derive(Clone, Copy)]
 struct Counts {
     opened: u64,
+    /// Of the opened.
     active: u64,
+    adopted: u64,
+    /// Of the adopted.
+    left: u64,
 }
 
 impl Counts {
-    const NONE: Self = Self { opened: 0, active: 0 };
+    const NONE: Self = Self { opened: 0, active: 0, adopted: 0, left: 0 };
 
     /// The loads that are counted, with the long connections up.
     fn up() -> Self {
         let (short, long) = loads();
-        Self { opened: short + long, active: long }
+        Self { opened: short + long, active: long, ..Self::NONE }
     }
 
     /// The same, when all is over.
     fn over() -> Self {
         Self { active: 0, ..Self::up() }
+    }
+
+    /// The same beside connections from before the start, of which so many are open.
+    fn beside(self, left: u64) -> Self {
+        Self { adopted: held_open(), left, ..self }
     }
 }
 
@@ -94,7 +103,7 @@ impl Pod {
         daemon.wait_for(PATIENCE, &self.expected(counts));
     }
 
-    fn expected(&self, Counts { opened, active }: Counts) -> Vec<Expected> {
+    fn expected(&self, Counts { opened, active, adopted, left }: Counts) -> Vec<Expected> {
         // What its connections are taken for, one after the other.
         let path: &[_] = match self.protocol {
             Protocol::Ws => &["http1", "websocket"],
@@ -106,17 +115,24 @@ impl Pod {
         let pod = [("pod", self.uid.as_str())];
         let end = [pod[0], ("role", self.role)];
         let now = [pod[0], ("role", self.role), ("protocol", last)];
+        let tcp = [pod[0], ("role", self.role), ("protocol", "tcp")];
         let closed = opened - active;
+        let gone = adopted - left;
+        // What was adopted is not known to be more than TCP.
+        let same = u64::from(last == "tcp");
         let identified = "tcp_connections_identified_total";
         let mut expected = vec![
             // The other role has nothing, or the pod would have more than the end.
             Expected::sum("tcp_connections_opened_total", &pod, opened),
             Expected::sum("tcp_connections_opened_total", &end, opened),
             Expected::sum(identified, &end, opened * path.len() as u64),
-            Expected::sum("tcp_connections_active", &end, active),
-            Expected::sum("tcp_connections_active", &now, active),
-            Expected::sum("tcp_connections_closed_total", &end, closed),
-            Expected::sum("tcp_connections_closed_total", &now, closed),
+            Expected::sum("tcp_connections_adopted_total", &end, adopted),
+            Expected::sum("tcp_connections_active", &end, active + left),
+            Expected::sum("tcp_connections_active", &now, active + same * left),
+            Expected::sum("tcp_connections_active", &tcp, same * active + left),
+            Expected::sum("tcp_connections_closed_total", &end, closed + gone),
+            Expected::sum("tcp_connections_closed_total", &now, closed + same * gone),
+            Expected::sum("tcp_adopted_connection_duration_seconds_count", &end, gone),
             Expected::sum("tcp_connection_duration_seconds_count", &end, closed),
         ];
         for protocol in path {
@@ -255,7 +271,7 @@ fn kill_and_restart(daemon: Daemon, numbers: u32, before: &BpfSnapshot) -> Daemo
     let mut held = Load::of_each(numbers, 0, held_open());
     for load in &mut held {
         load.client.driver().ready();
-        load.has(&daemon, Counts { opened: held_open(), active: held_open() });
+        load.has(&daemon, Counts { opened: held_open(), active: held_open(), ..Counts::NONE });
     }
     let churn = [(Protocol::Ws, numbers + 20), (Protocol::Tcp, numbers + 22)]
         .map(|(protocol, number)| Churn::start(number, protocol));
@@ -266,8 +282,9 @@ fn kill_and_restart(daemon: Daemon, numbers: u32, before: &BpfSnapshot) -> Daemo
     let daemon = Daemon::start(&[]);
     assert_plausible(&daemon.scrape());
     for load in &mut held {
+        load.has(&daemon, Counts::NONE.beside(held_open()));
         load.client.driver().talk();
-        load.has(&daemon, Counts::NONE);
+        load.has(&daemon, Counts::NONE.beside(held_open()));
     }
     count_exactly(&daemon, numbers + 30, &mut held);
 
@@ -290,7 +307,7 @@ fn count_exactly(daemon: &Daemon, numbers: u32, held: &mut [Load]) {
         Client::start(number, &load.server, load.pod.protocol, short, long)
     };
     let mut visitors: Vec<_> = held.iter().zip(numbers + 20..).map(visit).collect();
-    let all_have = |fresh: &[Load], held: &[Load], visitors: &[Client], counts| {
+    let all_have = |fresh: &[Load], held: &[Load], visitors: &[Client], counts: Counts, left| {
         assert_plausible(&daemon.scrape());
         for load in fresh {
             load.has(daemon, counts);
@@ -299,25 +316,25 @@ fn count_exactly(daemon: &Daemon, numbers: u32, held: &mut [Load]) {
             visitor.pod.has(daemon, counts);
         }
         for load in held {
-            load.pod.has(daemon, counts);
-            load.client.pod.has(daemon, Counts::NONE);
+            load.pod.has(daemon, counts.beside(left));
+            load.client.pod.has(daemon, Counts::NONE.beside(left));
         }
     };
     for client in fresh.iter_mut().map(|load| &mut load.client).chain(&mut visitors) {
         client.driver().ready();
     }
-    all_have(&fresh, held, &visitors, Counts::up());
+    all_have(&fresh, held, &visitors, Counts::up(), held_open());
 
     // The connections from before end, orderly and not.
     for (number, load) in held.iter_mut().enumerate() {
         load.client.end(if number % 2 == 0 { Driver::close } else { Driver::reset });
     }
-    all_have(&fresh, held, &visitors, Counts::up());
+    all_have(&fresh, held, &visitors, Counts::up(), 0);
 
     for client in fresh.iter_mut().map(|load| &mut load.client).chain(&mut visitors) {
         client.end(Driver::close);
     }
-    all_have(&fresh, held, &visitors, Counts::over());
+    all_have(&fresh, held, &visitors, Counts::over(), 0);
 }
 
 /// Waits until the daemon is in the midst of it.
@@ -331,7 +348,7 @@ fn wait_for_churn(daemon: &Daemon, churn: &[Churn]) {
 
 /// Waits until all that was opened, which is less than `most`, has closed.
 fn is_over(daemon: &Daemon, pod: &Pod, most: u64) {
-    let mut sums = [0.0; 5];
+    let mut sums = [0.0; 7];
     poll(PATIENCE, || {
         let metrics = daemon.scrape();
         sums = [
@@ -340,13 +357,16 @@ fn is_over(daemon: &Daemon, pod: &Pod, most: u64) {
             "tcp_connection_duration_seconds_count",
             "tcp_connections_active",
             "websocket_connections_active",
+            "tcp_connections_adopted_total",
+            "tcp_adopted_connection_duration_seconds_count",
         ]
         .map(|name| metrics.sum(name, &[("pod", &pod.uid)]));
-        let [opened, closed, timed, active, websocket] = sums;
-        let over = [opened - closed, closed - timed, active, websocket];
+        let [opened, closed, timed, active, websocket, adopted, watched] = sums;
+        let over =
+            [opened + adopted - closed, opened - timed, adopted - watched, active, websocket];
         over.iter().all(|rest| rest.abs() < 0.5).then_some(())
     })
-    .unwrap_or_else(|| panic!("opened, closed, timed, active, WebSocket: {sums:?} {}", pod.uid));
+    .unwrap_or_else(|| panic!("opened, closed, timed, active, WebSocket, adopted, watched: {sums:?} {}", pod.uid));
     assert!(sums[0] > 0.0 && sums[0] < most as f64, "{} of {most} after the start", sums[0]);
 }
 

@@ -5,13 +5,15 @@
 //! - Minimum kernel: 5.2 (socket storage in `sock_ops`), hence `segment.rs`'s.
 //! - Writes: the socket's state, its cell, a record of each ended connection while somebody reads them. It answers no
 //!   question that the kernel asks (time-outs, windows, ECN): what other programs answer stays.
-//! - Misses: sockets whose handshake was done before the program was attached; a socket whose callback flags another
-//!   program overwrites. The tracepoints of `lifecycle.rs` see those.
+//! - Misses: sockets whose handshake was done before the program was attached (`adopt.rs` has them); a socket whose
+//!   callback flags another program overwrites. The tracepoints of `lifecycle.rs` see those.
 //! - Costs: a comparison for each of the kernel's about ten calls a connection; what `lifecycle.rs` costs for two of them.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
+
+use observer_common::protocol::Role;
 
 use super::lifecycle;
 
@@ -21,7 +23,7 @@ const ACTIVE_ESTABLISHED: u32 = 4;
 const PASSIVE_ESTABLISHED: u32 = 5;
 const STATE: u32 = 10;
 /// `BPF_SOCK_OPS_STATE_CB_FLAG`
-const STATE_FLAG: i32 = 1 << 2;
+pub(super) const STATE_FLAG: i32 = 1 << 2;
 /// `BPF_TCP_CLOSE`
 const CLOSE: u32 = 7;
 /// The kernel goes on.
@@ -32,10 +34,11 @@ const PASS: u32 = 1;
 pub(crate) fn socket_callback(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         CONNECT => watch(&ctx),
-        ACTIVE_ESTABLISHED | PASSIVE_ESTABLISHED => {
+        op @ (ACTIVE_ESTABLISHED | PASSIVE_ESTABLISHED) => {
             watch(&ctx);
             if let Some(sk) = socket(&ctx) {
-                lifecycle::established(sk);
+                let role = if op == ACTIVE_ESTABLISHED { Role::Client } else { Role::Server };
+                lifecycle::established_as(sk, role);
             }
         }
         STATE if ctx.arg(1) == CLOSE => {

@@ -21,7 +21,9 @@ use observer_common::{
     cell::Cell,
     conn::{Conn, NO_CELL, RX, TX, flag, kind},
     loss::Loss,
-    protocol::{FAILURES, Failure, Protocol, Reason, ResetCause, Role, Timeout},
+    protocol::{
+        FAILURES, Failure, Protocol, RESET_CAUSES as CAUSES, Reason, ResetCause, Role, Timeout,
+    },
     record::ConnRecord,
 };
 
@@ -32,7 +34,6 @@ use crate::{
 };
 
 const TCP_ESTABLISHED: i32 = 1;
-const TCP_SYN_RECV: i32 = 3;
 const TCP_FIN_WAIT1: i32 = 4;
 const TCP_FIN_WAIT2: i32 = 5;
 const TCP_CLOSE: i32 = 7;
@@ -58,9 +59,6 @@ pub(crate) fn socket_state(ctx: BtfTracePointContext) -> i32 {
     match new {
         TCP_ESTABLISHED => {
             established(sk);
-            if old == TCP_SYN_RECV {
-                unknown_child(sk);
-            }
             debug!(&ctx, "established from {}", old);
         }
         TCP_CLOSE => {
@@ -111,17 +109,18 @@ pub(super) fn established(sk: *const c_void) {
     }
 }
 
-/// A handshake that began before the programs were attached is done: its socket has no state yet.
+/// A handshake is done, and so is the role known: a socket whose handshake began before the programs were attached has no
+/// state yet, and gets it here.
 #[inline(always)]
-fn unknown_child(sk: *const c_void) {
-    // SAFETY: the hook's socket argument.
-    if unsafe { storage::get(sk) }.is_some() {
-        return;
-    }
-    // SAFETY: as above.
+pub(super) fn established_as(sk: *const c_void, role: Role) {
+    // SAFETY: the hook's socket.
     if let Some(conn) = unsafe { storage::get_or_create(sk) } {
-        reset(conn, Role::Server);
-        begin(conn);
+        if conn.kind == kind::NEW {
+            reset(conn, role);
+            begin(conn);
+        } else {
+            born(conn);
+        }
     }
 }
 
@@ -196,11 +195,34 @@ fn destroyed(sk: *const c_void) {
     // SAFETY: the hook's socket argument.
     let Some(conn) = (unsafe { storage::get(sk) }) else { return };
     match conn.kind {
-        kind::ABORTING => finish(conn, Reason::ResetLocal),
+        kind::ABORTING => unexplained(conn),
         kind::COUNTED => ended(conn, UNSEEN),
         kind::CONNECTING | kind::FAILING => fail(conn, Failure::Cancelled),
         _ => {}
     }
+}
+
+/// An end that no event has explained until the socket goes: the events were skipped. What has left tells.
+#[inline(always)]
+fn unexplained(conn: &mut Conn) {
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let untold = conn.flags & (flag::RESET_LEFT | flag::RESET_LOCAL) == flag::RESET_LEFT;
+    // A program that aborts destroys the socket in the same call; one that learns of an error closes it later.
+    let reason = if now.wrapping_sub(conn.closed_ns) < SAME_CALL_NS {
+        Reason::ResetLocal
+    } else {
+        if untold {
+            conn.reset_cause = ResetCause::KeepaliveTimeout as u8;
+            conn.flags |= flag::RESET_LOCAL;
+        }
+        broken(conn)
+    };
+    if untold {
+        let cause = conn.reset_cause as usize & (CAUSES - 1);
+        count::one(conn, offset_of!(Cell, resets_sent) + 8 * cause);
+    }
+    finish(conn, reason);
 }
 
 /// The socket has reported an error.

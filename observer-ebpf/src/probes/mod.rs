@@ -3,6 +3,7 @@
 //! `segment.rs` sees every segment and is the fast path; the parsers that it tail-calls when bytes have to be read are
 //! in `parse.rs`, and those for segments that came too early in `reorder.rs`.
 
+mod adopt;
 mod callbacks;
 mod error;
 mod job;

@@ -4,7 +4,7 @@
 //! - Context: softirq.
 //! - Minimum kernel: as `segment.rs`.
 //! - Writes: up to four kept segments of one stream, each at most one chunk long.
-//! - Misses: longer gaps; they are counted as `gap` and the stream is resynchronised.
+//! - Misses: longer gaps; they are counted as `gap` and the stream is resynchronised, its bytes still counted.
 //! - Costs: a copy of the segment, and nothing while segments arrive in order.
 
 use aya_ebpf::{
@@ -94,8 +94,8 @@ pub(crate) fn replay_segments(ctx: SkBuffContext) -> i32 {
     // SAFETY: the packet's socket has a cookie.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
     let direction = parse::direction(conn, job.request);
-    let stream = if job.request { &mut conn.flow.request } else { &mut conn.flow.response };
     for slot in 0..SLOTS {
+        let stream = if job.request { &mut conn.flow.request } else { &mut conn.flow.response };
         let bit = 1 << (slot + stream_flag::KEPT_SHIFT);
         if stream.flags & bit == 0 {
             continue;
@@ -113,23 +113,24 @@ pub(crate) fn replay_segments(ctx: SkBuffContext) -> i32 {
             continue;
         }
         stream.flags &= !bit;
+        // What the stream has gone past without it.
+        count::fill_hole(conn, direction, if seen < len { seen } else { len });
         if seen >= len {
             continue;
         }
         let left = len - seen;
+        let stream = if job.request { &mut conn.flow.request } else { &mut conn.flow.response };
         stream.next_seq = seq.wrapping_add(len);
         let mode = stream.mode;
         count::bytes(conn, direction, left);
-        if mode != mode::OFF {
-            let kept = Job {
-                offset: seen,
-                left,
-                request: job.request,
-                seq: seq.wrapping_add(seen),
-                kept: u32::from(slot) + 1,
-            };
-            job::call(&ctx, mode, &kept);
-        }
+        let kept = Job {
+            offset: seen,
+            left,
+            request: job.request,
+            seq: seq.wrapping_add(seen),
+            kept: u32::from(slot) + 1,
+        };
+        job::call(&ctx, if mode == mode::OFF { mode::REPLAY } else { mode }, &kept);
         return PASS;
     }
     PASS

@@ -135,9 +135,13 @@ fn control(
             syn_sent(skb, conn, sk);
         }
     } else if segment.flags & packet::RST != 0 {
+        if direction == TX {
+            conn.flags |= flag::RESET_LEFT;
+            return;
+        }
         // SAFETY: the socket of the packet; the helper returns null for what is not TCP.
         let tcp = unsafe { bpf_tcp_sock(sk).as_ref() };
-        if direction == RX && tcp.is_some_and(|tcp| tcp.rcv_nxt == segment.seq) {
+        if tcp.is_some_and(|tcp| tcp.rcv_nxt == segment.seq) {
             conn.flags |= flag::RESET_SEEN;
         }
     } else if segment.flags & packet::FIN != 0
@@ -300,7 +304,7 @@ fn payload(
             count::one(conn, offset_of!(Cell, retransmits));
         }
         if conn.holes[direction] != 0 {
-            fill_hole(conn, direction, if seen < segment.payload { seen } else { segment.payload });
+            count::fill_hole(conn, direction, if seen < segment.payload { seen } else { segment.payload });
         }
         if seen >= segment.payload {
             return;
@@ -324,7 +328,6 @@ fn payload(
             return job::call(ctx, mode::KEEP, &job);
         }
         count::lost(Loss::Gap);
-        stream.flags &= !stream_flag::KEPT;
         conn.flow.resync(request);
     }
     let stream = if request { &mut conn.flow.request } else { &mut conn.flow.response };
@@ -334,12 +337,19 @@ fn payload(
     count::bytes(conn, direction, segment.payload);
     if ahead > 0 {
         conn.holes[direction] += ahead.unsigned_abs();
+        if kept {
+            // What was kept is part of the gap, or follows this segment.
+            job::call(ctx, mode::REPLAY, &job);
+        }
         return;
     }
     if !request && conn.flow.asked == 0 && conn.flow.unanswered != 0 {
         conn.flow.unanswered = 0;
     }
     if mode == mode::OFF {
+        if kept {
+            job::call(ctx, mode::REPLAY, &job);
+        }
         return;
     }
     if mode == mode::HTTP1 && request && state == http1::REQUEST_BODY && !kept {
@@ -373,16 +383,6 @@ fn beyond_window(sk: *mut bpf_sock, seq: u32) -> bool {
     // SAFETY: the socket of the packet; the helper returns null for what is not TCP.
     unsafe { bpf_tcp_sock(sk).as_ref() }
         .is_some_and(|tcp| seq.wrapping_sub(tcp.rcv_nxt) as i32 > LARGEST_WINDOW)
-}
-
-/// Retransmitted bytes of a stream that was once ahead: they may be the missing ones. Which are is not known, but their
-/// number is: once all have come, each was counted once.
-#[inline(always)]
-fn fill_hole(conn: &mut Conn, direction: usize, bytes: u32) {
-    let hole = conn.holes[direction];
-    let filled = if bytes < hole { bytes } else { hole };
-    conn.holes[direction] = hole - filled;
-    count::bytes(conn, direction, filled);
 }
 
 /// Time between two samples of a connection's round-trip time.

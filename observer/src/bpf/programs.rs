@@ -15,6 +15,8 @@ pub enum Hook {
     Tracepoint(&'static str),
     /// Called by another program, through this slot of the program array.
     Parser(u32),
+    /// Run by the daemon over all objects of this kind.
+    Iterator(&'static str),
 }
 
 impl Hook {
@@ -27,7 +29,14 @@ impl Hook {
             Self::SocketCallbacks => "cgroup/sock_ops",
             Self::Tracepoint(name) => name,
             Self::Parser(_) => "cgroup_skb (parser)",
+            Self::Iterator(_) => "iter/tcp",
         }
+    }
+
+    /// Whether the program is attached as long as observer counts.
+    #[must_use]
+    pub const fn is_attached(&self) -> bool {
+        !matches!(self, Self::Iterator(_))
     }
 }
 
@@ -146,5 +155,11 @@ pub const PROBES: &[Probe] = &[
         hook: Hook::CgroupEgress,
         need: Need::Mandatory,
         tells: "the cgroup and the protocol of every connection, sent messages",
+    },
+    Probe {
+        program: "adopt_socket",
+        hook: Hook::Iterator("tcp"),
+        need: Need::Optional,
+        tells: "connections that were open before the start",
     },
 ];

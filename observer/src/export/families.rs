@@ -210,6 +210,15 @@ impl Families {
             counter(&mut metric, &labels(series, false), series.counts.opened)?;
         }
         let mut metric = encoder.encode_descriptor(
+            "tcp_connections_adopted",
+            "Connections that were open before observer started and were found then. They are not among the opened.",
+            None,
+            MetricType::Counter,
+        )?;
+        for series in all.iter().filter(|s| s.counts.adopted != 0) {
+            counter(&mut metric, &labels(series, false), series.counts.adopted)?;
+        }
+        let mut metric = encoder.encode_descriptor(
             "tcp_connections_identified",
             "Connections found to speak a protocol. One that changes, from HTTP/1 to WebSocket, counts for both.",
             None,
@@ -248,6 +257,16 @@ impl Families {
         )?;
         for series in all {
             histogram(&mut metric, &labels(series, true), &series.counts.lifetime, lifetime_bound)?;
+        }
+        let mut metric = encoder.encode_descriptor(
+            "tcp_adopted_connection_duration_seconds",
+            "Times from adoption to the end, of adopted connections that ended: how long they lived at least.",
+            None,
+            MetricType::Histogram,
+        )?;
+        for series in all.iter().filter(|s| s.counts.adopted_lifetime.count() != 0) {
+            let (labels, lifetime) = (labels(series, true), &series.counts.adopted_lifetime);
+            histogram(&mut metric, &labels, lifetime, lifetime_bound)?;
         }
         let mut metric = encoder.encode_descriptor(
             "tcp_connection_idle_seconds",

@@ -30,6 +30,7 @@ pub(crate) fn run(daemon: &Daemon, netns: &Netns, tun: &Tun, failures: &mut Fail
         run("a port scan: handshake, then RST", &|| lab.connect_scan());
         run("a reset that is not in sequence", &|| lab.forged_reset());
         run("a handshake that waits for room in the accept queue", &|| lab.full_queue());
+        run("more out of order than is kept", &|| lab.late_start());
         run("an attempt that a router answers: unreachable", &|| lab.unreachable());
     }
 }
@@ -130,6 +131,33 @@ impl<'a> Lab<'a> {
             raw.expect_finish()?;
         }
         self.check(&pod, books(2).closed("peer", 2))
+    }
+
+    /// The start of a stream comes last: some of what comes before it is kept, the rest is not waited for. Each byte
+    /// counts once, those that come twice included.
+    fn late_start(&self) -> Result<()> {
+        const SEGMENT: usize = 100;
+        for segments in 1..10 {
+            let (pod, mut server, address) = self.server()?;
+            let mut raw = self.connect(address, true)?;
+            server.ask("accept")?;
+            let part = |number: usize| vec![b'a' + number as u8; SEGMENT];
+            for number in (1..segments).chain([segments / 2]) {
+                raw.send(number * SEGMENT, part(number))?;
+            }
+            raw.send(0, part(0))?;
+            let all: Vec<u8> = (0..segments).flat_map(part).collect();
+            server.expect(&all)?;
+            raw.send(all.len(), b"and on")?;
+            server.expect(b"and on")?;
+            raw.finish()?;
+            server.expect_end()?;
+            server.ask("close")?;
+            raw.expect_finish()?;
+            let books = Books::new("server", address.port()).opened(1);
+            self.check(&pod, books.bytes(all.len() as u64 + 6, 0).closed("peer", 1))?;
+        }
+        Ok(())
     }
 
     /// A SYN is answered by an ICMP message (RFC 792, RFC 4443).

@@ -1,0 +1,151 @@
+//! Connections that were open before the daemon started: all are found, in every namespace and cgroup, and each ends once.
+
+#[expect(dead_code, reason = "each test file uses its part of the support library")]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::{
+    daemon::Daemon,
+    lock::SystemLock,
+    metrics::Expected,
+    netns::{Netns, NetnsPair},
+    pod::Pod,
+    scale::scaled,
+    workload::{Drive, Driver, Protocol, Server},
+};
+
+/// Pairs of namespaces, each with a cable, a server's pod and a client's: 20 namespaces, 20 cgroups.
+const PAIRS: usize = 10;
+/// From being ready to having all that was there.
+const PROMPT: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Connections of each pair: 2,000 in all, with two ends each.
+fn connections() -> u64 {
+    scaled(200)
+}
+
+/// What has become of the connections.
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Open,
+    Closed,
+    Reset,
+}
+
+/// A server and the connections that a client holds to it, over the cable of a pair.
+struct Held {
+    namespaces: NetnsPair,
+    server_pod: Pod,
+    client_pod: Pod,
+    protocol: Protocol,
+    server: Server,
+    /// Until it has ended.
+    driver: Option<Driver>,
+}
+
+impl Held {
+    fn new(number: usize) -> Self {
+        let namespaces = NetnsPair::new();
+        let (server_pod, client_pod) = (Pod::new(), Pod::new());
+        let protocol = Protocol::ALL[number % Protocol::ALL.len()];
+        let v6 = number.is_multiple_of(2);
+        let address = |netns: &Netns| if v6 { netns.ipv6() } else { netns.ipv4() };
+        let listen = (address(&namespaces.a), 0).into();
+        let server = Server::start(protocol, listen, &server_pod.cgroup, Some(&namespaces.a));
+        let drive = Drive { long: connections(), ..Drive::new(protocol, server.addr) };
+        let driver = Driver::start(&drive, &client_pod.cgroup, Some(&namespaces.b));
+        let driver = Some(driver);
+        Self { namespaces, server_pod, client_pod, protocol, server, driver }
+    }
+
+    /// What both ends are to have.
+    fn expected(&self, state: State) -> Vec<Expected> {
+        let all = connections();
+        let left = if state == State::Open { all } else { 0 };
+        let port = self.server.addr.port().to_string();
+        let mut expected = Vec::new();
+        for (pod, role, reset) in [
+            (&self.server_pod, "server", "reset_peer"),
+            (&self.client_pod, "client", "reset_local"),
+        ] {
+            let pod = [("pod", pod.name.as_str())];
+            let end = [pod[0], ("role", role), ("port", port.as_str()), ("protocol", "tcp")];
+            let sum = |name, labels: &[_], sum| Expected::sum(name, labels, sum);
+            expected.extend([
+                sum("tcp_connections_adopted_total", &pod, all),
+                sum("tcp_connections_adopted_total", &end[..3], all),
+                sum("tcp_connections_opened_total", &pod, 0),
+                sum("tcp_connections_identified_total", &pod, 0),
+                sum("tcp_connections_active", &pod, left),
+                sum("tcp_connections_active", &end, left),
+                sum("tcp_connections_closed_total", &pod, all - left),
+                sum("tcp_adopted_connection_duration_seconds_count", &end, all - left),
+                sum("tcp_connection_duration_seconds_count", &pod, 0),
+            ]);
+            // Who ends an orderly one first depends on the protocol.
+            let resets = if state == State::Reset { all } else { 0 };
+            let ended = [pod[0], ("reason", reset)];
+            expected.push(sum("tcp_connections_closed_total", &ended, resets));
+            expected.push(sum("tcp_connection_idle_seconds_count", &pod, all - left));
+        }
+        expected
+    }
+}
+
+#[test]
+fn what_was_open_before_the_start_is_counted() {
+    let _lock = SystemLock::acquire();
+    let mut all: Vec<_> = (0..PAIRS).map(Held::new).collect();
+    for held in &mut all {
+        held.driver.as_mut().expect("it has not ended").ready();
+    }
+    let mut daemon = Daemon::start(&[]);
+    let open: Vec<_> = all.iter().flat_map(|held| held.expected(State::Open)).collect();
+    let ready = Instant::now();
+    daemon.wait_for(PROMPT, &open);
+    assert!(ready.elapsed() < 2 * PROMPT, "{:?} from ready", ready.elapsed());
+
+    // They talk, and stay what they are.
+    for held in &mut all {
+        held.driver.as_mut().expect("it has not ended").talk();
+    }
+    daemon.wait_for(PATIENCE, &open);
+
+    // Another start finds the same ones again; an end in between is nobody's.
+    daemon.stop();
+    daemon = Daemon::start(&[]);
+    daemon.wait_for(PATIENCE, &open);
+
+    for number in 0..PAIRS {
+        let driver = all[number].driver.take().expect("it ends once");
+        let over = if number.is_multiple_of(3) {
+            driver.reset();
+            State::Reset
+        } else {
+            driver.close();
+            State::Closed
+        };
+        let rest = all[number + 1..].iter().flat_map(|held| held.expected(State::Open));
+        let expected: Vec<_> = all[number].expected(over).into_iter().chain(rest).collect();
+        daemon.wait_for(PATIENCE, &expected);
+    }
+
+    // Whoever connects now is seen from the start, at the same servers.
+    let held = &all[0];
+    let drive = Drive { short: 10, ..Drive::new(held.protocol, held.server.addr) };
+    let mut driver = Driver::start(&drive, &held.client_pod.cgroup, Some(&held.namespaces.b));
+    driver.ready();
+    assert_eq!(driver.finish().opened, 10);
+    let server = [("pod", held.server_pod.name.as_str())];
+    daemon.wait_for(
+        PATIENCE,
+        &[
+            Expected::sum("tcp_connections_opened_total", &server, 10),
+            Expected::sum("tcp_connections_adopted_total", &server, connections()),
+            Expected::sum("tcp_connections_active", &server, 0),
+        ],
+    );
+    daemon.stop();
+}
