@@ -40,6 +40,7 @@ pub fn check(args: RunArgs) -> anyhow::Result<Code> {
             cells: config.cells,
             kernel_log: config.kernel_log,
             simulate_lacking: &config.simulate_lacking,
+            abi: config.simulate_abi,
         };
         programs(&mut report, &options);
     } else {

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Long-lived connections per pod, counted in the kernel.
 ///
 /// Exit codes: 0 ended as asked, 1 failed, 2 wrong command line, 3 the machine lacks something mandatory (see `observer
-/// check`), 4 the listen address cannot be had.
+/// check`), 4 the listen address cannot be had, 5 another observer runs with the same --pin.
 #[derive(Debug, Parser)]
 #[command(name = "observer", version, arg_required_else_help = true)]
 pub struct Cli {
@@ -21,8 +21,21 @@ pub struct Cli {
 pub enum Command {
     /// Observe this node and serve its metrics until SIGTERM.
     Run(RunArgs),
+    /// Remove what an observer that ran with --pin has left in the kernel.
+    Detach(DetachArgs),
     /// Say line by line what this kernel and these privileges allow; attaches nothing.
     Check(RunArgs),
+}
+
+/// Where --pin keeps the kernel side.
+const DEFAULT_PIN: &str = "/sys/fs/bpf/observer";
+
+/// Options of `detach`.
+#[derive(Clone, Debug, Args)]
+pub struct DetachArgs {
+    /// The directory that was given to `run`.
+    #[arg(long, env = "OBSERVER_PIN", value_name = "PATH", default_value = DEFAULT_PIN)]
+    pub pin: PathBuf,
 }
 
 /// Options of `run`; `check` takes the same, to check exactly what would run.
@@ -59,6 +72,25 @@ pub struct RunArgs {
     /// Cells in the kernel's table, each for one (cgroup, role, protocol, port); 4 KiB each.
     #[arg(long, env = "OBSERVER_CELLS", value_name = "COUNT", default_value_t = 4_096)]
     pub cells: u32,
+
+    /// Keep the kernel side in this directory of a BPF file system when the daemon ends, and take over what an earlier one
+    /// has left there: the kernel counts on meanwhile, and no count or birth is lost. `observer detach` removes it.
+    #[arg(
+        long,
+        env = "OBSERVER_PIN",
+        value_name = "PATH",
+        num_args = 0..=1,
+        default_missing_value = DEFAULT_PIN
+    )]
+    pub pin: Option<PathBuf>,
+
+    /// With --pin: wait for the end of another observer instead of giving up.
+    #[arg(long, env = "OBSERVER_WAIT", requires = "pin")]
+    pub wait: bool,
+
+    /// Pretend another ABI version (tests).
+    #[arg(long, env = "OBSERVER_SIMULATE_ABI", value_name = "VERSION", hide = true)]
+    pub simulate_abi: Option<u32>,
 
     /// Pretend that the kernel lacks this hook (tests).
     #[arg(long, env = "OBSERVER_SIMULATE_LACKING", value_name = "HOOK", hide = true)]

@@ -174,7 +174,7 @@ impl Collector {
         cells: &[(u32, CellSnapshot)],
     ) -> Result<(), aya::maps::MapError> {
         match action {
-            Action::Unlink(_, key) => self.probes.cells().unlink(key),
+            Action::Unlink(cell, key) => self.probes.cells().unlink(cell, key),
             Action::Relink(cell, key) => self.probes.cells().relink(cell, key),
             Action::Recycle(index) => {
                 if let Some((_, cell)) = cells.iter().find(|(i, _)| *i == index)

@@ -27,6 +27,12 @@ pub struct Config {
     pub connection_log: bool,
     /// Cells in the kernel's table.
     pub cells: u32,
+    /// Where the kernel side is kept, if it is to be.
+    pub pin: Option<PathBuf>,
+    /// Whether to wait for another observer's end.
+    pub wait: bool,
+    /// ABI version to pretend.
+    pub simulate_abi: Option<u32>,
     /// Hooks to pretend away.
     pub simulate_lacking: Vec<String>,
 }
@@ -42,6 +48,9 @@ pub enum ConfigError {
     /// The table is too small or too large.
     #[error("--cells {0} is out of range: use {min} to {max}", min = MIN_CELLS, max = MAX_CELLS)]
     Cells(u32),
+    /// The programs' log has one reader, which would be gone.
+    #[error("--kernel-log does not go with --pin: run it without one of them")]
+    PinnedLog,
 }
 
 /// The listen address cannot be had.
@@ -73,6 +82,9 @@ impl TryFrom<RunArgs> for Config {
         if !(MIN_CELLS..=MAX_CELLS).contains(&args.cells) {
             return Err(ConfigError::Cells(args.cells));
         }
+        if args.pin.is_some() && args.kernel_log != KernelLog::Off {
+            return Err(ConfigError::PinnedLog);
+        }
         let mut metrics_prefix = args.metrics_prefix;
         if !metrics_prefix.is_empty() && !metrics_prefix.ends_with('_') {
             metrics_prefix.push('_');
@@ -86,6 +98,9 @@ impl TryFrom<RunArgs> for Config {
             kernel_log: args.kernel_log,
             connection_log: args.connection_log,
             cells: args.cells,
+            pin: args.pin,
+            wait: args.wait,
+            simulate_abi: args.simulate_abi,
             simulate_lacking: args.simulate_lacking,
         })
     }

@@ -18,6 +18,8 @@ pub enum Code {
     Unsupported = 3,
     /// The listen address cannot be had.
     Address = 4,
+    /// Another observer runs with the same pins.
+    Busy = 5,
 }
 
 impl Code {
@@ -28,6 +30,12 @@ impl Code {
             Self::Unsupported
         } else if error.is::<config::AddressError>() {
             Self::Address
+        } else if let Some(error) = error.downcast_ref::<bpf::PinError>() {
+            match error {
+                bpf::PinError::Busy(_) => Self::Busy,
+                bpf::PinError::NoBpffs(_) => Self::Unsupported,
+                bpf::PinError::File { .. } => Self::Failure,
+            }
         } else if error.is::<config::ConfigError>() {
             Self::Usage
         } else {

@@ -11,7 +11,7 @@
 //!   records     ended connections, for the log               pure
 //!   collect  one pass over all of the above            the only place that knows both ends
 //!   export/  series ─▶ text ─▶ HTTP                    the only user of prometheus-client and axum
-//!   run, check, preflight, config, cli, exit           the program around it
+//!   run, check, detach, preflight, config, cli, exit           the program around it
 //! ```
 //!
 //! No metric depends on an event reaching this process: the kernel keeps every count, and a scrape reads it.
@@ -25,6 +25,7 @@ pub mod cli;
 pub mod collect;
 pub mod config;
 pub mod decode;
+pub mod detach;
 pub mod exit;
 pub mod export;
 pub mod logging;

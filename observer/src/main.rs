@@ -1,13 +1,14 @@
 //! The command line of observer.
 
 use clap::Parser as _;
-use observer::{check, cli, exit, run};
+use observer::{check, cli, detach, exit, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let outcome = match cli.command {
         cli::Command::Run(args) => run::run(args),
+        cli::Command::Detach(args) => detach::detach(&args),
         cli::Command::Check(args) => check::check(args),
     };
     match outcome {

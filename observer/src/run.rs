@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -20,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::{
     adopt::adopt_all,
-    bpf::{self, KernelLogger, Options, ProbeState},
+    bpf::{self, KernelLogger, Options, Origin, Pins, ProbeState, Probes},
     cli::{KernelLog, RunArgs},
     collect::Collector,
     config::{AddressError, Config},
@@ -42,6 +43,14 @@ const RING_POLL: Duration = Duration::from_millis(100);
 pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     let config = Config::try_from(args)?;
     logging::start(config.log_format);
+    // Who waits for another observer's end waits for its port, too.
+    let pins = match &config.pin {
+        Some(directory) => {
+            preflight::privileges()?;
+            Some(Pins::open(directory, config.wait)?)
+        }
+        None => None,
+    };
     let listener = bind(config.listen)?;
     preflight::privileges()?;
     preflight::btf()?;
@@ -60,18 +69,12 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         cells: config.cells,
         kernel_log: config.kernel_log,
         simulate_lacking: &config.simulate_lacking,
+        abi: config.simulate_abi,
     };
-    let mut attached = bpf::load(&options)?.attach(&cgroup_root)?;
-    let kernel_log = match config.kernel_log {
-        KernelLog::Off => None,
-        KernelLog::Debug => {
-            Some(attached.kernel_log().context("cannot read the kernel programs' log")?)
-        }
+    let KernelSide { probes, origin, log } = match &pins {
+        Some(pins) => pinned(pins, &options, &cgroup_root)?,
+        None => created(&options, &cgroup_root, None)?,
     };
-    let (probes, adopter) = attached.serve()?;
-    if let Some(adopter) = adopter {
-        adopt_all(adopter);
-    }
     for (probe, state) in probes.states() {
         if let ProbeState::Unavailable(reason) = state {
             warn!(
@@ -84,7 +87,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     }
     let app = Arc::new(App {
         collector: Mutex::new(Collector::new(probes, &cgroup_root)),
-        build: BuildInfo { node: config.node_name.clone(), kernel },
+        build: BuildInfo { node: config.node_name.clone(), kernel, origin },
         prefix: config.metrics_prefix.clone(),
         ready: AtomicBool::new(false),
     });
@@ -92,9 +95,63 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve_until_signal(listener, app, kernel_log, config.connection_log))?;
-    info!("stopped");
+        .block_on(serve_until_signal(listener, app, log, config.connection_log))?;
+    match config.pin {
+        Some(pins) => info!(
+            pins = %pins.display(),
+            "stopped; the kernel counts on for the next one, until `observer detach`"
+        ),
+        None => info!("stopped"),
+    }
     Ok(Code::Success)
+}
+
+/// What has been attached, or was found attached.
+struct KernelSide {
+    probes: Probes,
+    origin: Origin,
+    log: Option<KernelLogger>,
+}
+
+/// What an earlier daemon has left, if it can be used; a new kernel side in its place otherwise.
+fn pinned(pins: &Pins, options: &Options<'_>, cgroup_root: &Path) -> anyhow::Result<KernelSide> {
+    let fingerprint = bpf::fingerprint(options, cgroup_root);
+    if let Some(mut probes) = pins.take_over(&fingerprint) {
+        info!(fingerprint, "took over the kernel side of an earlier observer");
+        probes.set_tight(false).context("cannot use the kernel side of an earlier observer")?;
+        probes.want_records(false).context("cannot use the kernel side of an earlier observer")?;
+        return Ok(KernelSide { probes, origin: Origin::TakenOver, log: None });
+    }
+    let replaced = pins.clear()?;
+    if replaced {
+        warn!(
+            fingerprint,
+            "replaced the kernel side of an incompatible observer: its counts end, and what is open is adopted"
+        );
+    }
+    let side = created(options, cgroup_root, Some((pins, &fingerprint)))?;
+    let origin = if replaced { Origin::Replaced } else { Origin::Created };
+    Ok(KernelSide { origin, ..side })
+}
+
+fn created(
+    options: &Options<'_>,
+    cgroup_root: &Path,
+    pins: Option<(&Pins, &str)>,
+) -> anyhow::Result<KernelSide> {
+    let mut attached = bpf::load(options)?.attach(cgroup_root)?;
+    let log = match options.kernel_log {
+        KernelLog::Off => None,
+        KernelLog::Debug => {
+            Some(attached.kernel_log().context("cannot read the kernel programs' log")?)
+        }
+    };
+    if let Some(adopter) = attached.adopter()? {
+        adopt_all(adopter);
+    }
+    // Last: whoever takes it over adopts nothing any more.
+    let probes = attached.serve(pins)?;
+    Ok(KernelSide { probes, origin: Origin::Created, log })
 }
 
 /// Binds before anything is attached: a second observer, or a taken port, must leave no trace.

@@ -36,13 +36,14 @@ enum State {
 
 /// A server and the connections that a client holds to it, over the cable of a pair.
 struct Held {
-    namespaces: NetnsPair,
-    server_pod: Pod,
-    client_pod: Pod,
-    protocol: Protocol,
-    server: Server,
+    // Dropped in this order: processes before what they are in.
     /// Until it has ended.
     driver: Option<Driver>,
+    server: Server,
+    protocol: Protocol,
+    server_pod: Pod,
+    client_pod: Pod,
+    namespaces: NetnsPair,
 }
 
 impl Held {
@@ -113,7 +114,7 @@ fn what_was_open_before_the_start_is_counted() {
     }
     daemon.wait_for(PATIENCE, &open);
 
-    // Another start finds the same ones again; an end in between is nobody's.
+    // Another start finds the same ones again.
     daemon.stop();
     daemon = Daemon::start(&[]);
     daemon.wait_for(PATIENCE, &open);

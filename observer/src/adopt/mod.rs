@@ -23,7 +23,7 @@ const PASSES: u32 = 2;
 
 /// Adopts the established connections of every network namespace that can be entered; says in the log how many, and
 /// what could not be entered.
-pub fn adopt_all(mut adopter: Adopter) {
+pub fn adopt_all(mut adopter: Adopter<'_>) {
     let mut found = HashSet::new();
     let visited = namespaces::visit_all(|| {
         for _ in 0..PASSES {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, Pod,
+    Pod,
     maps::{HashMap, MapData, MapError},
     programs::{Iter, ProgramError, links::LinkError},
 };
@@ -60,13 +60,13 @@ pub(super) struct State(Conn);
 // SAFETY: `repr(C)`, integers only, no padding (its size is the sum of its fields, asserted where it is defined).
 unsafe impl Pod for State {}
 
-/// The iterator and the table it looks up. Dropping it frees both.
-pub struct Adopter {
-    pub(super) ebpf: Ebpf,
+/// The iterator and the table it looks up.
+pub struct Adopter<'a> {
+    pub(super) program: &'a mut Iter,
     pub(super) found: HashMap<MapData, u64, State>,
 }
 
-impl Adopter {
+impl Adopter<'_> {
     /// Gives the sockets of the calling thread's network namespace their state, if they are among `existing` and have
     /// none.
     ///
@@ -87,10 +87,8 @@ impl Adopter {
     }
 
     fn run(&mut self) -> Result<(), AdoptionError> {
-        let program = self.ebpf.program_mut("adopt_socket").expect("a program of the object");
-        let program = <&mut Iter>::try_from(program)?;
-        let link = program.attach()?;
-        let mut iterator = program.take_link(link)?.into_file()?;
+        let link = self.program.attach()?;
+        let mut iterator = self.program.take_link(link)?.into_file()?;
         let mut nothing = Vec::new();
         iterator.read_to_end(&mut nothing)?;
         Ok(())

@@ -13,7 +13,7 @@ use aya::{
 use observer_common::{cell::OVERFLOW_CELLS, protocol::ResetCause};
 
 use super::{
-    KernelLogger, LoadError, ProbeState, Probes,
+    KernelLogger, LoadError, Pins, ProbeState, Probes,
     adoption::Adopter,
     causes, enumeration,
     load::Loaded,
@@ -39,7 +39,7 @@ pub(super) const MAPS: [&str; 8] =
 /// The kernel side right after it was attached.
 pub struct Attached {
     pub(super) parts: Parts,
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
 }
 
 impl Loaded {
@@ -97,19 +97,30 @@ impl Attached {
         aya_log::EbpfLogger::init(&mut self.ebpf).map_err(std::io::Error::other)
     }
 
-    /// What serves from now on, and what adopts the connections that exist, unless this kernel has no iterator for it.
+    /// What adopts the connections that exist, once; `None` if this kernel has no iterator for it.
     ///
     /// # Errors
-    /// If a map is not what it should be.
-    pub fn serve(mut self) -> Result<(Probes, Option<Adopter>), LoadError> {
-        let probes = Probes::new(self.parts)?;
-        let adopts = probes.states().iter().any(|(probe, state)| {
-            matches!(probe.hook, Hook::Iterator(_)) && *state == ProbeState::Active
-        });
+    /// If its table is not what it should be.
+    pub fn adopter(&mut self) -> Result<Option<Adopter<'_>>, LoadError> {
         let found = HashMap::try_from(take(&mut self.ebpf, "FOUND")?)
             .map_err(|error| map_error("FOUND", &error))?;
-        let adopter = adopts.then(|| Adopter { ebpf: self.ebpf, found });
-        Ok((probes, adopter))
+        let mut active = self.parts.states.iter().filter(|(_, state)| *state == ProbeState::Active);
+        let iterator = active.find(|(probe, _)| matches!(probe.hook, Hook::Iterator(_)));
+        Ok(iterator.map(|(probe, _)| {
+            let program = self.ebpf.program_mut(probe.program).expect("loaded");
+            Adopter { program: program.try_into().expect("an iterator"), found }
+        }))
+    }
+
+    /// What serves from now on; pinned, if pins are given, under the fingerprint that is given with them.
+    ///
+    /// # Errors
+    /// If it cannot be pinned, or a map is not what it should be.
+    pub fn serve(mut self, pins: Option<(&Pins, &str)>) -> anyhow::Result<Probes> {
+        if let Some((pins, fingerprint)) = pins {
+            pins.keep(fingerprint, &mut self)?;
+        }
+        Ok(Probes::new(self.parts, pins.is_some())?)
     }
 }
 

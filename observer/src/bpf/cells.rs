@@ -157,7 +157,13 @@ impl CellTable {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn unlink(&mut self, key: CellKey) -> Result<(), MapError> {
+    pub fn unlink(&mut self, cell: u32, key: CellKey) -> Result<(), MapError> {
+        match self.index.get(&Key(key), 0) {
+            Ok(linked) if linked == cell => {}
+            // An earlier daemon has unlinked the cell, and the kernel has made another one since.
+            Ok(_) | Err(MapError::KeyNotFound) => return Ok(()),
+            Err(error) => return Err(error),
+        }
         match self.index.remove(&Key(key)) {
             Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
             Err(error) => Err(error),

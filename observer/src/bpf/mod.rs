@@ -22,10 +22,12 @@ mod attach;
 pub mod cells;
 mod enumeration;
 mod load;
+mod pin;
 pub mod programs;
 
 pub use attach::Attached;
 pub use load::{Loaded, load};
+pub use pin::{Origin, PinError, Pins, fingerprint};
 
 use attach::Parts;
 use cells::{CellTable, MapMemory};
@@ -99,6 +101,8 @@ pub struct Options<'a> {
     pub kernel_log: KernelLog,
     /// Hooks to pretend away.
     pub simulate_lacking: &'a [String],
+    /// ABI version to pretend.
+    pub abi: Option<u32>,
 }
 
 /// An error and its causes in one line, each once: some of aya's repeat their cause, others keep it
@@ -120,8 +124,9 @@ fn map_error(map: &'static str, error: &dyn std::error::Error) -> LoadError {
     LoadError::Map { map, reason: causes(error) }
 }
 
-/// The attached kernel side. Dropping it detaches everything.
+/// The attached kernel side. Dropping it detaches everything, unless it is pinned.
 pub struct Probes {
+    pinned: bool,
     states: Vec<(&'static Probe, ProbeState)>,
     _links: Vec<(&'static Probe, FdLink)>,
     programs: Vec<(&'static Probe, ProgramFd)>,
@@ -136,7 +141,7 @@ pub struct Probes {
 }
 
 impl Probes {
-    fn new(parts: Parts) -> Result<Self, LoadError> {
+    fn new(parts: Parts, pinned: bool) -> Result<Self, LoadError> {
         let mut maps = parts.maps;
         let mut take = |name: &'static str| {
             let at = maps.iter().position(|(map, _)| *map == name);
@@ -144,6 +149,7 @@ impl Probes {
                 .ok_or_else(|| LoadError::Map { map: name, reason: "it is missing".to_owned() })
         };
         Ok(Self {
+            pinned,
             cells: CellTable::new(take("CELLS")?, take("INDEX")?, take("FREE")?)
                 .map_err(|error| map_error("CELLS", &error))?,
             losses: MapMemory::new(&take("LOSS")?).map_err(|error| map_error("LOSS", &error))?,
@@ -216,11 +222,17 @@ fn recursion_misses(program: &ProgramFd) -> Option<u64> {
 
 impl Drop for Probes {
     fn drop(&mut self) {
-        // The parsers call each other through the array that holds them; emptied, both can go at once.
-        for probe in PROBES {
-            if let Hook::Parser(slot) = probe.hook {
-                let _ = self.parsers.clear_index(&slot);
-            }
+        if !self.pinned {
+            empty(&mut self.parsers);
+        }
+    }
+}
+
+/// The parsers call each other through the array that holds them; emptied, both can go at once.
+fn empty(parsers: &mut ProgramArray<MapData>) {
+    for probe in PROBES {
+        if let Hook::Parser(slot) = probe.hook {
+            let _ = parsers.clear_index(&slot);
         }
     }
 }

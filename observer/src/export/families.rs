@@ -15,7 +15,7 @@ use prometheus_client::{
 
 use crate::{
     aggregate::Series,
-    bpf::ProbeState,
+    bpf::{Origin, ProbeState},
     collect::Snapshot,
     model::{Counts, Histogram},
 };
@@ -27,6 +27,8 @@ pub struct BuildInfo {
     pub node: String,
     /// Release of the running kernel.
     pub kernel: String,
+    /// How this daemon came to its kernel side.
+    pub origin: Origin,
 }
 
 /// Encodes a snapshot as `OpenMetrics` text, every name with `prefix` before it.
@@ -398,6 +400,13 @@ impl Families {
             MetricType::Info,
         )?;
         metric.encode_info(&info)?;
+        let mut metric = encoder.encode_descriptor(
+            "observer_kernel_side",
+            "Whether the kernel side was created at the start, taken over, or replaced for an incompatible one.",
+            None,
+            MetricType::Info,
+        )?;
+        metric.encode_info(&[("origin", self.build.origin.label())])?;
         let mut metric = encoder.encode_descriptor(
             "observer_lost",
             "What was lost, by kind; see the metric reference for what each kind makes incomplete.",

@@ -5,6 +5,7 @@
 //! cleans up when dropped, a failing test's too, and everything waits with a deadline by
 //! [`poll`]ing. Nothing skips: a test that cannot run has failed, and says why.
 
+pub(crate) mod bpffs;
 pub(crate) mod cgroup;
 pub(crate) mod daemon;
 pub(crate) mod http;

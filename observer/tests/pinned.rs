@@ -1,0 +1,249 @@
+//! `--pin`: what the kernel counts outlives the daemon, whatever ends it, and is exact all the while.
+
+#[expect(dead_code, reason = "each test file uses its part of the support library")]
+mod support;
+
+use std::{
+    process::{Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use support::{
+    bpffs::Bpffs,
+    daemon::{Daemon, executable},
+    leaks::BpfSnapshot,
+    lock::SystemLock,
+    metrics::Expected,
+    pod::Pod,
+    poll::poll,
+    process::run_to_end,
+    scale::scaled,
+    workload::{Drive, Driver, Protocol, Server},
+};
+
+const KILLS: u32 = 10;
+const PATIENCE: Duration = Duration::from_mins(1);
+const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+/// Connections a second that the load is to reach at least, over all kills.
+const RATE: f64 = 2000.0;
+
+/// Connections held over all kills.
+fn held() -> u64 {
+    scaled(5000)
+}
+
+/// Connections of one turn of the churn.
+fn churning() -> u64 {
+    scaled(4000)
+}
+
+/// A server in a pod.
+struct Served {
+    server: Server,
+    pod: Pod,
+}
+
+impl Served {
+    fn new(protocol: Protocol) -> Self {
+        let pod = Pod::new();
+        Self { server: Server::start(protocol, ANY_PORT.into(), &pod.cgroup, None), pod }
+    }
+}
+
+/// Connections that come and go until it is told to stop.
+struct Churn {
+    served: Served,
+    client: Arc<Pod>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl Churn {
+    fn start(protocol: Protocol) -> Self {
+        let served = Served::new(protocol);
+        let client = Arc::new(Pod::new());
+        let stop = Arc::new(AtomicBool::new(false));
+        let drive = Drive { short: churning(), ..Drive::new(protocol, served.server.addr) };
+        let thread = thread::spawn({
+            let (client, stop) = (Arc::clone(&client), Arc::clone(&stop));
+            move || {
+                let mut opened = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let mut driver = Driver::start(&drive, &client.cgroup, None);
+                    driver.ready();
+                    opened += driver.finish().opened;
+                }
+                opened
+            }
+        });
+        Self { served, client, stop, thread }
+    }
+
+    /// Ends it; how many connections there were, and both pods.
+    fn finish(self) -> (u64, Served, Arc<Pod>) {
+        self.stop.store(true, Ordering::Relaxed);
+        (self.thread.join().expect("the churn itself failed"), self.served, self.client)
+    }
+}
+
+/// What a pod's ends, all of one role, are to have.
+fn exactly(pod: &Pod, role: &str, opened: u64, adopted: u64, active: u64) -> Vec<Expected> {
+    let pod = [("pod", pod.name.as_str())];
+    let end = [pod[0], ("role", role)];
+    let closed = opened + adopted - active;
+    vec![
+        Expected::sum("tcp_connections_opened_total", &pod, opened),
+        Expected::sum("tcp_connections_opened_total", &end, opened),
+        Expected::sum("tcp_connections_adopted_total", &end, adopted),
+        Expected::sum("tcp_connections_closed_total", &end, closed),
+        Expected::sum("tcp_connections_active", &end, active),
+        Expected::sum("tcp_connection_idle_seconds_count", &end, closed),
+    ]
+}
+
+fn start(bpffs: &Bpffs, more: &[&str]) -> Daemon {
+    Daemon::start(&[&["--pin", bpffs.pins()], more].concat())
+}
+
+fn origin(daemon: &Daemon, origin: &str) {
+    let value = daemon.scrape().value("observer_kernel_side_info", &[("origin", origin)]);
+    assert!((value - 1.0).abs() < f64::EPSILON);
+}
+
+fn observer(args: &[&str]) -> Output {
+    let mut command = Command::new(executable());
+    run_to_end(command.args(args).stdin(Stdio::null()), PATIENCE)
+}
+
+#[test]
+fn killed_ten_times_under_load_and_exact() {
+    let _lock = SystemLock::acquire();
+    let before = BpfSnapshot::take();
+    let bpffs = Bpffs::new();
+    let mut daemon = start(&bpffs, &[]);
+    origin(&daemon, "created");
+    let served = Served::new(Protocol::Tcp);
+    let client = Pod::new();
+    let drive = Drive { long: held(), ..Drive::new(Protocol::Tcp, served.server.addr) };
+    let mut driver = Driver::start(&drive, &client.cgroup, None);
+    driver.ready();
+
+    let began = Instant::now();
+    let churn: Vec<_> = [Protocol::Tcp, Protocol::Http1, Protocol::Ws].map(Churn::start).into();
+    for _ in 0..KILLS {
+        // Amid connections that the daemon has not seen, and that no daemon sees.
+        let seen = churned(&daemon, &churn);
+        daemon.wait_until(PATIENCE, |metrics| opened(metrics, &churn) > seen + 500.0);
+        daemon.kill();
+        daemon = start(&bpffs, &[]);
+        origin(&daemon, "taken_over");
+        assert!(churned(&daemon, &churn) > seen, "counters go on");
+    }
+    let mut all = 0;
+    let mut expected = exactly(&served.pod, "server", held(), 0, held());
+    expected.extend(exactly(&client, "client", held(), 0, held()));
+    let ended: Vec<_> = churn.into_iter().map(Churn::finish).collect();
+    let took = began.elapsed();
+    for (opened, served, client) in &ended {
+        all += opened;
+        expected.extend(exactly(&served.pod, "server", *opened, 0, 0));
+        expected.extend(exactly(client, "client", *opened, 0, 0));
+    }
+    daemon.wait_for(PATIENCE, &expected);
+    let rate = all as f64 / took.as_secs_f64();
+    println!("{all} connections in {took:?}: {rate:.0} a second, {} held", held());
+
+    // A version that cannot use what is there: from then on, with what exists adopted.
+    daemon.kill();
+    let daemon = start(&bpffs, &["--simulate-abi", "999"]);
+    origin(&daemon, "replaced");
+    let mut expected = exactly(&served.pod, "server", 0, held(), held());
+    expected.extend(exactly(&client, "client", 0, held(), held()));
+    daemon.wait_for(PATIENCE, &expected);
+    driver.close();
+    let mut expected = exactly(&served.pod, "server", 0, held(), 0);
+    expected.extend(exactly(&client, "client", 0, held(), 0));
+    daemon.wait_for(PATIENCE, &expected);
+
+    daemon.stop();
+    let detached = observer(&["detach", "--pin", bpffs.pins()]);
+    assert!(detached.status.success(), "{detached:?}");
+    assert!(bpffs.is_clean(), "detached, and something is left");
+    before.assert_same();
+    assert!(rate >= RATE, "the load itself: {rate:.0} connections a second");
+}
+
+fn opened(metrics: &support::metrics::Metrics, churn: &[Churn]) -> f64 {
+    let sum = |pod: &Pod| metrics.sum("tcp_connections_opened_total", &[("pod", &pod.name)]);
+    churn.iter().map(|churn| sum(&churn.served.pod)).sum()
+}
+
+fn churned(daemon: &Daemon, churn: &[Churn]) -> f64 {
+    opened(&daemon.scrape(), churn)
+}
+
+#[test]
+fn one_at_a_time() {
+    let _lock = SystemLock::acquire();
+    let before = BpfSnapshot::take();
+    let bpffs = Bpffs::new();
+    let first = start(&bpffs, &[]);
+
+    let run = ["run", "--listen", "127.0.0.1:0", "--pin", bpffs.pins()];
+    for refused in [&run[..], &["detach", "--pin", bpffs.pins()]] {
+        let ended = observer(refused);
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(5), "{said}");
+        assert!(said.contains("another observer runs") && said.contains("--wait"), "{said}");
+    }
+
+    // One that waits takes over when the first has ended.
+    let waiting = thread::spawn({
+        let pins = bpffs.pins().to_owned();
+        move || Daemon::start(&["--pin", &pins, "--wait"])
+    });
+    assert!(poll(Duration::from_secs(2), || waiting.is_finished().then_some(())).is_none());
+    let log = first.stop();
+    assert!(log.contains("observer detach"), "it says what stays: {log}");
+    let second = waiting.join().expect("it starts");
+    origin(&second, "taken_over");
+    assert!(second.log().contains("waiting for its end"), "{}", second.log());
+    second.stop();
+
+    let detached = observer(&["detach", "--pin", bpffs.pins()]);
+    assert_eq!(detached.status.code(), Some(0), "{detached:?}");
+    let again = observer(&["detach", "--pin", bpffs.pins()]);
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    before.assert_same();
+}
+
+#[test]
+fn pins_need_a_bpf_file_system() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pins = directory.path().join("observer");
+    let pins = pins.to_str().expect("text");
+    let ended = observer(&["run", "--listen", "127.0.0.1:0", "--pin", pins]);
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(3), "{said}");
+    assert!(said.contains("no BPF file system") && said.contains("mount -t bpf"), "{said}");
+}
+
+#[test]
+fn what_is_damaged_is_replaced() {
+    let _lock = SystemLock::acquire();
+    let before = BpfSnapshot::take();
+    let bpffs = Bpffs::new();
+    start(&bpffs, &[]).stop();
+    bpffs.remove_one_map();
+    let daemon = start(&bpffs, &[]);
+    origin(&daemon, "replaced");
+    daemon.stop();
+    let detached = observer(&["detach", "--pin", bpffs.pins()]);
+    assert!(detached.status.success(), "{detached:?}");
+    before.assert_same();
+}
