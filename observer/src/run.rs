@@ -96,12 +96,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         .build()
         .context("cannot start the runtime")?
         .block_on(serve_until_signal(listener, app, log, config.connection_log))?;
-    match config.pin {
-        Some(pins) => info!(
+    if let Some(pins) = config.pin {
+        info!(
             pins = %pins.display(),
             "stopped; the kernel counts on for the next one, until `observer detach`"
-        ),
-        None => info!("stopped"),
+        );
+    } else {
+        info!("stopped");
     }
     Ok(Code::Success)
 }

@@ -58,7 +58,7 @@ impl Held {
         let drive = Drive { long: connections(), ..Drive::new(protocol, server.addr) };
         let driver = Driver::start(&drive, &client_pod.cgroup, Some(&namespaces.b));
         let driver = Some(driver);
-        Self { namespaces, server_pod, client_pod, protocol, server, driver }
+        Self { driver, server, protocol, server_pod, client_pod, namespaces }
     }
 
     /// What both ends are to have.

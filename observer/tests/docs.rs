@@ -12,7 +12,7 @@ use clap::CommandFactory as _;
 use observer::{
     aggregate::{Series, SeriesKey},
     attribute::identify,
-    bpf::{ProbeState, programs::PROBES},
+    bpf::{Origin, ProbeState, programs::PROBES},
     cli::Cli,
     collect::Snapshot,
     export::{BuildInfo, encode},
@@ -157,7 +157,11 @@ fn exported(snapshot: Snapshot) -> Families {
 }
 
 fn text(snapshot: Snapshot) -> String {
-    let build = BuildInfo { node: "node-1".to_owned(), kernel: "6.1.0".to_owned() };
+    let build = BuildInfo {
+        node: "node-1".to_owned(),
+        kernel: "6.1.0".to_owned(),
+        origin: Origin::Created,
+    };
     encode(snapshot, build, "").expect("writing to a string does not fail")
 }
 
@@ -223,6 +227,8 @@ fn full() -> Snapshot {
 fn ones() -> Counts {
     Counts {
         opened: 1,
+        adopted: 1,
+        adopted_lifetime: one(),
         entered: 1,
         left: 1,
         active: 1,

@@ -13,7 +13,7 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket as Netlink, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
-/// `INET_DIAG_CGROUP_ID`, linux/inet_diag.h, since Linux 5.8.
+/// `INET_DIAG_CGROUP_ID`, `linux/inet_diag.h`, since Linux 5.8.
 const CGROUP_ID: u16 = 21;
 /// Offsets of `tcpi_last_data_sent` and `tcpi_last_data_recv`, milliseconds, in `struct tcp_info` (linux/tcp.h).
 const LAST_DATA: [usize; 2] = [44, 52];
