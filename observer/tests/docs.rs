@@ -15,7 +15,7 @@ use observer::{
     bpf::{ProbeState, programs::PROBES},
     cli::Cli,
     collect::Snapshot,
-    export::{BuildInfo, encode},
+    export::{BuildInfo, Part, encode},
     model::{Counts, Histogram},
 };
 use observer_common::{
@@ -158,7 +158,7 @@ fn exported(snapshot: Snapshot) -> Families {
 
 fn text(snapshot: Snapshot) -> String {
     let build = BuildInfo { node: "node-1".to_owned(), kernel: "6.1.0".to_owned() };
-    encode(snapshot, build, "").expect("writing to a string does not fail")
+    encode(snapshot, build, "", Part::All).expect("writing to a string does not fail")
 }
 
 /// Name and labels of each sample; no value in these snapshots holds a quote or a comma.

@@ -366,7 +366,9 @@ fn is_over(daemon: &Daemon, pod: &Pod, most: u64) {
             [opened + adopted - closed, opened - timed, adopted - watched, active, websocket];
         over.iter().all(|rest| rest.abs() < 0.5).then_some(())
     })
-    .unwrap_or_else(|| panic!("opened, closed, timed, active, WebSocket, adopted, watched: {sums:?} {}", pod.uid));
+    .unwrap_or_else(|| {
+        panic!("opened, closed, timed, active, WebSocket, adopted, watched: {sums:?} {}", pod.uid)
+    });
     assert!(sums[0] > 0.0 && sums[0] < most as f64, "{} of {most} after the start", sums[0]);
 }
 

@@ -304,7 +304,11 @@ fn payload(
             count::one(conn, offset_of!(Cell, retransmits));
         }
         if conn.holes[direction] != 0 {
-            count::fill_hole(conn, direction, if seen < segment.payload { seen } else { segment.payload });
+            count::fill_hole(
+                conn,
+                direction,
+                if seen < segment.payload { seen } else { segment.payload },
+            );
         }
         if seen >= segment.payload {
             return;

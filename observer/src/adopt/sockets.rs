@@ -56,10 +56,8 @@ fn dump_family(family: u8, any: SocketId) -> anyhow::Result<Vec<Socket>> {
 }
 
 fn request(family: u8, any: SocketId) -> Vec<u8> {
-    let not_wanted = StateFlags::SYN_SENT
-        | StateFlags::SYN_RECV
-        | StateFlags::TIME_WAIT
-        | StateFlags::CLOSE;
+    let not_wanted =
+        StateFlags::SYN_SENT | StateFlags::SYN_RECV | StateFlags::TIME_WAIT | StateFlags::CLOSE;
     let request = InetRequest {
         family,
         protocol: IPPROTO_TCP,
