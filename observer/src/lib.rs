@@ -11,6 +11,7 @@
 //!   records     ended connections, for the log               pure
 //!   collect  one pass over all of the above            the only place that knows both ends
 //!   export/  series ─▶ text ─▶ HTTP                    the only user of prometheus-client and axum
+//!   kernel_side             made, taken over or replaced
 //!   run, check, detach, preflight, config, cli, exit           the program around it
 //! ```
 //!
@@ -28,6 +29,7 @@ pub mod decode;
 pub mod detach;
 pub mod exit;
 pub mod export;
+pub mod kernel_side;
 pub mod logging;
 pub mod model;
 pub mod preflight;

@@ -2,7 +2,6 @@
 
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
-    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -20,13 +19,13 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    adopt::adopt_all,
-    bpf::{self, KernelLogger, Options, Origin, Pins, ProbeState, Probes},
-    cli::{KernelLog, RunArgs},
+    bpf::{KernelLogger, Options, Pins, ProbeState},
+    cli::RunArgs,
     collect::Collector,
     config::{AddressError, Config},
     exit::Code,
-    export::{App, BuildInfo, serve},
+    export::{App, BuildInfo, Part, serve},
+    kernel_side::KernelSide,
     logging, preflight,
     records::Ended,
 };
@@ -51,7 +50,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         }
         None => None,
     };
-    let listener = bind(config.listen)?;
+    let listener = bind("--listen", config.listen)?;
+    let own_listener =
+        config.self_listen.map(|address| bind("--self-listen", address)).transpose()?;
     preflight::privileges()?;
     preflight::btf()?;
     let (cgroup_root, layout) = preflight::cgroup_root(config.cgroup_root.as_deref())?;
@@ -71,10 +72,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         simulate_lacking: &config.simulate_lacking,
         abi: config.simulate_abi,
     };
-    let KernelSide { probes, origin, log } = match &pins {
-        Some(pins) => pinned(pins, &options, &cgroup_root)?,
-        None => created(&options, &cgroup_root, None)?,
-    };
+    let KernelSide { probes, origin, log } =
+        KernelSide::start(pins.as_ref(), &options, &cgroup_root)?;
     for (probe, state) in probes.states() {
         if let ProbeState::Unavailable(reason) = state {
             warn!(
@@ -95,7 +94,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve_until_signal(listener, app, log, config.connection_log))?;
+        .block_on(serve_until_signal(listener, own_listener, app, log, config.connection_log))?;
     if let Some(pins) = config.pin {
         info!(
             pins = %pins.display(),
@@ -107,69 +106,27 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     Ok(Code::Success)
 }
 
-/// What has been attached, or was found attached.
-struct KernelSide {
-    probes: Probes,
-    origin: Origin,
-    log: Option<KernelLogger>,
-}
-
-/// What an earlier daemon has left, if it can be used; a new kernel side in its place otherwise.
-fn pinned(pins: &Pins, options: &Options<'_>, cgroup_root: &Path) -> anyhow::Result<KernelSide> {
-    let fingerprint = bpf::fingerprint(options, cgroup_root);
-    if let Some(mut probes) = pins.take_over(&fingerprint) {
-        info!(fingerprint, "took over the kernel side of an earlier observer");
-        probes.set_tight(false).context("cannot use the kernel side of an earlier observer")?;
-        probes.want_records(false).context("cannot use the kernel side of an earlier observer")?;
-        return Ok(KernelSide { probes, origin: Origin::TakenOver, log: None });
-    }
-    let replaced = pins.clear()?;
-    if replaced {
-        warn!(
-            fingerprint,
-            "replaced the kernel side of an incompatible observer: its counts end, and what is open is adopted"
-        );
-    }
-    let side = created(options, cgroup_root, Some((pins, &fingerprint)))?;
-    let origin = if replaced { Origin::Replaced } else { Origin::Created };
-    Ok(KernelSide { origin, ..side })
-}
-
-fn created(
-    options: &Options<'_>,
-    cgroup_root: &Path,
-    pins: Option<(&Pins, &str)>,
-) -> anyhow::Result<KernelSide> {
-    let mut attached = bpf::load(options)?.attach(cgroup_root)?;
-    let log = match options.kernel_log {
-        KernelLog::Off => None,
-        KernelLog::Debug => {
-            Some(attached.kernel_log().context("cannot read the kernel programs' log")?)
-        }
-    };
-    if let Some(adopter) = attached.adopter()? {
-        adopt_all(adopter);
-    }
-    // Last: whoever takes it over adopts nothing any more.
-    let probes = attached.serve(pins)?;
-    Ok(KernelSide { probes, origin: Origin::Created, log })
-}
-
 /// Binds before anything is attached: a second observer, or a taken port, must leave no trace.
-pub(crate) fn bind(address: SocketAddr) -> Result<StdListener, AddressError> {
+pub(crate) fn bind(option: &'static str, address: SocketAddr) -> Result<StdListener, AddressError> {
     StdListener::bind(address)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-        .map_err(|reason| AddressError { address, reason })
+        .map_err(|reason| AddressError { option, address, reason })
 }
 
 async fn serve_until_signal(
     listener: StdListener,
+    own_listener: Option<StdListener>,
     app: Arc<App>,
     kernel_log: Option<KernelLogger>,
     connection_log: bool,
 ) -> anyhow::Result<()> {
-    let listener = TcpListener::from_std(listener).context("cannot use the listening socket")?;
-    let address = listener.local_addr().context("cannot read the bound address")?;
+    let (listener, address) = usable(listener)?;
+    let (sockets, own_address) = match own_listener.map(usable).transpose()? {
+        None => (vec![(listener, Part::All)], None),
+        Some((own, address)) => {
+            (vec![(listener, Part::Workloads), (own, Part::Own)], Some(address.to_string()))
+        }
+    };
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     let mut background = vec![tokio::spawn(tick(Arc::clone(&app)))];
@@ -178,18 +135,25 @@ async fn serve_until_signal(
         background.push(log_connections(&app)?);
     }
     app.ready.store(true, Ordering::Release);
-    info!(listen = %address, "ready");
+    info!(listen = %address, self_listen = own_address, "ready");
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM: stopping"),
             _ = interrupt.recv() => info!("SIGINT: stopping"),
         }
     };
-    let served = serve(listener, app, shutdown).await;
+    let served = serve(sockets, app, shutdown).await;
     for task in background {
         task.abort();
     }
     served.context("the HTTP server failed")
+}
+
+/// A bound socket for the runtime, and the address that it got.
+fn usable(listener: StdListener) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::from_std(listener).context("cannot use a listening socket")?;
+    let address = listener.local_addr().context("cannot read a bound address")?;
+    Ok((listener, address))
 }
 
 async fn tick(app: Arc<App>) {
