@@ -40,6 +40,7 @@ const RING_POLL: Duration = Duration::from_millis(100);
 /// # Errors
 /// Whatever keeps it from running; see [`Code::of`] for the exit code of each.
 pub fn run(args: RunArgs) -> anyhow::Result<Code> {
+    bpf::heap::share();
     let config = Config::try_from(args)?;
     logging::start(config.log_format);
     let listener = bind(config.listen)?;
@@ -72,6 +73,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     if let Some(adopter) = adopter {
         adopt_all(adopter);
     }
+    bpf::heap::trim();
     for (probe, state) in probes.states() {
         if let ProbeState::Unavailable(reason) = state {
             warn!(

@@ -158,7 +158,7 @@ fn exported(snapshot: Snapshot) -> Families {
 
 fn text(snapshot: Snapshot) -> String {
     let build = BuildInfo { node: "node-1".to_owned(), kernel: "6.1.0".to_owned() };
-    encode(snapshot, build, "").expect("writing to a string does not fail")
+    encode(snapshot, &build, "")
 }
 
 /// Name and labels of each sample; no value in these snapshots holds a quote or a comma.
@@ -223,11 +223,13 @@ fn full() -> Snapshot {
 fn ones() -> Counts {
     Counts {
         opened: 1,
+        adopted: 1,
         entered: 1,
         left: 1,
         active: 1,
         closed: [1; _],
         lifetime: one(),
+        adopted_lifetime: one(),
         rtt: one(),
         idle: [(); _].map(|()| one()),
         idle_closes: 1,
@@ -243,5 +245,5 @@ fn ones() -> Counts {
 }
 
 fn one<const N: usize>() -> Histogram<N> {
-    Histogram { sum_ns: 1, buckets: [1; N] }
+    Histogram::new(1, [1; N])
 }

@@ -1,7 +1,9 @@
 //! The HTTP endpoints: `/metrics`, `/livez`, `/readyz`, `/healthz`.
 
 use std::{
+    convert::Infallible,
     future::{Future, IntoFuture as _},
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,19 +13,17 @@ use std::{
 
 use axum::{
     Router,
+    body::Body,
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use bytes::Bytes;
+use futures_util::stream;
 use tokio::{net::TcpListener, sync::oneshot};
 use tracing::error;
 
-use super::{
-    families::{self, BuildInfo},
-    negotiate::Format,
-};
+use super::{BuildInfo, Pages, negotiate::Format};
 use crate::collect::Collector;
 
 /// What the endpoints share.
@@ -50,7 +50,7 @@ pub async fn serve(
     listener: TcpListener,
     app: Arc<App>,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "ok\n" }))
@@ -89,21 +89,23 @@ async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::negotiate(accept);
     // A pass may walk the cgroup tree: not on the thread that answers the probes.
-    match tokio::task::spawn_blocking(move || render(&app, format)).await {
-        Ok(Ok(body)) => ([(header::CONTENT_TYPE, format.content_type())], body).into_response(),
+    match tokio::task::spawn_blocking(move || pages(&app, format)).await {
+        Ok(Ok(pages)) => {
+            let body = Body::from_stream(stream::iter(pages.map(Ok::<_, Infallible>)));
+            ([(header::CONTENT_TYPE, format.content_type())], body).into_response()
+        }
         Ok(Err(error)) => failed(&error),
         Err(error) => failed(&error),
     }
 }
 
-fn render(app: &App, format: Format) -> Result<Bytes, std::fmt::Error> {
+fn pages(app: &App, format: Format) -> io::Result<Pages> {
     // A panic while the lock was held leaves counters that are read anew in each pass.
-    let snapshot = app.collector.lock().unwrap_or_else(PoisonError::into_inner).snapshot();
-    let text = families::encode(snapshot, app.build.clone(), &app.prefix)?;
-    Ok(Bytes::from(format.render(text)))
+    let snapshot = app.collector.lock().unwrap_or_else(PoisonError::into_inner).snapshot()?;
+    Ok(Pages::new(snapshot, &app.build, &app.prefix, format))
 }
 
 fn failed(error: &dyn std::error::Error) -> Response {
-    error!(%error, "cannot render the metrics");
-    (StatusCode::INTERNAL_SERVER_ERROR, "cannot render the metrics; see the log\n").into_response()
+    error!(%error, "cannot read the metrics");
+    (StatusCode::INTERNAL_SERVER_ERROR, "cannot read the metrics; see the log\n").into_response()
 }

@@ -1,8 +1,10 @@
-//! From series to text to HTTP: the only user of prometheus-client and axum.
+//! From series to text to HTTP: the only user of axum.
 
 mod families;
 mod http;
 mod negotiate;
+mod pages;
+mod text;
 
-pub use families::{BuildInfo, encode};
 pub use http::{App, serve};
+pub use pages::{BuildInfo, Pages, encode};
