@@ -1,14 +1,20 @@
 //! One pass from the kernel's counters to named series; the only place that knows both ends.
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
 
 use observer_common::{cell::OVERFLOW_CELLS, loss::Loss};
 use tracing::{info, warn};
 
 use crate::{
-    aggregate::{Action, Expiry, Seen, Series, SeriesKey, fold},
+    aggregate::{Action, Dead, Expiry, Series, SeriesKey, fold},
     attribute::{CgroupIndex, Identity, OVERFLOW, UNATTRIBUTED},
-    bpf::{ProbeState, Probes, cells::CELL_WORDS, programs::Probe},
+    bpf::{ProbeState, Probes, programs::Probe},
     decode,
     model::{CellSnapshot, Counts},
 };
@@ -43,8 +49,10 @@ pub struct Collector {
     tight: bool,
 }
 
-/// The used cells of one pass.
+/// The counts of one pass.
+#[derive(Default)]
 struct Pass {
+    /// Cells in use, by their index.
     cells: Vec<(u32, CellSnapshot)>,
     overflow: Vec<CellSnapshot>,
     undecodable: u64,
@@ -63,24 +71,21 @@ impl Collector {
         }
     }
 
-    fn read(&mut self) -> Pass {
-        let table = self.probes.cells();
-        let mut pass = Pass { cells: Vec::new(), overflow: Vec::new(), undecodable: 0 };
-        let mut words = [0; CELL_WORDS];
-        for index in 0..table.capacity() {
+    fn read(&mut self) -> io::Result<Pass> {
+        let mut pass = Pass::default();
+        self.probes.cells().visit(|index, words| {
+            let word = |place| words.word(place);
             if index < OVERFLOW_CELLS {
-                table.read_any(index, &mut words);
-                pass.overflow.extend(
-                    decode::overflow(index, &words).filter(|cell| cell.counts != Counts::default()),
-                );
-            } else if table.read(index, &mut words) {
-                match decode::cell(&words) {
-                    Ok(cell) => pass.cells.push((index, cell)),
-                    Err(_) => pass.undecodable += 1,
-                }
+                let used = decode::events(word) != 0;
+                pass.overflow.extend(used.then(|| decode::overflow(index, word)).flatten());
+                return;
             }
-        }
-        pass
+            match decode::cell(word) {
+                Ok(cell) => pass.cells.push((index, cell)),
+                Err(_) => pass.undecodable += 1,
+            }
+        })?;
+        Ok(pass)
     }
 
     /// Whether a walk has met the cgroup.
@@ -97,8 +102,11 @@ impl Collector {
     }
 
     /// What a scrape shows now.
-    pub fn snapshot(&mut self) -> Snapshot {
-        let pass = self.read();
+    ///
+    /// # Errors
+    /// If the cells cannot be read, for lack of memory.
+    pub fn snapshot(&mut self) -> io::Result<Snapshot> {
+        let pass = self.read()?;
         if pass.cells.iter().any(|(_, cell)| self.cgroups.resolve(cell.cgroup).is_none()) {
             self.refresh();
         }
@@ -115,13 +123,16 @@ impl Collector {
                 .iter()
                 .map(|(key, counts)| (Arc::clone(&key.identity), nameless_cell(key, counts))),
         );
-        Snapshot { series: fold(named), ..about_itself }
+        Ok(Snapshot { series: fold(named), ..about_itself })
     }
 
     /// What a scrape shows now of the observer itself, without any series.
-    pub fn about_itself(&mut self) -> Snapshot {
-        let pass = self.read();
-        self.about(&pass)
+    ///
+    /// # Errors
+    /// As [`Self::snapshot`].
+    pub fn about_itself(&mut self) -> io::Result<Snapshot> {
+        let pass = self.read()?;
+        Ok(self.about(&pass))
     }
 
     fn about(&mut self, pass: &Pass) -> Snapshot {
@@ -140,21 +151,31 @@ impl Collector {
     /// Regular work, about once a second: learns new cgroups while they live, recycles the cells of those that are gone.
     pub fn tick(&mut self, now: Instant) {
         self.refresh();
-        let pass = self.read();
-        let seen = pass.cells.iter().map(|(cell, snapshot)| Seen {
-            cell: *cell,
-            snapshot,
-            alive: self.cgroups.is_alive(snapshot.cgroup),
+        let (mut used, mut in_use, mut dead) = (0, HashSet::new(), Vec::new());
+        let cgroups = &self.cgroups;
+        let read = self.probes.cells().visit(|cell, words| {
+            let word = |place| words.word(place);
+            if cell < OVERFLOW_CELLS {
+                return;
+            }
+            used += 1;
+            let key = decode::key(word);
+            in_use.insert(key.cgroup);
+            if !cgroups.is_alive(key.cgroup) {
+                let (active, events) = (decode::active(word), decode::events(word));
+                dead.push(Dead { cell, key, active, events });
+            }
         });
-        let actions = self.expiry.tick(now, seen);
-        self.mind_the_room(pass.cells.len());
-        for action in actions {
-            if let Err(error) = self.apply(action, &pass.cells) {
+        if let Err(error) = read {
+            warn!(%error, "cannot read the cells; those of dead cgroups stay as they are");
+            return;
+        }
+        self.mind_the_room(used);
+        for action in self.expiry.tick(now, &dead) {
+            if let Err(error) = self.apply(action) {
                 warn!(%error, ?action, "cannot recycle a cell; it stays in use");
             }
         }
-        let in_use: std::collections::HashSet<u64> =
-            pass.cells.iter().map(|(_, cell)| cell.cgroup).collect();
         self.cgroups.forget_dead(|id| in_use.contains(&id));
     }
 
@@ -179,26 +200,28 @@ impl Collector {
         self.tight = tight;
     }
 
-    fn apply(
-        &mut self,
-        action: Action,
-        cells: &[(u32, CellSnapshot)],
-    ) -> Result<(), aya::maps::MapError> {
+    fn apply(&mut self, action: Action) -> Result<(), aya::maps::MapError> {
         match action {
             Action::Unlink(cell, key) => self.probes.cells().unlink(cell, key),
             Action::Relink(cell, key) => self.probes.cells().relink(cell, key),
-            Action::Recycle(index) => {
-                if let Some((_, cell)) = cells.iter().find(|(i, _)| *i == index)
-                    && self.cgroups.resolve(cell.cgroup).is_none()
-                {
-                    let identity = Arc::clone(&UNATTRIBUTED);
-                    let key =
-                        SeriesKey { identity, role: cell.role, protocol: cell.protocol, port: 0 };
-                    self.nameless.entry(key).or_default().add(&cell.counts);
+            Action::Recycle(index, key) => {
+                if self.cgroups.resolve(key.cgroup).is_none() {
+                    self.keep_nameless(index)?;
                 }
                 self.probes.cells().recycle(index)
             }
         }
+    }
+
+    /// Adds a cell that is about to be recycled to the counts of those that nobody can name.
+    fn keep_nameless(&mut self, index: u32) -> Result<(), aya::maps::MapError> {
+        let read = self.probes.cells().read(index, |words| decode::cell(|place| words.word(place)));
+        if let Ok(CellSnapshot { role, protocol, counts, .. }) = read? {
+            let identity = Arc::clone(&UNATTRIBUTED);
+            let key = SeriesKey { identity, role, protocol, port: 0 };
+            self.nameless.entry(key).or_default().add(&counts);
+        }
+        Ok(())
     }
 
     /// The names of a cgroup, as far as they are known.

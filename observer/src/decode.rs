@@ -1,17 +1,16 @@
 //! From the kernel's words to the model: total functions, an error for what this version does not know.
+//!
+//! A cell is given as a function from a word's place to the word, so that a word that nobody asks for is not read.
 
 use std::mem::offset_of;
 
 use observer_common::{
-    cell::{Cell, IDLE_BUCKETS, OVERFLOW_CELLS, overflow_cell},
+    cell::{Cell, CellKey, IDLE_BUCKETS, OVERFLOW_CELLS, overflow_cell},
     protocol::{Protocol, REASONS, RESET_CAUSES, Reason, ResetCause, Role},
 };
 use thiserror::Error;
 
-use crate::{
-    bpf::cells::CELL_WORDS,
-    model::{CellSnapshot, Counts, Histogram},
-};
+use crate::model::{CellSnapshot, Counts, Histogram};
 
 /// A word that this version cannot read: the kernel's maps are another version's.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -28,93 +27,112 @@ pub enum DecodeError {
 ///
 /// # Errors
 /// If role or protocol are numbers of another version.
-pub fn cell(words: &[u64; CELL_WORDS]) -> Result<CellSnapshot, DecodeError> {
-    let [p0, p1, role, protocol, ..] = words[1].to_le_bytes();
+pub fn cell(word: impl Fn(usize) -> u64) -> Result<CellSnapshot, DecodeError> {
+    let CellKey { cgroup, port, role, protocol, .. } = key(&word);
     Ok(CellSnapshot {
-        cgroup: words[0],
-        port: u16::from_le_bytes([p0, p1]),
+        cgroup,
+        port,
         role: Role::from_wire(role).ok_or(DecodeError::Role(role))?,
         protocol: Protocol::from_wire(protocol).ok_or(DecodeError::Protocol(protocol))?,
-        counts: counts(words),
+        counts: counts(word),
     })
+}
+
+/// Reads what a cell counts for.
+pub fn key(word: impl Fn(usize) -> u64) -> CellKey {
+    let [p0, p1, role, protocol, ..] = word(1).to_le_bytes();
+    CellKey { cgroup: word(0), port: u16::from_le_bytes([p0, p1]), role, protocol, zero: 0 }
+}
+
+/// Reads how many connections are in a cell now.
+pub fn active(word: impl Fn(usize) -> u64) -> i64 {
+    word(offset_of!(Cell, active) / 8) as i64
+}
+
+/// A number that changes with every event that the cell counts: the sum of all its counters that only grow.
+pub fn events(word: impl Fn(usize) -> u64) -> u64 {
+    let counters = offset_of!(Cell, opened) / 8..size_of::<Cell>() / 8;
+    counters
+        .filter(|&place| place != offset_of!(Cell, active) / 8)
+        .fold(0, |sum, place| sum.wrapping_add(word(place)))
 }
 
 /// Reads the overflow cell `index`; `None` if no role and protocol overflow into it.
 #[must_use]
-pub fn overflow(index: u32, words: &[u64; CELL_WORDS]) -> Option<CellSnapshot> {
+pub fn overflow(index: u32, word: impl Fn(usize) -> u64) -> Option<CellSnapshot> {
     debug_assert!(index < OVERFLOW_CELLS);
     let (role, protocol) = Role::ALL
         .iter()
         .flat_map(|&role| Protocol::ALL.iter().map(move |&protocol| (role, protocol)))
         .find(|&(role, protocol)| overflow_cell(role as u8, protocol as u8) == index)?;
-    Some(CellSnapshot { cgroup: 0, port: 0, role, protocol, counts: counts(words) })
+    Some(CellSnapshot { cgroup: 0, port: 0, role, protocol, counts: counts(word) })
 }
 
-fn counts(words: &[u64; CELL_WORDS]) -> Counts {
-    let word = |offset: usize| words[offset / 8];
+fn counts(word: impl Fn(usize) -> u64) -> Counts {
+    let at = |offset: usize| word(offset / 8);
     let mut counts = Counts {
-        opened: word(offset_of!(Cell, opened)),
-        adopted: word(offset_of!(Cell, adopted)),
-        entered: word(offset_of!(Cell, entered)),
-        left: word(offset_of!(Cell, left)),
-        active: word(offset_of!(Cell, active)) as i64,
-        closed: array(words, offset_of!(Cell, closed)),
-        adopted_lifetime: Histogram::read(
-            words,
+        opened: at(offset_of!(Cell, opened)),
+        adopted: at(offset_of!(Cell, adopted)),
+        entered: at(offset_of!(Cell, entered)),
+        left: at(offset_of!(Cell, left)),
+        active: active(&word),
+        closed: array(at, offset_of!(Cell, closed)),
+        lifetime: histogram(at, offset_of!(Cell, lifetime_sum_ns), offset_of!(Cell, lifetime)),
+        adopted_lifetime: histogram(
+            at,
+            offset_of!(Cell, adopted_lifetime_sum_ns),
             offset_of!(Cell, adopted_lifetime),
-            word(offset_of!(Cell, adopted_lifetime_sum_ns)),
         ),
-        lifetime: Histogram::read(
-            words,
-            offset_of!(Cell, lifetime),
-            word(offset_of!(Cell, lifetime_sum_ns)),
-        ),
-        rtt: Histogram::read(words, offset_of!(Cell, rtt), word(offset_of!(Cell, rtt_sum_ns))),
+        rtt: histogram(at, offset_of!(Cell, rtt_sum_ns), offset_of!(Cell, rtt)),
         idle: std::array::from_fn(|reason| {
-            Histogram::read(
-                words,
+            histogram(
+                at,
+                offset_of!(Cell, idle_sum_ns) + reason * 8,
                 offset_of!(Cell, idle) + reason * IDLE_BUCKETS * 8,
-                word(offset_of!(Cell, idle_sum_ns) + reason * 8),
             )
         }),
-        idle_closes: word(offset_of!(Cell, idle_closes)),
-        messages: array(words, offset_of!(Cell, messages)),
-        errors: word(offset_of!(Cell, errors)),
-        bytes: array(words, offset_of!(Cell, bytes)),
-        retransmits: word(offset_of!(Cell, retransmits)),
-        resets_received: word(offset_of!(Cell, resets_received)),
-        resets_sent: array(words, offset_of!(Cell, resets_sent)),
-        timeouts: array(words, offset_of!(Cell, timeouts)),
-        failures: array(words, offset_of!(Cell, failures)),
+        idle_closes: at(offset_of!(Cell, idle_closes)),
+        messages: array(at, offset_of!(Cell, messages)),
+        errors: at(offset_of!(Cell, errors)),
+        bytes: array(at, offset_of!(Cell, bytes)),
+        retransmits: at(offset_of!(Cell, retransmits)),
+        resets_received: at(offset_of!(Cell, resets_received)),
+        resets_sent: array(at, offset_of!(Cell, resets_sent)),
+        timeouts: array(at, offset_of!(Cell, timeouts)),
+        failures: array(at, offset_of!(Cell, failures)),
     };
     // A number that this version does not know is still an end, and still a reset.
     counts.closed[Reason::Unknown as usize] +=
-        rest::<{ Reason::ALL.len() }, REASONS>(words, offset_of!(Cell, closed));
+        rest::<{ Reason::ALL.len() }, REASONS>(at, offset_of!(Cell, closed));
     counts.resets_sent[ResetCause::Unspecified as usize] +=
-        rest::<{ ResetCause::ALL.len() }, RESET_CAUSES>(words, offset_of!(Cell, resets_sent));
+        rest::<{ ResetCause::ALL.len() }, RESET_CAUSES>(at, offset_of!(Cell, resets_sent));
     counts
 }
 
 /// The first `N` of the words at `offset`.
-fn array<const N: usize>(words: &[u64; CELL_WORDS], offset: usize) -> [u64; N] {
-    std::array::from_fn(|i| words[offset / 8 + i])
+fn array<const N: usize>(at: impl Fn(usize) -> u64, offset: usize) -> [u64; N] {
+    std::array::from_fn(|i| at(offset + 8 * i))
 }
 
 /// The sum of the words at `offset` from `FROM` up to `TO`.
-fn rest<const FROM: usize, const TO: usize>(words: &[u64; CELL_WORDS], offset: usize) -> u64 {
-    words[offset / 8 + FROM..offset / 8 + TO].iter().sum()
+fn rest<const FROM: usize, const TO: usize>(at: impl Fn(usize) -> u64, offset: usize) -> u64 {
+    (FROM..TO).map(|i| at(offset + 8 * i)).sum()
 }
 
-impl<const N: usize> Histogram<N> {
-    fn read(words: &[u64; CELL_WORDS], offset: usize, sum_ns: u64) -> Self {
-        Self { sum_ns, buckets: array(words, offset) }
-    }
+fn histogram<const N: usize>(
+    at: impl Fn(usize) -> u64,
+    sum_ns: usize,
+    buckets: usize,
+) -> Histogram<N> {
+    Histogram::new(at(sum_ns), array(&at, buckets))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const CELL_WORDS: usize = size_of::<Cell>() / 8;
 
     #[test]
     fn words_are_read_where_the_kernel_writes_them() {
@@ -138,7 +156,7 @@ mod tests {
         ] {
             words[offset / 8] = value;
         }
-        let cell = cell(&words).unwrap();
+        let cell = cell(|place| words[place]).unwrap();
         assert_eq!(
             (cell.cgroup, cell.port, cell.role, cell.protocol),
             (77, 8080, Role::Client, Protocol::WebSocket)
@@ -147,21 +165,35 @@ mod tests {
         assert_eq!((c.opened, c.entered, c.left, c.active), (1, 2, 3, -1));
         assert_eq!((c.closed[Reason::Peer as usize], c.closed[Reason::Unknown as usize]), (5, 6));
         assert_eq!(
-            (c.lifetime.sum_ns, c.messages, c.errors, c.lifetime.buckets[28]),
+            (c.lifetime.sum_ns(), c.messages, c.errors, c.lifetime.buckets().unwrap()[28]),
             (7, [0, 8], 9, 10)
         );
-        assert_eq!(
-            (c.idle[Reason::Peer as usize].sum_ns, c.idle[Reason::Peer as usize].buckets[2]),
-            (12, 11)
-        );
+        let idle = &c.idle[Reason::Peer as usize];
+        assert_eq!((idle.sum_ns(), idle.buckets().unwrap()[2]), (12, 11));
+        assert_eq!(c.idle[Reason::Local as usize].buckets(), None);
         assert_eq!(c.resets_sent[ResetCause::Unspecified as usize], 13);
-        assert_eq!(cell.key().port, 8080);
+        let key = key(|place| words[place]);
+        assert_eq!((key.cgroup, key.port, key.role, key.protocol), (77, 8080, 1, 5));
+    }
+
+    #[test]
+    fn an_event_changes_the_sum_and_a_move_does_too() {
+        let mut words = [0; CELL_WORDS];
+        let mut before = events(|place| words[place]);
+        for counter in [offset_of!(Cell, opened), offset_of!(Cell, left), offset_of!(Cell, rtt)] {
+            words[counter / 8] += 1;
+            words[offset_of!(Cell, active) / 8] =
+                words[offset_of!(Cell, active) / 8].wrapping_sub(1);
+            let after = events(|place| words[place]);
+            assert_ne!(after, before);
+            before = after;
+        }
     }
 
     proptest! {
         #[test]
         fn any_words_are_read_or_refused(words in prop::collection::vec(any::<u32>().prop_map(u64::from), CELL_WORDS)) {
-            let _ = cell(&words.try_into().unwrap());
+            let _ = cell(|place| words[place]);
         }
     }
 }

@@ -10,7 +10,7 @@
 //!   adopt/   connections from before the start ─▶ kernel
 //!   records     ended connections, for the log               pure
 //!   collect  one pass over all of the above            the only place that knows both ends
-//!   export/  series ─▶ text ─▶ HTTP                    the only user of prometheus-client and axum
+//!   export/  series ─▶ text ─▶ HTTP                    the only user of axum
 //!   kernel_side             made, taken over or replaced
 //!   run, check, detach, preflight, config, cli, exit           the program around it
 //! ```

@@ -1,35 +1,46 @@
 //! What the daemon knows, in domain types: no wire numbers, no maps, no text formats.
 
 use observer_common::{
-    cell::{CellKey, IDLE_USED, LIFETIME_USED, RTT_BUCKETS},
+    cell::{IDLE_USED, LIFETIME_USED, RTT_BUCKETS},
     protocol::{Failure, Protocol, Reason, ResetCause, Role, Timeout},
 };
 
-/// A histogram of times.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A histogram of times. Most never see an observation, and those take no room.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram<const N: usize> {
-    /// Sum of the observations, nanoseconds.
-    pub sum_ns: u64,
-    /// Observations by bucket, not cumulative; the bounds are those of `observer_common::cell`.
-    pub buckets: [u64; N],
-}
-
-impl<const N: usize> Default for Histogram<N> {
-    fn default() -> Self {
-        Self { sum_ns: 0, buckets: [0; N] }
-    }
+    sum_ns: u64,
+    /// `None` without any observation.
+    buckets: Option<Box<[u64; N]>>,
 }
 
 impl<const N: usize> Histogram<N> {
-    /// Number of observations.
+    /// From the sum of the observations in nanoseconds, and their number by bucket, not cumulative; the bounds are
+    /// those of `observer_common::cell`.
     #[must_use]
-    pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
+    pub fn new(sum_ns: u64, buckets: [u64; N]) -> Self {
+        let buckets = buckets.iter().any(|&count| count != 0).then(|| Box::new(buckets));
+        Self { sum_ns, buckets }
+    }
+
+    /// Sum of the observations, nanoseconds.
+    #[must_use]
+    pub const fn sum_ns(&self) -> u64 {
+        self.sum_ns
+    }
+
+    /// Observations by bucket, not cumulative; `None` without any.
+    #[must_use]
+    pub fn buckets(&self) -> Option<&[u64; N]> {
+        self.buckets.as_deref()
     }
 
     fn add(&mut self, other: &Self) {
         self.sum_ns = self.sum_ns.wrapping_add(other.sum_ns);
-        add(&mut self.buckets, &other.buckets);
+        match (&mut self.buckets, &other.buckets) {
+            (Some(mine), Some(theirs)) => add(mine, theirs),
+            (mine @ None, theirs) => mine.clone_from(theirs),
+            (Some(_), None) => {}
+        }
     }
 }
 
@@ -122,18 +133,4 @@ pub struct CellSnapshot {
     pub protocol: Protocol,
     /// The counts.
     pub counts: Counts,
-}
-
-impl CellSnapshot {
-    /// The key under which the kernel finds the cell.
-    #[must_use]
-    pub fn key(&self) -> CellKey {
-        CellKey {
-            cgroup: self.cgroup,
-            port: self.port,
-            role: self.role as u8,
-            protocol: self.protocol as u8,
-            zero: 0,
-        }
-    }
 }

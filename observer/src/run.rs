@@ -19,7 +19,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    bpf::{KernelLogger, Options, Pins, ProbeState},
+    bpf::{self, KernelLogger, Options, Pins, ProbeState},
     cli::RunArgs,
     collect::Collector,
     config::{AddressError, Config},
@@ -40,6 +40,7 @@ const RING_POLL: Duration = Duration::from_millis(100);
 /// # Errors
 /// Whatever keeps it from running; see [`Code::of`] for the exit code of each.
 pub fn run(args: RunArgs) -> anyhow::Result<Code> {
+    bpf::heap::share();
     let config = Config::try_from(args)?;
     logging::start(config.log_format);
     // Who waits for another observer's end waits for its port, too.
@@ -74,6 +75,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     };
     let KernelSide { probes, origin, log } =
         KernelSide::start(pins.as_ref(), &options, &cgroup_root)?;
+    bpf::heap::trim();
     for (probe, state) in probes.states() {
         if let ProbeState::Unavailable(reason) = state {
             warn!(

@@ -162,7 +162,7 @@ fn text(snapshot: Snapshot) -> String {
         kernel: "6.1.0".to_owned(),
         origin: Origin::Created,
     };
-    encode(snapshot, build, "", Part::All).expect("writing to a string does not fail")
+    encode(snapshot, &build, "", Part::All)
 }
 
 /// Name and labels of each sample; no value in these snapshots holds a quote or a comma.
@@ -228,12 +228,12 @@ fn ones() -> Counts {
     Counts {
         opened: 1,
         adopted: 1,
-        adopted_lifetime: one(),
         entered: 1,
         left: 1,
         active: 1,
         closed: [1; _],
         lifetime: one(),
+        adopted_lifetime: one(),
         rtt: one(),
         idle: [(); _].map(|()| one()),
         idle_closes: 1,
@@ -249,5 +249,5 @@ fn ones() -> Counts {
 }
 
 fn one<const N: usize>() -> Histogram<N> {
-    Histogram { sum_ns: 1, buckets: [1; N] }
+    Histogram::new(1, [1; N])
 }

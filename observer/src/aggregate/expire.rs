@@ -11,22 +11,22 @@ use std::{
 
 use observer_common::cell::CellKey;
 
-use crate::model::{CellSnapshot, Counts};
-
 /// Without a scraper, a dead cell's last counts are kept this long.
 const UNSCRAPED: Duration = Duration::from_mins(5);
 /// A program that has read the index before the cell was unlinked has long ended after this time.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// A cell as a tick finds it.
-#[derive(Debug)]
-pub struct Seen<'a> {
+/// The cell of a cgroup that is gone, as a tick finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dead {
     /// Index in the table.
     pub cell: u32,
-    /// Its counts.
-    pub snapshot: &'a CellSnapshot,
-    /// Whether its cgroup still exists.
-    pub alive: bool,
+    /// What it counts for.
+    pub key: CellKey,
+    /// Connections in it now.
+    pub active: i64,
+    /// A number that changes with every event that it counts.
+    pub events: u64,
 }
 
 /// What to do with a cell.
@@ -37,7 +37,7 @@ pub enum Action {
     /// It was used after all: give it back its key.
     Relink(u32, CellKey),
     /// Clear it and put it on the free list.
-    Recycle(u32),
+    Recycle(u32, CellKey),
 }
 
 #[derive(Debug)]
@@ -45,7 +45,7 @@ enum Stage {
     /// Waiting for a scrape.
     Dead { since: Instant, shown: bool },
     /// Out of the index.
-    Unlinked { since: Instant, counts: Box<Counts> },
+    Unlinked { since: Instant, key: CellKey, events: u64 },
 }
 
 /// The dying cells.
@@ -55,42 +55,44 @@ pub struct Expiry {
 }
 
 impl Expiry {
-    /// Looks at all used cells; the caller carries the actions out.
-    pub fn tick<'a>(
-        &mut self,
-        now: Instant,
-        cells: impl IntoIterator<Item = Seen<'a>>,
-    ) -> Vec<Action> {
+    /// Looks at the cells of all cgroups that are gone; the caller carries the actions out.
+    pub fn tick(&mut self, now: Instant, cells: &[Dead]) -> Vec<Action> {
         let mut actions = Vec::new();
         let mut stages = HashMap::new();
-        for seen in cells {
-            if seen.alive || seen.snapshot.counts.active != 0 {
-                if let Some(Stage::Unlinked { .. }) = self.stages.remove(&seen.cell) {
-                    actions.push(Action::Relink(seen.cell, seen.snapshot.key()));
+        for &Dead { cell, key, active, events } in cells {
+            let stage = self.stages.remove(&cell);
+            if active != 0 {
+                if let Some(Stage::Unlinked { .. }) = stage {
+                    actions.push(Action::Relink(cell, key));
                 }
                 continue;
             }
-            let stage = match self.stages.remove(&seen.cell) {
+            let stage = match stage {
                 None => Stage::Dead { since: now, shown: false },
                 Some(Stage::Dead { since, shown })
                     if shown || now.duration_since(since) >= UNSCRAPED =>
                 {
-                    actions.push(Action::Unlink(seen.cell, seen.snapshot.key()));
-                    Stage::Unlinked { since: now, counts: Box::new(seen.snapshot.counts.clone()) }
+                    actions.push(Action::Unlink(cell, key));
+                    Stage::Unlinked { since: now, key, events }
                 }
-                Some(Stage::Unlinked { counts, .. }) if *counts != seen.snapshot.counts => {
-                    actions.push(Action::Relink(seen.cell, seen.snapshot.key()));
+                Some(Stage::Unlinked { events: before, .. }) if events != before => {
+                    actions.push(Action::Relink(cell, key));
                     Stage::Dead { since: now, shown: false }
                 }
                 Some(Stage::Unlinked { since, .. }) if now.duration_since(since) >= QUIET => {
-                    actions.push(Action::Recycle(seen.cell));
+                    actions.push(Action::Recycle(cell, key));
                     continue;
                 }
                 Some(stage) => stage,
             };
-            stages.insert(seen.cell, stage);
+            stages.insert(cell, stage);
         }
-        self.stages = stages;
+        // What is left is not dead after all: a walk had missed its cgroup.
+        for (cell, stage) in std::mem::replace(&mut self.stages, stages) {
+            if let Stage::Unlinked { key, .. } = stage {
+                actions.push(Action::Relink(cell, key));
+            }
+        }
         actions
     }
 
@@ -110,76 +112,64 @@ impl Expiry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use observer_common::protocol::{Protocol, Role};
 
-    fn snapshot(active: i64, opened: u64) -> CellSnapshot {
-        CellSnapshot {
-            cgroup: 9,
-            port: 80,
-            role: Role::Server,
-            protocol: Protocol::Tcp,
-            counts: Counts { opened, active, ..Counts::default() },
-        }
-    }
+    const KEY: CellKey = CellKey { cgroup: 9, port: 80, role: 0, protocol: 0, zero: 0 };
 
-    fn tick(
-        expiry: &mut Expiry,
-        now: Instant,
-        snapshot: &CellSnapshot,
-        alive: bool,
-    ) -> Vec<Action> {
-        expiry.tick(now, [Seen { cell: 20, snapshot, alive }])
+    fn dead(active: i64, events: u64) -> [Dead; 1] {
+        [Dead { cell: 20, key: KEY, active, events }]
     }
 
     #[test]
     fn a_dead_cell_is_shown_unlinked_and_recycled() {
-        let (mut expiry, start, done) = (Expiry::default(), Instant::now(), snapshot(0, 3));
-        assert!(tick(&mut expiry, start, &done, true).is_empty());
-        assert!(tick(&mut expiry, start, &done, false).is_empty());
-        assert!(
-            tick(&mut expiry, start + Duration::from_secs(10), &done, false).is_empty(),
-            "not shown yet"
-        );
+        let (mut expiry, start, done) = (Expiry::default(), Instant::now(), dead(0, 3));
+        assert!(expiry.tick(start, &[]).is_empty(), "alive");
+        assert!(expiry.tick(start, &done).is_empty());
+        assert!(expiry.tick(start + Duration::from_secs(10), &done).is_empty(), "not shown yet");
         assert!(expiry.show(20));
         let unlinked = start + Duration::from_secs(11);
-        assert_eq!(tick(&mut expiry, unlinked, &done, false), [Action::Unlink(20, done.key())]);
+        assert_eq!(expiry.tick(unlinked, &done), [Action::Unlink(20, KEY)]);
         assert!(!expiry.show(20), "the series is over");
-        assert!(tick(&mut expiry, unlinked, &done, false).is_empty());
-        assert_eq!(tick(&mut expiry, unlinked + QUIET, &done, false), [Action::Recycle(20)]);
+        assert!(expiry.tick(unlinked, &done).is_empty());
+        assert_eq!(expiry.tick(unlinked + QUIET, &done), [Action::Recycle(20, KEY)]);
     }
 
     #[test]
     fn without_a_scraper_a_dead_cell_waits() {
-        let (mut expiry, start, done) = (Expiry::default(), Instant::now(), snapshot(0, 3));
-        tick(&mut expiry, start, &done, false);
-        assert_eq!(
-            tick(&mut expiry, start + UNSCRAPED, &done, false),
-            [Action::Unlink(20, done.key())]
-        );
+        let (mut expiry, start, done) = (Expiry::default(), Instant::now(), dead(0, 3));
+        expiry.tick(start, &done);
+        assert_eq!(expiry.tick(start + UNSCRAPED, &done), [Action::Unlink(20, KEY)]);
     }
 
     #[test]
     fn open_connections_keep_a_cell() {
         let (mut expiry, start) = (Expiry::default(), Instant::now());
-        let open = snapshot(1, 3);
-        tick(&mut expiry, start, &open, false);
+        let open = dead(1, 3);
+        expiry.tick(start, &open);
         assert!(expiry.show(20));
-        assert!(tick(&mut expiry, start + UNSCRAPED, &open, false).is_empty());
+        assert!(expiry.tick(start + UNSCRAPED, &open).is_empty());
     }
 
     #[test]
     fn a_cell_that_is_used_while_it_is_unlinked_comes_back() {
         let (mut expiry, start) = (Expiry::default(), Instant::now());
-        let (done, used) = (snapshot(0, 3), snapshot(0, 4));
-        tick(&mut expiry, start, &done, false);
+        let (done, used) = (dead(0, 3), dead(0, 4));
+        expiry.tick(start, &done);
         expiry.show(20);
-        tick(&mut expiry, start, &done, false);
-        assert_eq!(tick(&mut expiry, start, &used, false), [Action::Relink(20, used.key())]);
+        expiry.tick(start, &done);
+        assert_eq!(expiry.tick(start, &used), [Action::Relink(20, KEY)]);
         assert!(expiry.show(20));
-        tick(&mut expiry, start, &used, false);
-        assert_eq!(
-            tick(&mut expiry, start, &snapshot(1, 5), false),
-            [Action::Relink(20, used.key())]
-        );
+        expiry.tick(start, &used);
+        assert_eq!(expiry.tick(start, &dead(1, 5)), [Action::Relink(20, KEY)]);
+    }
+
+    #[test]
+    fn a_cgroup_that_was_missed_by_a_walk_gets_its_cell_back() {
+        let (mut expiry, start, done) = (Expiry::default(), Instant::now(), dead(0, 3));
+        expiry.tick(start, &done);
+        expiry.show(20);
+        assert_eq!(expiry.tick(start, &done), [Action::Unlink(20, KEY)]);
+        assert_eq!(expiry.tick(start, &[]), [Action::Relink(20, KEY)]);
+        assert!(expiry.tick(start, &[]).is_empty());
+        assert!(expiry.show(20));
     }
 }

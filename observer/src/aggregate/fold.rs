@@ -34,21 +34,42 @@ pub struct Series {
 /// Folds cells into series, sorted by label values so that two scrapes of the same state are the same text.
 #[must_use]
 pub fn fold(cells: impl IntoIterator<Item = (Arc<Identity>, CellSnapshot)>) -> Vec<Series> {
-    let mut folded: HashMap<SeriesKey, Counts> = HashMap::new();
-    for (identity, cell) in cells {
-        let key = SeriesKey { identity, role: cell.role, protocol: cell.protocol, port: cell.port };
-        folded.entry(key).or_default().add(&cell.counts);
+    let mut cells: Vec<_> = cells.into_iter().collect();
+    let ranks = ranks(&cells);
+    let place = |(identity, cell): &(Arc<Identity>, CellSnapshot)| {
+        (ranks[&Arc::as_ptr(identity)], cell.role, cell.protocol, cell.port)
+    };
+    cells.sort_by_cached_key(place);
+    let mut series: Vec<Series> = Vec::with_capacity(cells.len());
+    let mut last = None;
+    for cell in cells {
+        let here = Some(place(&cell));
+        let (identity, CellSnapshot { role, protocol, port, counts, .. }) = cell;
+        match series.last_mut() {
+            Some(series) if last == here => series.counts.add(&counts),
+            _ => series.push(Series { key: SeriesKey { identity, role, protocol, port }, counts }),
+        }
+        last = here;
     }
-    let mut series: Vec<Series> =
-        folded.into_iter().map(|(key, counts)| Series { key, counts }).collect();
-    series.sort_by(|a, b| {
-        let text = |s: &Series| (s.key.role, s.key.protocol, s.key.port);
-        let (x, y) = (&a.key.identity, &b.key.identity);
-        (&x.namespace, &x.pod, &x.container)
-            .cmp(&(&y.namespace, &y.pod, &y.container))
-            .then_with(|| text(a).cmp(&text(b)))
-    });
     series
+}
+
+/// The place of each identity in the order of names; those of equal names share one. Names are compared for each
+/// identity, of which there are fewer than cells.
+fn ranks(cells: &[(Arc<Identity>, CellSnapshot)]) -> HashMap<*const Identity, usize> {
+    let by_address: HashMap<_, _> =
+        cells.iter().map(|(identity, _)| (Arc::as_ptr(identity), &**identity)).collect();
+    let mut sorted: Vec<_> = by_address.into_iter().collect();
+    sorted.sort_unstable_by(|(_, a), (_, b)| names(a).cmp(&names(b)));
+    let same_name = sorted.chunk_by(|(_, a), (_, b)| names(a) == names(b));
+    same_name
+        .enumerate()
+        .flat_map(|(rank, same)| same.iter().map(move |(address, _)| (*address, rank)))
+        .collect()
+}
+
+fn names(identity: &Identity) -> [&str; 3] {
+    [&identity.namespace, &identity.pod, &identity.container]
 }
 
 #[cfg(test)]

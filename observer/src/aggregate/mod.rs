@@ -3,5 +3,5 @@
 mod expire;
 mod fold;
 
-pub use expire::{Action, Expiry, Seen};
+pub use expire::{Action, Dead, Expiry};
 pub use fold::{Series, SeriesKey, fold};

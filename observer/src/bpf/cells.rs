@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -11,16 +11,15 @@ use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData, MapError, Queue},
 };
-use observer_common::cell::{Cell, CellKey};
+use observer_common::cell::{Cell, CellKey, OVERFLOW_CELLS};
 
 /// Words of a cell.
-pub const CELL_WORDS: usize = size_of::<Cell>() / 8;
+const CELL_WORDS: usize = size_of::<Cell>() / 8;
 
-/// An array map whose values are whole words, mapped into memory for reading.
+/// Part of an array map whose values are whole words, mapped into memory for reading.
 pub struct MapMemory {
     start: NonNull<AtomicU64>,
     words: usize,
-    bytes: usize,
 }
 
 // SAFETY: the mapping is only read, by atomic loads, and lives until the value is dropped.
@@ -38,30 +37,28 @@ impl MapMemory {
             return Err(io::Error::other("not an array"));
         };
         let info = data.info().map_err(io::Error::other)?;
-        let value = info.value_size() as usize;
-        let bytes = value * info.max_entries() as usize;
+        let words = info.value_size() as usize / 8 * info.max_entries() as usize;
+        Self::part(data.fd().as_fd(), 0, words)
+    }
+
+    /// Maps `words` words from word `first` on, which begins a page.
+    fn part(map: BorrowedFd<'_>, first: usize, words: usize) -> io::Result<Self> {
         // SAFETY: a fresh read-only mapping of a file descriptor that is open during the call.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                bytes,
+                words * 8,
                 libc::PROT_READ,
                 libc::MAP_SHARED,
-                data.fd().as_fd().as_raw_fd(),
-                0,
+                map.as_raw_fd(),
+                (first * 8) as libc::off_t,
             )
         };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
-        Ok(Self { start, words: bytes / 8, bytes })
-    }
-
-    /// Words in the whole map.
-    #[must_use]
-    pub const fn words(&self) -> usize {
-        self.words
+        Ok(Self { start, words })
     }
 
     /// One word.
@@ -85,8 +82,8 @@ impl MapMemory {
 
 impl Drop for MapMemory {
     fn drop(&mut self) {
-        // SAFETY: mapped in `new` with this length, and no reference outlives `self`.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+        // SAFETY: mapped in `part` with this length, and no reference outlives `self`.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.words * 8) };
     }
 }
 
@@ -104,9 +101,32 @@ struct Value(Cell);
 // SAFETY: `repr(C)`, integers only, no padding (its size is the sum of its fields, asserted where it is defined).
 unsafe impl Pod for Value {}
 
+/// The words of a cell, read when they are asked for.
+#[derive(Clone, Copy)]
+pub struct CellWords<'a> {
+    window: &'a MapMemory,
+    first: usize,
+}
+
+impl CellWords<'_> {
+    /// The word at this place in the cell.
+    ///
+    /// # Panics
+    /// If it is beyond the mapping.
+    #[must_use]
+    pub fn word(&self, place: usize) -> u64 {
+        self.window.word(self.first + place)
+    }
+}
+
+/// Cells that are mapped at a time: 1 MiB of memory, whatever the size of the table. All pages of a mapping count as
+/// this process's memory, read or not.
+const WINDOW: u32 = 256;
+
 /// The table of cells.
 pub struct CellTable {
-    memory: MapMemory,
+    memory: OwnedFd,
+    capacity: u32,
     cells: Array<MapData, Value>,
     index: HashMap<MapData, Key, u32>,
     free: Queue<MapData, u32>,
@@ -118,38 +138,62 @@ impl CellTable {
     /// # Errors
     /// If one of them is of another type.
     pub fn new(cells: Map, index: Map, free: Map) -> Result<Self, MapError> {
-        let memory = MapMemory::new(&cells).map_err(MapError::IoError)?;
-        Ok(Self {
+        let Map::Array(data) = &cells else {
+            return Err(MapError::IoError(io::Error::other("not an array")));
+        };
+        let memory = data.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
+        let capacity = data.info()?.max_entries();
+        let table = Self {
             memory,
+            capacity,
             cells: Array::try_from(cells)?,
             index: HashMap::try_from(index)?,
             free: Queue::try_from(free)?,
-        })
+        };
+        // What cannot be mapped is found out at the start.
+        table.visit(|_, _| {}).map_err(MapError::IoError)?;
+        Ok(table)
     }
 
     /// Cells in the table, the overflow cells included.
     #[must_use]
-    pub fn capacity(&self) -> u32 {
-        (self.memory.words() / CELL_WORDS) as u32
+    pub const fn capacity(&self) -> u32 {
+        self.capacity
     }
 
-    /// Reads a cell's words into `words`; false, and nothing read, if the cell is unused (its cgroup id is 0).
-    #[must_use]
-    pub fn read(&self, cell: u32, words: &mut [u64; CELL_WORDS]) -> bool {
-        let first = cell as usize * CELL_WORDS;
-        if self.memory.word(first) == 0 {
-            return false;
+    /// Shows each cell that is in use (its cgroup id is not 0), and each overflow cell, with its index.
+    ///
+    /// # Errors
+    /// If the kernel has no memory for the mapping.
+    pub fn visit(&self, mut see: impl FnMut(u32, CellWords<'_>)) -> io::Result<()> {
+        for first in (0..self.capacity).step_by(WINDOW as usize) {
+            let count = WINDOW.min(self.capacity - first);
+            let window = self.window(first, count)?;
+            for cell in 0..count {
+                let words = CellWords { window: &window, first: cell as usize * CELL_WORDS };
+                if first + cell < OVERFLOW_CELLS || words.word(0) != 0 {
+                    see(first + cell, words);
+                }
+            }
         }
-        self.read_any(cell, words);
-        true
+        Ok(())
     }
 
-    /// Reads a cell's words, used or not.
-    pub fn read_any(&self, cell: u32, words: &mut [u64; CELL_WORDS]) {
-        let first = cell as usize * CELL_WORDS;
-        for (offset, word) in words.iter_mut().enumerate() {
-            *word = self.memory.word(first + offset);
-        }
+    /// Shows one cell.
+    ///
+    /// # Errors
+    /// If the kernel has no memory for the mapping.
+    pub fn read<T>(&self, cell: u32, see: impl FnOnce(CellWords<'_>) -> T) -> Result<T, MapError> {
+        let first = cell - cell % WINDOW;
+        let count = WINDOW.min(self.capacity - first);
+        let window = self.window(first, count).map_err(MapError::IoError)?;
+        Ok(see(CellWords { window: &window, first: (cell - first) as usize * CELL_WORDS }))
+    }
+
+    /// Maps `count` cells from `first` on.
+    fn window(&self, first: u32, count: u32) -> io::Result<MapMemory> {
+        let words = |cells: u32| cells as usize * CELL_WORDS;
+        MapMemory::part(self.memory.as_fd(), words(first), words(count))
     }
 
     /// Makes the kernel forget which cell has this key: the first step of recycling. Connections that are counted in

@@ -21,6 +21,7 @@ pub mod adoption;
 mod attach;
 pub mod cells;
 mod enumeration;
+pub mod heap;
 mod load;
 mod pin;
 pub mod programs;

@@ -1,562 +1,417 @@
-//! Every exported family: name, type, help, labels. `docs` of the metrics are checked against this file by a test.
+//! Every exported family: name, type, help, labels. The README's reference is checked against this table by a test.
 
-use std::fmt;
+use std::sync::LazyLock;
 
 use observer_common::{
-    cell::{IDLE_BOUNDS, LIFETIME_USED, RTT_BUCKETS},
-    protocol::{Failure, Protocol, Reason, ResetCause, Role, Timeout},
-};
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, text},
-    metrics::MetricType,
-    registry::Registry,
+    cell::{IDLE_BOUNDS, IDLE_USED, LIFETIME_USED, RTT_BUCKETS},
+    protocol::{Failure, Protocol, Reason, ResetCause, Timeout},
 };
 
-use super::process;
+use super::{
+    pages::Part,
+    process::Reading,
+    text::{Kind, Label, Text},
+};
 use crate::{
-    aggregate::Series,
     bpf::{Origin, ProbeState},
     collect::Snapshot,
-    model::{Counts, Histogram},
+    model::Counts,
 };
 
-/// What this binary is, for `observer_build_info`.
-#[derive(Clone, Debug)]
-pub struct BuildInfo {
-    /// Name of the node.
-    pub node: String,
-    /// Release of the running kernel.
-    pub kernel: String,
-    /// How this daemon came to its kernel side.
-    pub origin: Origin,
+/// A family: what stands above its samples, and how they are made.
+pub(super) struct Family {
+    /// Without prefix, and without the suffix of its type.
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) help: &'static str,
+    pub(super) samples: Samples,
 }
 
-/// Which families are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// All of them.
-    All,
-    /// Those of the workloads.
-    Workloads,
-    /// Those of the observer itself.
-    Own,
+/// What has samples in a family, and which.
+pub(super) enum Samples {
+    /// Each series, by role, port and protocol.
+    Series(fn(&mut Text, &Row)),
+    /// Each replica, with the counts of its servers that speak the protocol, all ports and containers together.
+    Replicas(Protocol, fn(&mut Text, &Row)),
+    /// The daemon.
+    Own(fn(&mut Text, &Own)),
 }
 
-/// Encodes a part of a snapshot as `OpenMetrics` text, every name with `prefix` before it.
-///
-/// # Errors
-/// Never in practice: writing to a `String` does not fail.
-pub fn encode(
-    snapshot: Snapshot,
-    build: BuildInfo,
-    prefix: &str,
-    part: Part,
-) -> Result<String, fmt::Error> {
-    let mut registry = match prefix.strip_suffix('_') {
-        Some(prefix) => Registry::with_prefix(prefix),
-        None => Registry::default(),
-    };
-    registry.register_collector(Box::new(Families { snapshot, build, part }));
-    let mut out = String::new();
-    text::encode(&mut out, &registry)?;
-    Ok(out)
+impl Samples {
+    /// Whether the part of a scrape has them.
+    pub(super) const fn belong_to(&self, part: Part) -> bool {
+        match part {
+            Part::All => true,
+            Part::Workloads => !matches!(self, Self::Own(_)),
+            Part::Own => matches!(self, Self::Own(_)),
+        }
+    }
 }
 
+/// Counts, and the labels of whom they are for.
 #[derive(Debug)]
-struct Families {
-    snapshot: Snapshot,
-    build: BuildInfo,
-    part: Part,
+pub(super) struct Row {
+    /// As they stand between the braces; the protocol, if there is one, is the last.
+    pub(super) labels: String,
+    pub(super) protocol: Protocol,
+    pub(super) counts: Counts,
 }
 
-type Labels = Vec<(&'static str, String)>;
-/// Labels beyond a series' own, and a value.
-type More = (Vec<(&'static str, &'static str)>, u64);
-
-/// The four families that carry the users' own names, for one protocol.
-struct UserFamilies {
-    protocol: Protocol,
-    active: (&'static str, &'static str),
-    total: (&'static str, &'static str),
-    errors: (&'static str, &'static str),
+impl Row {
+    /// The labels but for the protocol.
+    fn without_protocol(&self) -> &str {
+        self.labels.rsplit_once(",protocol=").map_or(&self.labels, |(labels, _)| labels)
+    }
 }
 
-const USER_FAMILIES: [UserFamilies; 2] = [
-    UserFamilies {
-        protocol: Protocol::WebSocket,
-        active: (
-            "websocket_connections_active",
-            "WebSocket connections that the replica's servers hold now.",
-        ),
-        total: (
-            "websocket_connections",
-            "Connections that became WebSocket on the replica's servers.",
-        ),
-        errors: (
-            "websocket_errors",
-            "WebSocket connections of the replica's servers that ended without an orderly close, and frames that break the protocol, by cause.",
-        ),
-    },
-    UserFamilies {
-        protocol: Protocol::Grpc,
-        active: (
-            "grpc_connections_active",
-            "gRPC connections that the replica's servers hold now.",
-        ),
-        total: ("grpc_connections", "Connections recognised as gRPC on the replica's servers."),
-        errors: (
-            "grpc_errors",
-            "gRPC connections of the replica's servers that ended without an orderly close, by cause.",
-        ),
-    },
-];
+/// What the daemon says of itself.
+#[derive(Debug)]
+pub(super) struct Own {
+    /// The labels of `observer_build_info`.
+    pub(super) build: String,
+    /// How it came to its kernel side.
+    pub(super) origin: Origin,
+    /// What it costs, if `/proc` can be read.
+    pub(super) process: Option<Reading>,
+    /// What a scrape shows beside the series.
+    pub(super) snapshot: Snapshot,
+}
 
 /// Endings that are errors of a long-lived connection.
 const ERROR_REASONS: [Reason; 5] =
     [Reason::ResetLocal, Reason::ResetPeer, Reason::Timeout, Reason::Aborted, Reason::Unknown];
+/// In the order of the counts by direction.
+const DIRECTIONS: [&str; 2] = ["received", "sent"];
 
-impl Collector for Families {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        if self.part != Part::Own {
-            for families in &USER_FAMILIES {
-                self.user_families(&mut encoder, families)?;
+/// Every family but those of [`super::process`], in the order of the text.
+pub(super) static FAMILIES: &[Family] = &[
+    Family {
+        name: "websocket_connections_active",
+        kind: Kind::Gauge,
+        help: "WebSocket connections that the replica's servers hold now.",
+        samples: Samples::Replicas(Protocol::WebSocket, active),
+    },
+    Family {
+        name: "websocket_connections",
+        kind: Kind::Counter,
+        help: "Connections that became WebSocket on the replica's servers.",
+        samples: Samples::Replicas(Protocol::WebSocket, entered),
+    },
+    Family {
+        name: "websocket_errors",
+        kind: Kind::Counter,
+        help: "WebSocket connections of the replica's servers that ended without an orderly close, and frames that break the protocol, by cause.",
+        samples: Samples::Replicas(Protocol::WebSocket, |text, row| {
+            errors(text, row);
+            text.sample(&row.labels, &[("cause", "invalid_frame")], row.counts.errors);
+        }),
+    },
+    Family {
+        name: "grpc_connections_active",
+        kind: Kind::Gauge,
+        help: "gRPC connections that the replica's servers hold now.",
+        samples: Samples::Replicas(Protocol::Grpc, active),
+    },
+    Family {
+        name: "grpc_connections",
+        kind: Kind::Counter,
+        help: "Connections recognised as gRPC on the replica's servers.",
+        samples: Samples::Replicas(Protocol::Grpc, entered),
+    },
+    Family {
+        name: "grpc_errors",
+        kind: Kind::Counter,
+        help: "gRPC connections of the replica's servers that ended without an orderly close, by cause.",
+        samples: Samples::Replicas(Protocol::Grpc, errors),
+    },
+    Family {
+        name: "websocket_messages",
+        kind: Kind::Counter,
+        help: "Text and binary messages on the replica's server connections, by direction as the server sees it.",
+        samples: Samples::Replicas(Protocol::WebSocket, |text, row| {
+            all(text, row, "direction", DIRECTIONS, row.counts.messages);
+        }),
+    },
+    Family {
+        name: "tcp_connections_active",
+        kind: Kind::Gauge,
+        help: "Connections open now, by the protocol they speak now.",
+        samples: Samples::Series(active),
+    },
+    Family {
+        name: "tcp_connections_opened",
+        kind: Kind::Counter,
+        help: "Connections that were established. Each is counted once, when its protocol is not known yet.",
+        samples: Samples::Series(|text, row| {
+            if row.protocol == Protocol::Tcp {
+                text.sample(row.without_protocol(), &[], row.counts.opened);
             }
-            self.messages(&mut encoder)?;
-            self.connections(&mut encoder)?;
-        }
-        if self.part != Part::Workloads {
-            self.own(&mut encoder)?;
-            process::encode(&mut encoder)?;
-        }
-        Ok(())
-    }
-}
-
-impl Families {
-    /// Per replica: the counts of its server sockets that speak `protocol`, all ports and containers together.
-    fn per_replica(&self, protocol: Protocol) -> Vec<(Labels, Counts)> {
-        let mut replicas: Vec<(Labels, Counts)> = Vec::new();
-        let servers = self
-            .snapshot
-            .series
-            .iter()
-            .filter(|s| s.key.role == Role::Server && s.key.protocol == protocol);
-        for series in servers {
-            let identity = &series.key.identity;
-            let labels =
-                vec![("namespace", identity.namespace.clone()), ("pod", identity.pod.clone())];
-            // Series are sorted: those of one replica stand together.
-            match replicas.last_mut() {
-                Some((last, counts)) if *last == labels => counts.add(&series.counts),
-                _ => replicas.push((labels, series.counts.clone())),
+        }),
+    },
+    Family {
+        name: "tcp_connections_adopted",
+        kind: Kind::Counter,
+        help: "Connections that were open before observer started and were found then. They are not among the opened.",
+        samples: Samples::Series(|text, row| {
+            if row.counts.adopted != 0 {
+                text.sample(row.without_protocol(), &[], row.counts.adopted);
             }
-        }
-        replicas
-    }
-
-    fn user_families(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        families: &UserFamilies,
-    ) -> Result<(), fmt::Error> {
-        let replicas = self.per_replica(families.protocol);
-        let mut gauge = encoder.encode_descriptor(
-            families.active.0,
-            families.active.1,
-            None,
-            MetricType::Gauge,
-        )?;
-        for (labels, counts) in &replicas {
-            gauge.encode_family(labels)?.encode_gauge(&counts.active)?;
-        }
-        let mut total = encoder.encode_descriptor(
-            families.total.0,
-            families.total.1,
-            None,
-            MetricType::Counter,
-        )?;
-        for (labels, counts) in &replicas {
-            counter(&mut total, labels, counts.entered)?;
-        }
-        let mut errors = encoder.encode_descriptor(
-            families.errors.0,
-            families.errors.1,
-            None,
-            MetricType::Counter,
-        )?;
-        for (labels, counts) in &replicas {
-            for reason in ERROR_REASONS {
-                counter(
-                    &mut errors,
-                    &with(labels, "cause", reason.label()),
-                    counts.closed[reason as usize],
-                )?;
+        }),
+    },
+    Family {
+        name: "tcp_connections_identified",
+        kind: Kind::Counter,
+        help: "Connections found to speak a protocol. One that changes, from HTTP/1 to WebSocket, counts for both.",
+        samples: Samples::Series(|text, row| {
+            if row.protocol != Protocol::Tcp {
+                entered(text, row);
             }
-            if families.protocol == Protocol::WebSocket {
-                counter(&mut errors, &with(labels, "cause", "invalid_frame"), counts.errors)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn messages(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let mut metric = encoder.encode_descriptor(
-            "websocket_messages",
-            "Text and binary messages on the replica's server connections, by direction as the server sees it.",
-            None,
-            MetricType::Counter,
-        )?;
-        for (labels, counts) in self.per_replica(Protocol::WebSocket) {
-            for (direction, count) in ["received", "sent"].into_iter().zip(counts.messages) {
-                counter(&mut metric, &with(&labels, "direction", direction), count)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let all = &self.snapshot.series;
-        let mut metric = encoder.encode_descriptor(
-            "tcp_connections_active",
-            "Connections open now, by the protocol they speak now.",
-            None,
-            MetricType::Gauge,
-        )?;
-        for series in all {
-            metric.encode_family(&labels(series, true))?.encode_gauge(&series.counts.active)?;
-        }
-        let mut metric = encoder.encode_descriptor(
-            "tcp_connections_opened",
-            "Connections that were established. Each is counted once, when its protocol is not known yet.",
-            None,
-            MetricType::Counter,
-        )?;
-        for series in all.iter().filter(|s| s.key.protocol == Protocol::Tcp) {
-            counter(&mut metric, &labels(series, false), series.counts.opened)?;
-        }
-        let mut metric = encoder.encode_descriptor(
-            "tcp_connections_adopted",
-            "Connections that were open before observer started and were found then. They are not among the opened.",
-            None,
-            MetricType::Counter,
-        )?;
-        for series in all.iter().filter(|s| s.counts.adopted != 0) {
-            counter(&mut metric, &labels(series, false), series.counts.adopted)?;
-        }
-        let mut metric = encoder.encode_descriptor(
-            "tcp_connections_identified",
-            "Connections found to speak a protocol. One that changes, from HTTP/1 to WebSocket, counts for both.",
-            None,
-            MetricType::Counter,
-        )?;
-        for series in all.iter().filter(|s| s.key.protocol != Protocol::Tcp) {
-            counter(&mut metric, &labels(series, true), series.counts.entered)?;
-        }
-        let mut metric = encoder.encode_descriptor(
-            "tcp_connections_closed",
-            "Connections that ended, by the protocol they spoke last and by how they ended.",
-            None,
-            MetricType::Counter,
-        )?;
-        for series in all {
-            let labels = labels(series, true);
+        }),
+    },
+    Family {
+        name: "tcp_connections_closed",
+        kind: Kind::Counter,
+        help: "Connections that ended, by the protocol they spoke last and by how they ended.",
+        samples: Samples::Series(|text, row| {
             for &reason in Reason::ALL {
-                let count = series.counts.closed[reason as usize];
+                let count = row.counts.closed[reason as usize];
                 // Orderly ends are always shown, so that a rate starts at zero; the others when they occur.
                 if count != 0 || matches!(reason, Reason::Local | Reason::Peer) {
-                    counter(&mut metric, &with(&labels, "reason", reason.label()), count)?;
+                    text.sample(&row.labels, &[("reason", reason.label())], count);
                 }
             }
-        }
-        self.times(encoder)?;
-        self.troubles(encoder)
-    }
-
-    fn times(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let all = &self.snapshot.series;
-        let mut metric = encoder.encode_descriptor(
-            "tcp_connection_duration_seconds",
-            "Lifetimes of connections that ended, from the established handshake to the end of the socket.",
-            None,
-            MetricType::Histogram,
-        )?;
-        for series in all {
-            histogram(&mut metric, &labels(series, true), &series.counts.lifetime, lifetime_bound)?;
-        }
-        let mut metric = encoder.encode_descriptor(
-            "tcp_adopted_connection_duration_seconds",
-            "Times from adoption to the end, of adopted connections that ended: how long they lived at least.",
-            None,
-            MetricType::Histogram,
-        )?;
-        for series in all.iter().filter(|s| s.counts.adopted_lifetime.count() != 0) {
-            let (labels, lifetime) = (labels(series, true), &series.counts.adopted_lifetime);
-            histogram(&mut metric, &labels, lifetime, lifetime_bound)?;
-        }
-        let mut metric = encoder.encode_descriptor(
-            "tcp_connection_idle_seconds",
-            "Time since the last payload in either direction when a connection ended, by how it ended.",
-            None,
-            MetricType::Histogram,
-        )?;
-        for series in all {
-            let labels = labels(series, true);
+        }),
+    },
+    Family {
+        name: "tcp_connection_duration_seconds",
+        kind: Kind::Histogram,
+        help: "Lifetimes of connections that ended, from the established handshake to the end of the socket.",
+        samples: Samples::Series(|text, row| {
+            text.histogram(&row.labels, &[], &row.counts.lifetime, &LIFETIME_LES);
+        }),
+    },
+    Family {
+        name: "tcp_adopted_connection_duration_seconds",
+        kind: Kind::Histogram,
+        help: "Times from adoption to the end, of adopted connections that ended: how long they lived at least.",
+        samples: Samples::Series(|text, row| {
+            text.histogram(&row.labels, &[], &row.counts.adopted_lifetime, &LIFETIME_LES);
+        }),
+    },
+    Family {
+        name: "tcp_connection_idle_seconds",
+        kind: Kind::Histogram,
+        help: "Time since the last payload in either direction when a connection ended, by how it ended.",
+        samples: Samples::Series(|text, row| {
             for &reason in Reason::ALL {
-                let idle = &series.counts.idle[reason as usize];
-                if idle.count() != 0 {
-                    histogram(
-                        &mut metric,
-                        &with(&labels, "reason", reason.label()),
-                        idle,
-                        idle_bound,
-                    )?;
-                }
+                let idle = &row.counts.idle[reason as usize];
+                text.histogram(&row.labels, &[("reason", reason.label())], idle, &IDLE_LES);
             }
-        }
-        let mut metric = encoder.encode_descriptor(
-            "tcp_round_trip_seconds",
-            "Smoothed round-trip times as the kernel estimates them, sampled at most once a second per connection.",
-            None,
-            MetricType::Histogram,
-        )?;
-        for series in all.iter().filter(|s| s.counts.rtt.count() != 0) {
-            histogram(&mut metric, &labels(series, true), &series.counts.rtt, rtt_bound)?;
-        }
-        Ok(())
-    }
-
-    fn troubles(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        self.counters(
-            encoder,
-            "tcp_payload_bytes",
-            "Payload bytes of connections, retransmissions counted once.",
-            |counts| {
-                ["received", "sent"]
-                    .into_iter()
-                    .zip(counts.bytes)
-                    .map(|(d, n)| (vec![("direction", d)], n))
-                    .collect()
-            },
-        )?;
-        self.counters(
-            encoder,
-            "tcp_retransmits",
-            "Segments with payload that were sent again.",
-            |counts| vec![(Vec::new(), counts.retransmits)],
-        )?;
-        self.counters(
-            encoder,
-            "tcp_resets",
-            "Resets by direction, and why this node sent them.",
-            |counts| {
-                let sent = ResetCause::ALL.iter().zip(counts.resets_sent);
-                std::iter::once((
-                    vec![("direction", "received"), ("cause", "")],
-                    counts.resets_received,
-                ))
-                .chain(
-                    sent.map(|(cause, n)| {
-                        (vec![("direction", "sent"), ("cause", cause.label())], n)
-                    }),
-                )
-                .filter(|(_, n)| *n != 0)
-                .collect()
-            },
-        )?;
-        self.counters(
-            encoder,
-            "tcp_timeouts",
-            "Connections, or attempts to connect, that ran out of time.",
-            |counts| some(Timeout::ALL.iter().map(|kind| kind.label()), "kind", counts.timeouts),
-        )?;
-        self.counters(
-            encoder,
-            "tcp_connect_failures",
-            "Attempts to connect that failed, by reason.",
-            |counts| {
-                some(Failure::ALL.iter().map(|failure| failure.label()), "reason", counts.failures)
-            },
-        )?;
-        self.counters(
-            encoder,
-            "tcp_idle_closes",
-            "Closes by the peer and resets after 5 s or more without payload, less 50 ms for timers that fire early.",
-            |counts| vec![(Vec::new(), counts.idle_closes)],
-        )
-    }
-
-    /// A family of counters: `each` gives the labels beyond a series' own, with the values.
-    fn counters(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        each: impl Fn(&Counts) -> Vec<More>,
-    ) -> Result<(), fmt::Error> {
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for series in &self.snapshot.series {
-            let base = labels(series, true);
-            for (more, value) in each(&series.counts) {
-                let labels = more
-                    .iter()
-                    .fold(base.clone(), |labels, (name, value)| with(&labels, name, value));
-                counter(&mut metric, &labels, value)?;
+        }),
+    },
+    Family {
+        name: "tcp_round_trip_seconds",
+        kind: Kind::Histogram,
+        help: "Smoothed round-trip times as the kernel estimates them, sampled at most once a second per connection.",
+        samples: Samples::Series(|text, row| {
+            text.histogram(&row.labels, &[], &row.counts.rtt, &RTT_LES);
+        }),
+    },
+    Family {
+        name: "tcp_payload_bytes",
+        kind: Kind::Counter,
+        help: "Payload bytes of connections, retransmissions counted once.",
+        samples: Samples::Series(|text, row| {
+            all(text, row, "direction", DIRECTIONS, row.counts.bytes);
+        }),
+    },
+    Family {
+        name: "tcp_retransmits",
+        kind: Kind::Counter,
+        help: "Segments with payload that were sent again.",
+        samples: Samples::Series(|text, row| {
+            text.sample(&row.labels, &[], row.counts.retransmits);
+        }),
+    },
+    Family {
+        name: "tcp_resets",
+        kind: Kind::Counter,
+        help: "Resets by direction, and why this node sent them.",
+        samples: Samples::Series(|text, row| {
+            let sent = ResetCause::ALL.iter().map(|cause| ("sent", cause.label()));
+            let causes = [("received", "")].into_iter().chain(sent);
+            let counts = [row.counts.resets_received].into_iter().chain(row.counts.resets_sent);
+            for ((direction, cause), count) in causes.zip(counts).filter(|(_, count)| *count != 0) {
+                text.sample(&row.labels, &[("direction", direction), ("cause", cause)], count);
             }
-        }
-        Ok(())
+        }),
+    },
+    Family {
+        name: "tcp_timeouts",
+        kind: Kind::Counter,
+        help: "Connections, or attempts to connect, that ran out of time.",
+        samples: Samples::Series(|text, row| {
+            some(text, row, "kind", Timeout::ALL.iter().map(|t| t.label()), row.counts.timeouts);
+        }),
+    },
+    Family {
+        name: "tcp_connect_failures",
+        kind: Kind::Counter,
+        help: "Attempts to connect that failed, by reason.",
+        samples: Samples::Series(|text, row| {
+            some(text, row, "reason", Failure::ALL.iter().map(|f| f.label()), row.counts.failures);
+        }),
+    },
+    Family {
+        name: "tcp_idle_closes",
+        kind: Kind::Counter,
+        help: "Closes by the peer and resets after 5 s or more without payload, less 50 ms for timers that fire early.",
+        samples: Samples::Series(|text, row| {
+            text.sample(&row.labels, &[], row.counts.idle_closes);
+        }),
+    },
+    Family {
+        name: "observer_build",
+        kind: Kind::Info,
+        help: "What runs here; the value is always 1.",
+        samples: Samples::Own(|text, own| text.sample(&own.build, &[], 1_u64)),
+    },
+    Family {
+        name: "observer_kernel_side",
+        kind: Kind::Info,
+        help: "Whether the kernel side was created at the start, taken over, or replaced for an incompatible one.",
+        samples: Samples::Own(|text, own| {
+            text.sample("", &[("origin", own.origin.label())], 1_u64);
+        }),
+    },
+    Family {
+        name: "observer_lost",
+        kind: Kind::Counter,
+        help: "What was lost, by kind; see the metric reference for what each kind makes incomplete.",
+        samples: Samples::Own(|text, own| {
+            for (loss, count) in &own.snapshot.losses {
+                text.sample("", &[("kind", loss.label())], *count);
+            }
+            text.sample("", &[("kind", "undecodable_cell")], own.snapshot.undecodable);
+        }),
+    },
+    Family {
+        name: "observer_probe_active",
+        kind: Kind::Gauge,
+        help: "1 for a kernel program that is attached, 0 for one that this kernel does not allow.",
+        samples: Samples::Own(|text, own| {
+            for (probe, state) in &own.snapshot.probes {
+                let labels = [("program", probe.program), ("hook", probe.hook.name())];
+                text.sample("", &labels, u64::from(*state == ProbeState::Active));
+            }
+        }),
+    },
+    Family {
+        name: "observer_probe_skips",
+        kind: Kind::Counter,
+        help: "Runs of a kernel program that the kernel skipped because it was already running on the processor.",
+        samples: Samples::Own(|text, own| {
+            for (probe, misses) in &own.snapshot.misses {
+                text.sample("", &[("program", probe.program)], *misses);
+            }
+        }),
+    },
+    Family {
+        name: "observer_cells_used",
+        kind: Kind::Gauge,
+        help: "Cells of the kernel's table that are in use.",
+        samples: Samples::Own(|text, own| text.sample("", &[], own.snapshot.cells.0)),
+    },
+    Family {
+        name: "observer_cells_capacity",
+        kind: Kind::Gauge,
+        help: "Cells of the kernel's table.",
+        samples: Samples::Own(|text, own| text.sample("", &[], own.snapshot.cells.1)),
+    },
+    Family {
+        name: "observer_cgroups_skipped",
+        kind: Kind::Gauge,
+        help: "Cgroup directories that the last walk did not read.",
+        samples: Samples::Own(|text, own| text.sample("", &[], own.snapshot.cgroups_skipped)),
+    },
+];
+
+fn active(text: &mut Text, row: &Row) {
+    text.sample(&row.labels, &[], row.counts.active);
+}
+
+fn entered(text: &mut Text, row: &Row) {
+    text.sample(&row.labels, &[], row.counts.entered);
+}
+
+fn errors(text: &mut Text, row: &Row) {
+    for reason in ERROR_REASONS {
+        let count = row.counts.closed[reason as usize];
+        text.sample(&row.labels, &[("cause", reason.label())], count);
     }
+}
 
-    fn own(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let snapshot = &self.snapshot;
-        let info = [
-            ("version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("revision", option_env!("OBSERVER_GIT_REVISION").unwrap_or("").to_owned()),
-            ("rustc", option_env!("OBSERVER_RUSTC_VERSION").unwrap_or("").to_owned()),
-            ("abi", observer_common::ABI_VERSION.to_string()),
-            ("kernel", self.build.kernel.clone()),
-            ("node", self.build.node.clone()),
-        ];
-        let mut metric = encoder.encode_descriptor(
-            "observer_build",
-            "What runs here; the value is always 1.",
-            None,
-            MetricType::Info,
-        )?;
-        metric.encode_info(&info)?;
-        let mut metric = encoder.encode_descriptor(
-            "observer_kernel_side",
-            "Whether the kernel side was created at the start, taken over, or replaced for an incompatible one.",
-            None,
-            MetricType::Info,
-        )?;
-        metric.encode_info(&[("origin", self.build.origin.label())])?;
-        let mut metric = encoder.encode_descriptor(
-            "observer_lost",
-            "What was lost, by kind; see the metric reference for what each kind makes incomplete.",
-            None,
-            MetricType::Counter,
-        )?;
-        for (loss, count) in &snapshot.losses {
-            counter(&mut metric, &[("kind", loss.label())], *count)?;
-        }
-        counter(&mut metric, &[("kind", "undecodable_cell")], snapshot.undecodable)?;
-        let mut metric = encoder.encode_descriptor(
-            "observer_probe_active",
-            "1 for a kernel program that is attached, 0 for one that this kernel does not allow.",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (probe, state) in &snapshot.probes {
-            let active = u64::from(*state == ProbeState::Active);
-            metric
-                .encode_family(&[("program", probe.program), ("hook", probe.hook.name())])?
-                .encode_gauge(&(active as i64))?;
-        }
-        let mut metric = encoder.encode_descriptor(
-            "observer_probe_skips",
-            "Runs of a kernel program that the kernel skipped because it was already running on the processor.",
-            None,
-            MetricType::Counter,
-        )?;
-        for (probe, misses) in &snapshot.misses {
-            counter(&mut metric, &[("program", probe.program)], *misses)?;
-        }
-        for (name, help, value) in [
-            (
-                "observer_cells_used",
-                "Cells of the kernel's table that are in use.",
-                snapshot.cells.0,
-            ),
-            ("observer_cells_capacity", "Cells of the kernel's table.", snapshot.cells.1),
-            (
-                "observer_cgroups_skipped",
-                "Cgroup directories that the last walk did not read.",
-                snapshot.cgroups_skipped,
-            ),
-        ] {
-            encoder
-                .encode_descriptor(name, help, None, MetricType::Gauge)?
-                .encode_gauge(&(value as i64))?;
-        }
-        Ok(())
+/// A sample for each value, with its name as the label `label`.
+fn all<const N: usize>(
+    text: &mut Text,
+    row: &Row,
+    label: &str,
+    names: [&'static str; N],
+    values: [u64; N],
+) {
+    for (name, value) in names.into_iter().zip(values) {
+        text.sample(&row.labels, &[(label, name)], value);
     }
 }
 
-/// The upper bound of a lifetime bucket in seconds; `None` for the last.
-fn lifetime_bound(bucket: usize) -> Option<f64> {
-    (bucket + 1 < LIFETIME_USED).then(|| 2_f64.powi(bucket as i32 - 10))
+/// As [`all`], for the values that are not 0.
+fn some<const N: usize>(
+    text: &mut Text,
+    row: &Row,
+    label: &str,
+    names: impl Iterator<Item = &'static str>,
+    values: [u64; N],
+) {
+    for (name, value) in names.zip(values).filter(|(_, value)| *value != 0) {
+        let more: [Label<'_>; 1] = [(label, name)];
+        text.sample(&row.labels, &more, value);
+    }
 }
 
-/// The upper bound of an idle bucket in seconds; `None` for the last.
-fn idle_bound(bucket: usize) -> Option<f64> {
-    IDLE_BOUNDS.get(bucket).map(|&seconds| f64::from(seconds))
-}
+/// Upper bounds of the lifetime buckets in seconds, as text.
+static LIFETIME_LES: LazyLock<[String; LIFETIME_USED]> =
+    LazyLock::new(|| les(|bucket| 2_f64.powi(bucket as i32 - 10)));
+/// Upper bounds of the idle buckets in seconds, as text.
+static IDLE_LES: LazyLock<[String; IDLE_USED]> =
+    LazyLock::new(|| les(|bucket| f64::from(IDLE_BOUNDS[bucket])));
+/// Upper bounds of the round-trip time buckets in seconds, as text.
+static RTT_LES: LazyLock<[String; RTT_BUCKETS]> =
+    LazyLock::new(|| les(|bucket| 16e-6 * 2_f64.powi(bucket as i32)));
 
-/// The upper bound of a round-trip time bucket in seconds; `None` for the last.
-fn rtt_bound(bucket: usize) -> Option<f64> {
-    (bucket + 1 < RTT_BUCKETS).then(|| 16e-6 * 2_f64.powi(bucket as i32))
-}
-
-fn histogram<const N: usize>(
-    metric: &mut MetricEncoder<'_>,
-    labels: &Labels,
-    histogram: &Histogram<N>,
-    bound: impl Fn(usize) -> Option<f64>,
-) -> Result<(), fmt::Error> {
-    let buckets: Vec<(f64, u64)> = histogram
-        .buckets
-        .iter()
-        .enumerate()
-        .map(|(i, count)| (bound(i).unwrap_or(f64::INFINITY), *count))
-        .collect();
-    metric.encode_family(labels)?.encode_histogram::<[(&str, &str); 0]>(
-        histogram.sum_ns as f64 / 1e9,
-        histogram.count(),
-        &buckets,
-        None,
+/// The bounds of `N` buckets; the last has none.
+fn les<const N: usize>(bound: impl Fn(usize) -> f64) -> [String; N] {
+    std::array::from_fn(
+        |bucket| {
+            if bucket + 1 == N { "+Inf".to_owned() } else { decimal(bound(bucket)) }
+        },
     )
 }
 
-/// The labels of a connection family.
-fn labels(series: &Series, protocol: bool) -> Labels {
-    let key = &series.key;
-    let mut labels = vec![
-        ("namespace", key.identity.namespace.clone()),
-        ("pod", key.identity.pod.clone()),
-        ("container", key.identity.container.clone()),
-        ("role", key.role.label().to_owned()),
-        ("port", key.port.to_string()),
-    ];
-    if protocol {
-        labels.push(("protocol", key.protocol.label().to_owned()));
+/// A number as `OpenMetrics` wants it: with a point, and no exponent.
+fn decimal(number: f64) -> String {
+    let text = number.to_string();
+    if text.contains('.') { text } else { text + ".0" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_decimal() {
+        assert_eq!((&*LIFETIME_LES[0], &*LIFETIME_LES[10]), ("0.0009765625", "1.0"));
+        assert_eq!((&*LIFETIME_LES[27], &*LIFETIME_LES[28]), ("131072.0", "+Inf"));
+        assert_eq!((&*IDLE_LES[7], &*IDLE_LES[27]), ("59.0", "+Inf"));
+        assert_eq!((&*RTT_LES[0], &*RTT_LES[1], &*RTT_LES[19]), ("0.000016", "0.000032", "+Inf"));
     }
-    labels
-}
-
-/// The values that are not 0, each with its name under `label`.
-fn some<const N: usize>(
-    names: impl Iterator<Item = &'static str>,
-    label: &'static str,
-    values: [u64; N],
-) -> Vec<More> {
-    names
-        .zip(values)
-        .filter(|(_, value)| *value != 0)
-        .map(|(name, value)| (vec![(label, name)], value))
-        .collect()
-}
-
-fn with(labels: &Labels, name: &'static str, value: &str) -> Labels {
-    let mut labels = labels.clone();
-    labels.push((name, value.to_owned()));
-    labels
-}
-
-fn counter(
-    metric: &mut MetricEncoder<'_>,
-    labels: &impl prometheus_client::encoding::EncodeLabelSet,
-    value: u64,
-) -> Result<(), fmt::Error> {
-    metric.encode_family(labels)?.encode_counter::<[(&str, &str); 0], u64, f64>(&value, None)
 }

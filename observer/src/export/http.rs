@@ -1,7 +1,9 @@
 //! The HTTP endpoints: `/metrics`, `/livez`, `/readyz`, `/healthz`.
 
 use std::{
+    convert::Infallible,
     future::{Future, IntoFuture as _},
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,19 +13,17 @@ use std::{
 
 use axum::{
     Router,
+    body::Body,
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use bytes::Bytes;
+use futures_util::stream;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::error;
 
-use super::{
-    families::{self, BuildInfo, Part},
-    negotiate::Format,
-};
+use super::{BuildInfo, Pages, Part, negotiate::Format};
 use crate::collect::Collector;
 
 /// What the endpoints share.
@@ -50,7 +50,7 @@ pub async fn serve(
     sockets: Vec<(TcpListener, Part)>,
     app: Arc<App>,
     shutdown: impl Future<Output = ()>,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let (stopping, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();
     for (listener, part) in sockets {
@@ -64,7 +64,7 @@ pub async fn serve(
     }
     let all = async {
         while let Some(ended) = servers.join_next().await {
-            ended.map_err(std::io::Error::other)??;
+            ended.map_err(io::Error::other)??;
         }
         Ok(())
     };
@@ -100,27 +100,28 @@ async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap, part: Part) ->
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::negotiate(accept);
     // A pass may walk the cgroup tree: not on the thread that answers the probes.
-    match tokio::task::spawn_blocking(move || render(&app, format, part)).await {
-        Ok(Ok(body)) => ([(header::CONTENT_TYPE, format.content_type())], body).into_response(),
+    match tokio::task::spawn_blocking(move || pages(&app, format, part)).await {
+        Ok(Ok(pages)) => {
+            let body = Body::from_stream(stream::iter(pages.map(Ok::<_, Infallible>)));
+            ([(header::CONTENT_TYPE, format.content_type())], body).into_response()
+        }
         Ok(Err(error)) => failed(&error),
         Err(error) => failed(&error),
     }
 }
 
-fn render(app: &App, format: Format, part: Part) -> Result<Bytes, std::fmt::Error> {
+fn pages(app: &App, format: Format, part: Part) -> io::Result<Pages> {
     // A panic while the lock was held leaves counters that are read anew in each pass.
     let mut collector = app.collector.lock().unwrap_or_else(PoisonError::into_inner);
     let snapshot = match part {
         // What is over is shown once more to those who ask for it, and to nobody else.
         Part::Own => collector.about_itself(),
         Part::All | Part::Workloads => collector.snapshot(),
-    };
-    drop(collector);
-    let text = families::encode(snapshot, app.build.clone(), &app.prefix, part)?;
-    Ok(Bytes::from(format.render(text)))
+    }?;
+    Ok(Pages::new(snapshot, &app.build, &app.prefix, format, part))
 }
 
 fn failed(error: &dyn std::error::Error) -> Response {
-    error!(%error, "cannot render the metrics");
-    (StatusCode::INTERNAL_SERVER_ERROR, "cannot render the metrics; see the log\n").into_response()
+    error!(%error, "cannot read the metrics");
+    (StatusCode::INTERNAL_SERVER_ERROR, "cannot read the metrics; see the log\n").into_response()
 }

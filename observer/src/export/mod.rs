@@ -1,9 +1,11 @@
-//! From series to text to HTTP: the only user of prometheus-client and axum.
+//! From series to text to HTTP: the only user of axum.
 
 mod families;
 mod http;
 mod negotiate;
+mod pages;
 mod process;
+mod text;
 
-pub use families::{BuildInfo, Part, encode};
 pub use http::{App, serve};
+pub use pages::{BuildInfo, Pages, Part, encode};

@@ -1,4 +1,4 @@
-//! Which text format a scraper gets, and the older of the two made from the newer.
+//! Which text format a scraper gets.
 
 /// The formats of `/metrics`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,46 +39,6 @@ impl Format {
             Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
         }
     }
-
-    /// `OpenMetrics` text in this format.
-    ///
-    /// The classic format names a counter's family with its `_total`, an info with its `_info`, and has neither units
-    /// nor an end mark.
-    #[must_use]
-    pub(super) fn render(self, open_metrics: String) -> String {
-        if self == Self::OpenMetrics {
-            return open_metrics;
-        }
-        let mut text = String::with_capacity(open_metrics.len());
-        // HELP comes before TYPE, but which suffix it needs depends on the type.
-        let mut help: Option<&str> = None;
-        for line in open_metrics.lines() {
-            if line == "# EOF" || line.starts_with("# UNIT ") {
-                continue;
-            }
-            if let Some(rest) = line.strip_prefix("# HELP ") {
-                help = Some(rest);
-                continue;
-            }
-            if let Some((name, kind)) =
-                line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
-            {
-                let (suffix, kind) = match kind {
-                    "counter" => ("_total", "counter"),
-                    "info" => ("_info", "gauge"),
-                    "unknown" => ("", "untyped"),
-                    kind => ("", kind),
-                };
-                if let Some((_, text_of_help)) = help.take().and_then(|help| help.split_once(' ')) {
-                    text.extend(["# HELP ", name, suffix, " ", text_of_help, "\n"]);
-                }
-                text.extend(["# TYPE ", name, suffix, " ", kind, "\n"]);
-                continue;
-            }
-            text.extend([line, "\n"]);
-        }
-        text
-    }
 }
 
 #[cfg(test)]
@@ -100,15 +60,5 @@ mod tests {
         ] {
             assert_eq!(Format::negotiate(accept), format, "{accept:?}");
         }
-    }
-
-    #[test]
-    fn classic_text() {
-        let open = "# HELP a Things.\n# TYPE a counter\na_total{x=\"# EOF\"} 1\n# HELP b B.\n# TYPE b gauge\n# UNIT b bytes\nb 2\n# HELP c C.\n# TYPE c info\nc_info{v=\"1\"} 1\n# EOF\n";
-        assert_eq!(
-            Format::Classic.render(open.to_owned()),
-            "# HELP a_total Things.\n# TYPE a_total counter\na_total{x=\"# EOF\"} 1\n# HELP b B.\n# TYPE b gauge\nb 2\n# HELP c_info C.\n# TYPE c_info gauge\nc_info{v=\"1\"} 1\n"
-        );
-        assert_eq!(Format::OpenMetrics.render(open.to_owned()), open);
     }
 }

@@ -1,15 +1,18 @@
 //! What this process costs the node, by the names that Prometheus' client libraries use.
 
-use std::fmt;
-
 use procfs::{
     ProcResult,
     process::{LimitValue, Process},
 };
-use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
+
+use super::{
+    families::{Family, Samples},
+    text::Kind,
+};
 
 /// One reading of `/proc/self`, in the units of the families.
-struct Reading {
+#[derive(Debug)]
+pub(super) struct Reading {
     cpu_seconds: f64,
     start_seconds: f64,
     resident_bytes: f64,
@@ -19,7 +22,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn take() -> ProcResult<Self> {
+    pub(super) fn take() -> ProcResult<Self> {
         let process = Process::myself()?;
         let stat = process.stat()?;
         let seconds = |ticks: u64| ticks as f64 / procfs::ticks_per_second() as f64;
@@ -38,37 +41,50 @@ impl Reading {
     }
 }
 
-/// A family: name, help, and its value in a reading.
-type Family = (&'static str, &'static str, fn(&Reading) -> f64);
-
-const GAUGES: [Family; 5] = [
-    ("process_start_time_seconds", "When this process started, as Unix time.", |r| r.start_seconds),
-    ("process_resident_memory_bytes", "Resident memory of this process.", |r| r.resident_bytes),
-    ("process_virtual_memory_bytes", "Virtual memory of this process.", |r| r.virtual_bytes),
-    ("process_open_fds", "File descriptors that this process holds.", |r| r.open_fds),
-    ("process_max_fds", "File descriptors that this process may hold.", |r| r.max_fds),
-];
-
-/// Encodes the families; without values where `/proc` cannot be read.
-pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let reading = Reading::take().ok();
-    let mut metric = encoder.encode_descriptor(
-        "process_cpu_seconds",
-        "Processor time of this process, user and system.",
-        None,
-        MetricType::Counter,
-    )?;
-    if let Some(reading) = &reading {
-        metric.encode_counter::<[(&str, &str); 0], f64, f64>(&reading.cpu_seconds, None)?;
-    }
-    for (name, help, value) in GAUGES {
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        if let Some(reading) = &reading {
-            metric.encode_gauge(&value(reading))?;
+macro_rules! family {
+    ($name:literal, $kind:ident, $help:literal, $field:ident) => {
+        Family {
+            name: $name,
+            kind: Kind::$kind,
+            help: $help,
+            samples: Samples::Own(|text, own| {
+                if let Some(reading) = &own.process {
+                    text.number(reading.$field);
+                }
+            }),
         }
-    }
-    Ok(())
+    };
 }
+
+/// The families; without values where `/proc` cannot be read.
+pub(super) static FAMILIES: &[Family] = &[
+    family!(
+        "process_cpu_seconds",
+        Counter,
+        "Processor time of this process, user and system.",
+        cpu_seconds
+    ),
+    family!(
+        "process_start_time_seconds",
+        Gauge,
+        "When this process started, as Unix time.",
+        start_seconds
+    ),
+    family!(
+        "process_resident_memory_bytes",
+        Gauge,
+        "Resident memory of this process.",
+        resident_bytes
+    ),
+    family!(
+        "process_virtual_memory_bytes",
+        Gauge,
+        "Virtual memory of this process.",
+        virtual_bytes
+    ),
+    family!("process_open_fds", Gauge, "File descriptors that this process holds.", open_fds),
+    family!("process_max_fds", Gauge, "File descriptors that this process may hold.", max_fds),
+];
 
 #[cfg(test)]
 mod tests {

@@ -33,17 +33,24 @@ pub(super) fn read(address: &str) -> Result<Vec<Sample>> {
     Ok(text.lines().filter_map(sample).collect())
 }
 
-/// Fetches a page. In HTTP/1.0 its body ends with the connection.
+/// Fetches a page.
 pub(crate) fn get(address: &str, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    let mut answer = Vec::new();
+    fetch(address, path, &mut answer)?;
+    let answer = String::from_utf8(answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer has a head")?;
     let status = head.lines().next().unwrap_or_default();
     ensure!(status.contains(" 200 "), "{path}: {status}");
     Ok(body.to_owned())
+}
+
+/// Fetches a page, head and body, as it is. In HTTP/1.0 the body ends with the connection.
+pub(crate) fn fetch(address: &str, path: &str, answer: &mut Vec<u8>) -> Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    stream.read_to_end(answer)?;
+    Ok(())
 }
 
 /// The sample in a line; `None` for a comment or anything else.
