@@ -48,9 +48,16 @@ pub fn check(args: RunArgs) -> anyhow::Result<Code> {
     }
     report.line(
         "listen address",
-        run::bind(config.listen).map(|_| config.listen.to_string()),
+        run::bind("--listen", config.listen).map(|_| config.listen.to_string()),
         Code::Address,
     );
+    if let Some(address) = config.self_listen {
+        report.line(
+            "own listen address",
+            run::bind("--self-listen", address).map(|_| address.to_string()),
+            Code::Address,
+        );
+    }
     match report.failed {
         None => {
             println!("observer can run here.");

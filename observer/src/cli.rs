@@ -45,7 +45,12 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:9435")]
     pub listen: SocketAddr,
 
-    /// Root of the cgroup-v2 tree [default: found in the mount table].
+    /// Address of the observer's own metrics, apart from those of the workloads, and of the other paths once more
+    /// [default: all on --listen].
+    #[arg(long, env = "OBSERVER_SELF_LISTEN", value_name = "ADDR")]
+    pub self_listen: Option<SocketAddr>,
+
+    /// Root of the cgroup-v2 tree, or the directory whose `unified` it is [default: found in the mount table].
     #[arg(long, env = "OBSERVER_CGROUP_ROOT", value_name = "PATH")]
     pub cgroup_root: Option<PathBuf>,
 

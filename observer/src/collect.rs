@@ -102,7 +102,7 @@ impl Collector {
         if pass.cells.iter().any(|(_, cell)| self.cgroups.resolve(cell.cgroup).is_none()) {
             self.refresh();
         }
-        let used = pass.cells.len() as u64;
+        let about_itself = self.about(&pass);
         let mut named = Vec::with_capacity(pass.cells.len());
         for (index, cell) in pass.cells {
             if self.expiry.show(index) {
@@ -115,8 +115,19 @@ impl Collector {
                 .iter()
                 .map(|(key, counts)| (Arc::clone(&key.identity), nameless_cell(key, counts))),
         );
+        Snapshot { series: fold(named), ..about_itself }
+    }
+
+    /// What a scrape shows now of the observer itself, without any series.
+    pub fn about_itself(&mut self) -> Snapshot {
+        let pass = self.read();
+        self.about(&pass)
+    }
+
+    fn about(&mut self, pass: &Pass) -> Snapshot {
+        let used = pass.cells.len() as u64;
         Snapshot {
-            series: fold(named),
+            series: Vec::new(),
             losses: Loss::ALL.into_iter().zip(self.probes.losses()).collect(),
             probes: self.probes.states().to_vec(),
             misses: self.probes.misses(),

@@ -13,6 +13,8 @@ use crate::cli::{KernelLog, LogFormat, RunArgs};
 pub struct Config {
     /// Address of the HTTP endpoints.
     pub listen: SocketAddr,
+    /// Address of the observer's own metrics, if apart.
+    pub self_listen: Option<SocketAddr>,
     /// Root of the cgroup-v2 tree, if given.
     pub cgroup_root: Option<PathBuf>,
     /// Name of this node.
@@ -56,9 +58,11 @@ pub enum ConfigError {
 /// The listen address cannot be had.
 #[derive(Debug, Error)]
 #[error(
-    "cannot listen on {address}: {reason}; choose another with --listen, or stop what uses it (`ss -ltnp`)"
+    "cannot listen on {address}: {reason}; choose another with {option}, or stop what uses it (`ss -ltnp`)"
 )]
 pub struct AddressError {
+    /// The option that names it.
+    pub option: &'static str,
     /// The address asked for.
     pub address: SocketAddr,
     /// What the kernel said. Not the error's `source`, which would be printed once more.
@@ -91,6 +95,7 @@ impl TryFrom<RunArgs> for Config {
         }
         Ok(Self {
             listen: args.listen,
+            self_listen: args.self_listen,
             cgroup_root: args.cgroup_root,
             node_name: args.node_name.filter(|n| !n.is_empty()).unwrap_or_else(host_name),
             metrics_prefix,

@@ -86,15 +86,18 @@ pub fn cgroup_root(given: Option<&Path>) -> Result<(PathBuf, CgroupLayout), Refu
     } else {
         CgroupLayout::Hybrid
     };
-    if let Some(path) = given {
-        return if is_cgroup2(path) && fs_type(&mounts, path).as_deref() == Some("cgroup2") {
-            Ok((path.to_owned(), layout))
-        } else {
-            Err(Refusal::new(
-                format!("{} is no cgroup-v2 tree", path.display()),
-                "give the mount point of one with --cgroup-root (see `mount -t cgroup2`)",
-            ))
+    if let Some(given) = given {
+        // Where v1 and v2 stand side by side, v2 is a directory among the v1 hierarchies: one path fits all nodes.
+        let trees = [given.to_owned(), given.join("unified")];
+        let is_tree = |path: &PathBuf| {
+            is_cgroup2(path) && fs_type(&mounts, path).as_deref() == Some("cgroup2")
         };
+        return trees.into_iter().find(is_tree).map(|path| (path, layout)).ok_or_else(|| {
+            Refusal::new(
+                format!("{} is no cgroup-v2 tree", given.display()),
+                "give the mount point of one with --cgroup-root (see `mount -t cgroup2`)",
+            )
+        });
     }
     mount_points(&mounts, "cgroup2")
         .into_iter()

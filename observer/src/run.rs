@@ -26,7 +26,7 @@ use crate::{
     collect::Collector,
     config::{AddressError, Config},
     exit::Code,
-    export::{App, BuildInfo, serve},
+    export::{App, BuildInfo, Part, serve},
     logging, preflight,
     records::Ended,
 };
@@ -51,7 +51,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         }
         None => None,
     };
-    let listener = bind(config.listen)?;
+    let listener = bind("--listen", config.listen)?;
+    let own_listener =
+        config.self_listen.map(|address| bind("--self-listen", address)).transpose()?;
     preflight::privileges()?;
     preflight::btf()?;
     let (cgroup_root, layout) = preflight::cgroup_root(config.cgroup_root.as_deref())?;
@@ -95,7 +97,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve_until_signal(listener, app, log, config.connection_log))?;
+        .block_on(serve_until_signal(listener, own_listener, app, log, config.connection_log))?;
     if let Some(pins) = config.pin {
         info!(
             pins = %pins.display(),
@@ -156,20 +158,26 @@ fn created(
 }
 
 /// Binds before anything is attached: a second observer, or a taken port, must leave no trace.
-pub(crate) fn bind(address: SocketAddr) -> Result<StdListener, AddressError> {
+pub(crate) fn bind(option: &'static str, address: SocketAddr) -> Result<StdListener, AddressError> {
     StdListener::bind(address)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-        .map_err(|reason| AddressError { address, reason })
+        .map_err(|reason| AddressError { option, address, reason })
 }
 
 async fn serve_until_signal(
     listener: StdListener,
+    own_listener: Option<StdListener>,
     app: Arc<App>,
     kernel_log: Option<KernelLogger>,
     connection_log: bool,
 ) -> anyhow::Result<()> {
-    let listener = TcpListener::from_std(listener).context("cannot use the listening socket")?;
-    let address = listener.local_addr().context("cannot read the bound address")?;
+    let (listener, address) = usable(listener)?;
+    let (sockets, own_address) = match own_listener.map(usable).transpose()? {
+        None => (vec![(listener, Part::All)], None),
+        Some((own, address)) => {
+            (vec![(listener, Part::Workloads), (own, Part::Own)], Some(address.to_string()))
+        }
+    };
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     let mut background = vec![tokio::spawn(tick(Arc::clone(&app)))];
@@ -178,18 +186,25 @@ async fn serve_until_signal(
         background.push(log_connections(&app)?);
     }
     app.ready.store(true, Ordering::Release);
-    info!(listen = %address, "ready");
+    info!(listen = %address, self_listen = own_address, "ready");
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM: stopping"),
             _ = interrupt.recv() => info!("SIGINT: stopping"),
         }
     };
-    let served = serve(listener, app, shutdown).await;
+    let served = serve(sockets, app, shutdown).await;
     for task in background {
         task.abort();
     }
     served.context("the HTTP server failed")
+}
+
+/// A bound socket for the runtime, and the address that it got.
+fn usable(listener: StdListener) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::from_std(listener).context("cannot use a listening socket")?;
+    let address = listener.local_addr().context("cannot read a bound address")?;
+    Ok((listener, address))
 }
 
 async fn tick(app: Arc<App>) {

@@ -15,7 +15,7 @@ use observer::{
     bpf::{Origin, ProbeState, programs::PROBES},
     cli::Cli,
     collect::Snapshot,
-    export::{BuildInfo, encode},
+    export::{BuildInfo, Part, encode},
     model::{Counts, Histogram},
 };
 use observer_common::{
@@ -162,7 +162,7 @@ fn text(snapshot: Snapshot) -> String {
         kernel: "6.1.0".to_owned(),
         origin: Origin::Created,
     };
-    encode(snapshot, build, "").expect("writing to a string does not fail")
+    encode(snapshot, build, "", Part::All).expect("writing to a string does not fail")
 }
 
 /// Name and labels of each sample; no value in these snapshots holds a quote or a comma.

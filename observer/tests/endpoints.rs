@@ -7,6 +7,7 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     process::{Command, Output, Stdio},
@@ -143,6 +144,40 @@ fn the_format_is_the_one_that_is_asked_for() {
     }
     classic(Some("application/openmetrics-text;q=0, text/plain"));
     daemon.stop();
+}
+
+/// The names of all samples of a scrape, by which of the two parts they belong to.
+fn parts(text: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    let names = samples.filter_map(|line| line.split(['{', ' ']).next());
+    names.partition(|name| name.starts_with("observer_") || name.starts_with("process_"))
+}
+
+#[test]
+fn the_observers_own_metrics_can_have_an_address_of_their_own() {
+    let _lock = SystemLock::acquire();
+    let busy = Busy::start(&["--self-listen", "127.0.0.1:0"], "");
+    let text = get(&busy.daemon, "/metrics", Some(CLASSIC)).body;
+    let (own, workloads) = parts(&text);
+    assert!(own.is_empty() && workloads.len() > 10, "{own:?} {workloads:?}");
+    let address = busy.daemon.self_address().expect("it logs both addresses");
+    let answer = http::get(address, "/metrics", Some(CLASSIC)).expect("it serves there as well");
+    let (own, workloads) = parts(&answer.body);
+    assert!(workloads.is_empty(), "{workloads:?}");
+    assert!(own.contains("observer_build_info") && own.contains("process_cpu_seconds_total"));
+    for path in ["/livez", "/readyz", "/healthz"] {
+        assert_eq!(http::get(address, path, None).expect("the probes answer").status, 200);
+    }
+}
+
+#[test]
+fn without_it_all_metrics_are_on_one_address() {
+    let _lock = SystemLock::acquire();
+    let busy = Busy::start(&[], "");
+    let text = get(&busy.daemon, "/metrics", Some(CLASSIC)).body;
+    let (own, workloads) = parts(&text);
+    assert!(own.len() > 10 && workloads.len() > 10, "{own:?} {workloads:?}");
+    assert_eq!(busy.daemon.self_address(), None);
 }
 
 /// Runs a judge of texts with `text` on its stdin.

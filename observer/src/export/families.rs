@@ -13,6 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::process;
 use crate::{
     aggregate::Series,
     bpf::{Origin, ProbeState},
@@ -31,16 +32,32 @@ pub struct BuildInfo {
     pub origin: Origin,
 }
 
-/// Encodes a snapshot as `OpenMetrics` text, every name with `prefix` before it.
+/// Which families are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of them.
+    All,
+    /// Those of the workloads.
+    Workloads,
+    /// Those of the observer itself.
+    Own,
+}
+
+/// Encodes a part of a snapshot as `OpenMetrics` text, every name with `prefix` before it.
 ///
 /// # Errors
 /// Never in practice: writing to a `String` does not fail.
-pub fn encode(snapshot: Snapshot, build: BuildInfo, prefix: &str) -> Result<String, fmt::Error> {
+pub fn encode(
+    snapshot: Snapshot,
+    build: BuildInfo,
+    prefix: &str,
+    part: Part,
+) -> Result<String, fmt::Error> {
     let mut registry = match prefix.strip_suffix('_') {
         Some(prefix) => Registry::with_prefix(prefix),
         None => Registry::default(),
     };
-    registry.register_collector(Box::new(Families { snapshot, build }));
+    registry.register_collector(Box::new(Families { snapshot, build, part }));
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
     Ok(out)
@@ -50,6 +67,7 @@ pub fn encode(snapshot: Snapshot, build: BuildInfo, prefix: &str) -> Result<Stri
 struct Families {
     snapshot: Snapshot,
     build: BuildInfo,
+    part: Part,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -100,12 +118,18 @@ const ERROR_REASONS: [Reason; 5] =
 
 impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for families in &USER_FAMILIES {
-            self.user_families(&mut encoder, families)?;
+        if self.part != Part::Own {
+            for families in &USER_FAMILIES {
+                self.user_families(&mut encoder, families)?;
+            }
+            self.messages(&mut encoder)?;
+            self.connections(&mut encoder)?;
         }
-        self.messages(&mut encoder)?;
-        self.connections(&mut encoder)?;
-        self.own(&mut encoder)
+        if self.part != Part::Workloads {
+            self.own(&mut encoder)?;
+            process::encode(&mut encoder)?;
+        }
+        Ok(())
     }
 }
 

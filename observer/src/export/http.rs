@@ -17,11 +17,11 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::error;
 
 use super::{
-    families::{self, BuildInfo},
+    families::{self, BuildInfo, Part},
     negotiate::Format,
 };
 use crate::collect::Collector;
@@ -42,39 +42,50 @@ pub struct App {
 /// must not keep the process from ending.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Serves until `shutdown` resolves; requests under way are finished within [`GRACE`] or dropped.
+/// Serves the sockets until `shutdown` resolves; requests under way are finished within [`GRACE`] or dropped.
 ///
 /// # Errors
-/// If the listener fails.
+/// If a listener fails.
 pub async fn serve(
-    listener: TcpListener,
+    sockets: Vec<(TcpListener, Part)>,
     app: Arc<App>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
+    shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    let router = Router::new()
-        .route("/metrics", get(metrics))
+    let (stopping, stopped) = watch::channel(false);
+    let mut servers = JoinSet::new();
+    for (listener, part) in sockets {
+        let mut stopped = stopped.clone();
+        let shutdown = async move {
+            // The sender goes without a word only if a server has failed; then that is what counts.
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        };
+        let router = router(Arc::clone(&app), part);
+        servers.spawn(axum::serve(listener, router).with_graceful_shutdown(shutdown).into_future());
+    }
+    let all = async {
+        while let Some(ended) = servers.join_next().await {
+            ended.map_err(std::io::Error::other)??;
+        }
+        Ok(())
+    };
+    let patience = async {
+        shutdown.await;
+        let _ = stopping.send(true);
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        ended = all => ended,
+        () = patience => Ok(()),
+    }
+}
+
+fn router(app: Arc<App>, part: Part) -> Router {
+    Router::new()
+        .route("/metrics", get(move |app, headers| metrics(app, headers, part)))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/healthz", get(ready))
-        .with_state(app);
-    let (stopping, stopped) = oneshot::channel();
-    let shutdown = async {
-        shutdown.await;
-        // Nobody waits for it only when the server has failed.
-        let _ = stopping.send(());
-    };
-    let patience = async {
-        // The sender is dropped unused when the server fails; then that is what counts.
-        if stopped.await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        tokio::time::sleep(GRACE).await;
-    };
-    let server = axum::serve(listener, router).with_graceful_shutdown(shutdown);
-    tokio::select! {
-        ended = server.into_future() => ended,
-        () = patience => Ok(()),
-    }
+        .with_state(app)
 }
 
 async fn ready(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
@@ -85,21 +96,27 @@ async fn ready(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap, part: Part) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::negotiate(accept);
     // A pass may walk the cgroup tree: not on the thread that answers the probes.
-    match tokio::task::spawn_blocking(move || render(&app, format)).await {
+    match tokio::task::spawn_blocking(move || render(&app, format, part)).await {
         Ok(Ok(body)) => ([(header::CONTENT_TYPE, format.content_type())], body).into_response(),
         Ok(Err(error)) => failed(&error),
         Err(error) => failed(&error),
     }
 }
 
-fn render(app: &App, format: Format) -> Result<Bytes, std::fmt::Error> {
+fn render(app: &App, format: Format, part: Part) -> Result<Bytes, std::fmt::Error> {
     // A panic while the lock was held leaves counters that are read anew in each pass.
-    let snapshot = app.collector.lock().unwrap_or_else(PoisonError::into_inner).snapshot();
-    let text = families::encode(snapshot, app.build.clone(), &app.prefix)?;
+    let mut collector = app.collector.lock().unwrap_or_else(PoisonError::into_inner);
+    let snapshot = match part {
+        // What is over is shown once more to those who ask for it, and to nobody else.
+        Part::Own => collector.about_itself(),
+        Part::All | Part::Workloads => collector.snapshot(),
+    };
+    drop(collector);
+    let text = families::encode(snapshot, app.build.clone(), &app.prefix, part)?;
     Ok(Bytes::from(format.render(text)))
 }
 

@@ -3,6 +3,7 @@
 mod families;
 mod http;
 mod negotiate;
+mod process;
 
-pub use families::{BuildInfo, encode};
+pub use families::{BuildInfo, Part, encode};
 pub use http::{App, serve};

@@ -78,6 +78,11 @@ impl Daemon {
         self.address
     }
 
+    /// Where it serves its own metrics, if it was told to do so apart.
+    pub(crate) fn self_address(&self) -> Option<SocketAddr> {
+        self.log().lines().find_map(|line| address_in_ready(line, "self_listen"))
+    }
+
     /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
@@ -175,10 +180,14 @@ impl Log {
 
 /// The address in `{"level":"INFO","fields":{"message":"ready","listen":"127.0.0.1:1234"},…}`.
 pub(crate) fn ready_address(line: &str) -> Option<SocketAddr> {
+    address_in_ready(line, "listen")
+}
+
+fn address_in_ready(line: &str, field: &str) -> Option<SocketAddr> {
     let line: Value = serde_json::from_str(line).ok()?;
     let fields = &line["fields"];
     if fields["message"] != "ready" {
         return None;
     }
-    fields["listen"].as_str()?.parse().ok()
+    fields[field].as_str()?.parse().ok()
 }
