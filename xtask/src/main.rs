@@ -23,6 +23,7 @@ mod leftovers;
 mod lint;
 mod run;
 mod setup;
+mod suite;
 mod test;
 #[path = "../../observer/build/toolchain.rs"]
 mod toolchain;

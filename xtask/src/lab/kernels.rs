@@ -3,15 +3,13 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::cmd;
+use crate::suite::{Suite, unpack};
 
-/// The architecture as Debian calls it.
-const ARCHITECTURE: &str = "amd64";
 /// The package that depends on a suite's newest kernel for virtual machines.
 const NEWEST: &str = "linux-image-cloud-amd64";
 /// How a package with a kernel is called before its release.
@@ -22,7 +20,6 @@ const FRESH: Duration = Duration::from_hours(24);
 const MODULES: &[&str] = &["drivers/net/veth.ko", "drivers/net/tun.ko"];
 /// How a module may be compressed, and what unpacks it.
 const COMPRESSIONS: &[(&str, &str)] = &[("", "cat"), (".xz", "xzcat"), (".zst", "zstdcat")];
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A kernel that Debian has.
 struct Source {
@@ -126,9 +123,9 @@ impl Source {
     }
 
     fn newest(&self, directory: &Path, cached: Option<&Kernel>) -> Result<Kernel> {
-        let apt = Apt::new(directory, self.suite)?;
+        let apt = Suite::new(directory, self.suite)?;
         apt.update()?;
-        let (packages, version) = apt.kernel()?;
+        let (packages, version) = newest_kernel(&apt)?;
         ensure!(
             version.starts_with(self.series),
             "Debian {} has {version} now, not {}*: the table in this file is out of date",
@@ -146,10 +143,6 @@ impl Source {
         fs::write(directory.join("version"), &version)?;
         Ok(self.describe(directory, version))
     }
-}
-
-fn unpack(archive: &Path, directory: &Path) -> Result<()> {
-    cmd::output(cmd::command("dpkg-deb").arg("--extract").arg(archive).arg(directory)).map(drop)
 }
 
 /// Keeps the image and the modules of unpacked packages in `directory`.
@@ -200,123 +193,26 @@ fn find_module(unpacked: &Path, module: &str) -> Option<(PathBuf, &'static str)>
     candidates.into_iter().find(|(path, _)| path.is_file())
 }
 
-/// apt with lists, sources and cache of its own: the machine's are neither read nor changed.
-struct Apt {
-    directory: PathBuf,
-    options: Vec<String>,
-}
-
-impl Apt {
-    fn new(directory: &Path, suite: &str) -> Result<Self> {
-        let apt = directory.join("apt");
-        fs::create_dir_all(apt.join("lists/partial"))?;
-        fs::create_dir_all(apt.join("archives/partial"))?;
-        let key = if Path::new(KEYRING).is_file() {
-            format!(" signed-by={KEYRING}")
-        } else {
-            String::new()
-        };
-        let sources = apt.join("sources.list");
-        fs::write(
-            &sources,
-            format!("deb [arch={ARCHITECTURE}{key}] {} {suite} main\n", mirror()?),
-        )?;
-        let at = apt.display();
-        Ok(Self {
-            options: [
-                format!("Dir::Etc::SourceList={at}/sources.list"),
-                "Dir::Etc::SourceParts=/dev/null".into(),
-                format!("Dir::State::Lists={at}/lists"),
-                format!("Dir::Cache={at}"),
-                // A mirror that is a snapshot has Release files of the past.
-                "Acquire::Check-Valid-Until=false".into(),
-                "Acquire::Check-Date=false".into(),
-                "Acquire::Languages=none".into(),
-                "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".into(),
-                "APT::Sandbox::User=root".into(),
-            ]
-            .map(|option| format!("-o{option}"))
-            .into(),
-            directory: apt,
-        })
+/// The packages of the newest kernel's image and modules, and their version.
+fn newest_kernel(apt: &Suite) -> Result<(Vec<String>, String)> {
+    let depends = apt.depends(NEWEST)?;
+    let image = newest_image(&depends).with_context(|| format!("{NEWEST} depends on no kernel"))?;
+    let release = image.trim_start_matches(IMAGE);
+    // Newer kernels come in two packages, and the third one only depends on them.
+    let mut packages: Vec<_> =
+        ["linux-binary-", "linux-modules-"].map(|part| format!("{part}{release}")).into();
+    if apt.version(&packages[0])?.is_none() {
+        packages = vec![image.to_owned()];
     }
-
-    fn command(&self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = cmd::command(program);
-        command.args(&self.options).args(arguments);
-        command
-    }
-
-    fn update(&self) -> Result<()> {
-        cmd::output(&mut self.command("apt-get", &["update", "--quiet", "--error-on=any"]))
-            .map(drop)
-    }
-
-    /// The packages of the newest kernel's image and modules, and their version.
-    fn kernel(&self) -> Result<(Vec<String>, String)> {
-        let depends = cmd::output(&mut self.command("apt-cache", &["depends", NEWEST]))?;
-        let image =
-            newest_image(&depends).with_context(|| format!("{NEWEST} depends on no kernel"))?;
-        let release = image.trim_start_matches(IMAGE);
-        // Newer kernels come in two packages, and the third one only depends on them.
-        let mut packages: Vec<_> =
-            ["linux-binary-", "linux-modules-"].map(|part| format!("{part}{release}")).into();
-        if self.version(&packages[0])?.is_none() {
-            packages = vec![image.to_owned()];
-        }
-        let version =
-            self.version(&packages[0])?.with_context(|| format!("there is no package {image}"))?;
-        Ok((packages, version))
-    }
-
-    fn version(&self, package: &str) -> Result<Option<String>> {
-        let policy = cmd::output(&mut self.command("apt-cache", &["policy", package]))?;
-        let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
-        Ok(version.filter(|version| *version != "(none)").map(str::to_owned))
-    }
-
-    fn download(&self, package: &str) -> Result<PathBuf> {
-        let directory = self.directory.join("download");
-        if directory.exists() {
-            fs::remove_dir_all(&directory)?;
-        }
-        fs::create_dir(&directory)?;
-        cmd::say("+", &format!("apt-get download {package}"));
-        cmd::output(
-            self.command("apt-get", &["download", "--quiet", package]).current_dir(&directory),
-        )?;
-        let mut files = directory.read_dir()?.flatten().map(|entry| entry.path());
-        files.next().context("apt-get downloaded nothing")
-    }
+    let version =
+        apt.version(&packages[0])?.with_context(|| format!("there is no package {image}"))?;
+    Ok((packages, version))
 }
 
 /// The kernel in what `apt-cache depends` prints.
 fn newest_image(depends: &str) -> Option<&str> {
     let packages = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
     packages.map(str::trim).find(|package| package.starts_with(IMAGE))
-}
-
-/// The address of the Debian mirror in this machine's configuration.
-fn mirror() -> Result<String> {
-    let targets = cmd::output(cmd::command("apt-get").args([
-        "indextargets",
-        "--format",
-        "$(REPO_URI) $(RELEASE)",
-        "Created-By: Packages",
-    ]))?;
-    let mirror = main_archive(&targets);
-    mirror
-        .map(str::to_owned)
-        .context("apt is configured for no Debian mirror: name kernels by --kernel FILE")
-}
-
-/// The first archive that is Debian's own, and not that of security updates.
-fn main_archive(targets: &str) -> Option<&str> {
-    let archives = targets.lines().filter_map(|line| line.split_once(' '));
-    let main = |(address, release): &(&str, &str)| {
-        address.trim_end_matches('/').ends_with("/debian") && !release.ends_with("-security")
-    };
-    archives.filter(main).map(|(address, _)| address).next()
 }
 
 #[cfg(test)]
@@ -329,15 +225,6 @@ mod tests {
                        Depends: linux-image-7.2.13+deb14-cloud-amd64\n";
         assert_eq!(newest_image(depends), Some("linux-image-7.2.13+deb14-cloud-amd64"));
         assert_eq!(newest_image("linux-image-cloud-amd64\n"), None);
-    }
-
-    #[test]
-    fn the_mirror_is_that_of_the_main_archive() {
-        let targets = "http://a.example/debian-security/ bookworm-security\n\
-                       http://b.example/ubuntu/ jammy\n\
-                       http://a.example/debian/ bookworm\n";
-        assert_eq!(main_archive(targets), Some("http://a.example/debian/"));
-        assert_eq!(main_archive("http://b.example/ubuntu/ jammy\n"), None);
     }
 
     #[test]
