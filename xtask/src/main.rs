@@ -6,6 +6,7 @@
 //! | [`run`] | builds the daemon and runs it on this host |
 //! | [`demo`] | a small real workload in cgroups shaped like pods, and a live table of its metrics |
 //! | [`test`] | every test, those that need root and a kernel included |
+//! | [`image`] | a container image of the daemon, without a container engine |
 //! | [`lab`] | the tests of the kernel on real distribution kernels, in QEMU |
 //! | [`bench`] | what the kernel programs and the daemon cost, beside the targets |
 //! | [`lint`] | formatting, clippy, licences and sources of the dependencies |
@@ -18,6 +19,7 @@ mod bench;
 mod cgroup;
 mod cmd;
 mod demo;
+mod image;
 mod lab;
 mod leftovers;
 mod lint;
@@ -71,6 +73,8 @@ enum Command {
     },
     /// Run every test, installing first what they lack; those of the kernel run as root
     Test(TestArgs),
+    /// Build a container image of the daemon, as an OCI archive
+    Image(image::Options),
     /// Check formatting, clippy (warnings are errors) and, offline, the dependencies
     Lint,
     /// Boot real distribution kernels in QEMU and run the tests of the kernel inside
@@ -114,6 +118,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Run { demo: false, args, .. } => run::run(&args),
         Command::Run { demo: true, seconds, args } => run::demo(seconds, args),
         Command::Test(TestArgs { args }) => test::run(&args),
+        Command::Image(options) => image::run(&options),
         Command::Lint => lint::run(),
         Command::Lab(args) => lab::run(&args),
         Command::Bench(options) => bench::run(&options),

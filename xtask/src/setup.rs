@@ -8,6 +8,7 @@ mod apt;
 mod compiler;
 mod components;
 mod linker;
+mod tools;
 
 use anyhow::{Context as _, Result, anyhow};
 use apt::Apt;
@@ -51,6 +52,10 @@ enum Means {
     },
     /// A module of the distribution's own Python, whichever others come first in the path.
     PythonModule { module: &'static str, packages: &'static [&'static str] },
+    /// A program from a package that not every release of the distribution has.
+    NewProgram { program: &'static str, package: &'static str },
+    /// An environment of Python with the packages of `xtask/python/requirements.txt`.
+    PythonEnvironment,
     /// A program from a crate, of a version that the project's compiler builds.
     Crate { program: &'static str, version: &'static str, arguments: &'static [&'static str] },
     /// `cargo <name>`, a component of the toolchain.
@@ -96,8 +101,8 @@ const NEEDS: &[Need] = &[
         optional: false,
     },
     Need {
-        name: "promtool",
-        reason: "tests have it judge the text of /metrics",
+        name: "Prometheus",
+        reason: "tests have it scrape and evaluate rules, and promtool judge the text of /metrics",
         purposes: &[Purpose::Test],
         means: Means::Program {
             program: "promtool",
@@ -114,6 +119,27 @@ const NEEDS: &[Need] = &[
             module: "prometheus_client",
             packages: &["python3-prometheus-client"],
         },
+        optional: false,
+    },
+    Need {
+        name: "kustomize",
+        reason: "tests render the manifests with it",
+        purposes: &[Purpose::Test],
+        means: Means::NewProgram { program: "kustomize", package: "kustomize" },
+        optional: false,
+    },
+    Need {
+        name: "kubernetes-validate",
+        reason: "tests have it judge the manifests",
+        purposes: &[Purpose::Test],
+        means: Means::PythonEnvironment,
+        optional: false,
+    },
+    Need {
+        name: "capsh",
+        reason: "tests run the image with the capabilities of its manifest",
+        purposes: &[Purpose::Test],
+        means: Means::Program { program: "capsh", packages: &["libcap2-bin"], service: None },
         optional: false,
     },
     Need {
@@ -240,6 +266,8 @@ impl Means {
                     .map(|path| path.trim().to_owned())
                     .map_err(|_| format!("/usr/bin/python3 has no module {module}"))
             }
+            Self::NewProgram { program, .. } => tools::check_program(program),
+            Self::PythonEnvironment => tools::check_python(),
             Self::Crate { program, .. } => components::version_of(program),
             Self::Component { name } => components::check(name),
         }
@@ -255,6 +283,8 @@ impl Means {
                 service.map_or(Ok(()), apt::stop_service)
             }
             Self::PythonModule { packages, .. } => apt.install_any(packages),
+            Self::NewProgram { program, package } => tools::install_program(program, package, apt),
+            Self::PythonEnvironment => tools::install_python(apt),
             Self::Crate { program, version, arguments } => {
                 components::install_crate(program, version, arguments)
             }

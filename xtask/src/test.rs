@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use crate::cmd;
 use crate::leftovers::Snapshot;
 use crate::setup::{self, Purpose};
+use crate::{cmd, image};
 
 /// Runs everything; `args` go to every test program.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
@@ -23,6 +23,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     let target = cmd::target_directory()?;
     let before = Snapshot::take(&target)?;
     let programs = build()?;
+    image::ensure_built()?;
 
     let mut results = Vec::new();
     // The quick ones first.

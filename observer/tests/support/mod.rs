@@ -19,5 +19,6 @@ pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod scale;
 pub(crate) mod scenarios;
+pub(crate) mod tools;
 pub(crate) mod wire;
 pub(crate) mod workload;

@@ -1,0 +1,220 @@
+//! The manifests of `deploy/`, as kustomize renders them and as the schemas of Kubernetes judge them.
+
+#[path = "support/tools.rs"]
+mod tools;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+    slice,
+};
+
+use clap::CommandFactory as _;
+use observer::cli::Cli;
+use serde_json::Value;
+
+const BASE: &str = "base";
+const EXAMPLES: &str = "examples/hpa";
+
+/// The directories of components.
+fn components() -> Vec<String> {
+    let directory = fs::read_dir(tools::checkout().join("deploy/components"));
+    let entries = directory.expect("there are components").flatten();
+    let names = entries.map(|entry| format!("components/{}", entry.file_name().display()));
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    assert!(names.len() >= 5, "{names:?}");
+    names
+}
+
+/// Runs kustomize on a kustomization of these directories of `deploy`.
+fn render(resources: &[&str], components: &[String]) -> String {
+    // kustomize takes relative paths only.
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("it can be written");
+    let up = "../".repeat(directory.path().components().count() - 1);
+    let deploy = tools::checkout().join("deploy").canonicalize().expect("it is there");
+    let path =
+        |part: &str| format!("{up}{}/{part}", deploy.display().to_string().trim_start_matches('/'));
+    let resources: Vec<_> = resources.iter().map(|part| path(part)).collect();
+    let components: Vec<_> = components.iter().map(|part| path(part)).collect();
+    let kustomization = serde_json::json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": resources,
+        "components": components,
+    });
+    fs::write(directory.path().join("kustomization.yaml"), kustomization.to_string())
+        .expect("it can be written");
+    said(Command::new(tools::program("kustomize")).arg("build").arg(directory.path()))
+}
+
+/// What a program says; it must end well.
+fn said(command: &mut Command) -> String {
+    let output = command.output();
+    let Output { status, stdout, stderr } = output.unwrap_or_else(|error| {
+        panic!("cannot run {command:?}: {error}; `cargo xtask setup --tests` installs it")
+    });
+    let complaint = String::from_utf8_lossy(&stderr);
+    assert!(status.success() && complaint.is_empty(), "{command:?}: {complaint}");
+    String::from_utf8(stdout).expect("it is text")
+}
+
+/// The documents of a rendered file.
+fn documents(yaml: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(yaml).expect("kustomize renders YAML")
+}
+
+fn everything() -> String {
+    render(&[BASE, EXAMPLES], &components())
+}
+
+fn kinds(documents: &[Value]) -> BTreeSet<&str> {
+    documents.iter().filter_map(|document| document["kind"].as_str()).collect()
+}
+
+#[test]
+fn each_component_renders_alone_and_with_the_others() {
+    let base = documents(&render(&[BASE], &[]));
+    let mut all = base.len() + documents(&render(&[EXAMPLES], &[])).len();
+    for component in components() {
+        let alone = documents(&render(&[], slice::from_ref(&component)));
+        assert!(!alone.is_empty(), "{component}");
+        let with_base = documents(&render(&[BASE], slice::from_ref(&component)));
+        assert_eq!(with_base.len(), base.len() + alone.len(), "{component}");
+        all += alone.len();
+    }
+    assert_eq!(documents(&everything()).len(), all);
+}
+
+/// Judges the documents on stdin by the schemas of the last four minor versions that are known. Unknown kinds are
+/// printed, everything else that is wrong is an error.
+const VALIDATE: &str = r#"
+import os, pathlib, re, sys, yaml, kubernetes_validate as k
+schemas = pathlib.Path(k.__file__).parent / "kubernetes-json-schema"
+minors = {tuple(map(int, re.findall(r"\d+", name)[:2])) for name in os.listdir(schemas)}
+versions = [f"{major}.{minor}" for major, minor in sorted(minors)[-4:]]
+unknown = set()
+for document in yaml.safe_load_all(sys.stdin):
+    for version in versions:
+        try:
+            k.validate(document, version, strict=True)
+        except k.SchemaNotFoundError:
+            unknown.add(document["kind"])
+        except k.ValidationError as error:
+            name = document["metadata"]["name"]
+            sys.exit(f"{document['kind']} {name} for {version}: {error.message} at {list(error.path)}")
+print(" ".join(versions))
+print(" ".join(sorted(unknown)))
+"#;
+
+/// Runs the judge with `yaml` on its stdin.
+fn validate(yaml: &str) -> Output {
+    let file = tempfile::NamedTempFile::new().expect("it can be written");
+    fs::write(file.path(), yaml).expect("it can be written");
+    let stdin = fs::File::open(file.path()).expect("it is there");
+    let mut judge = Command::new(tools::python());
+    let output = judge.args(["-c", VALIDATE]).stdin(stdin).output();
+    output.expect("`cargo xtask setup --tests` installs kubernetes-validate")
+}
+
+#[test]
+fn the_schemas_of_the_last_four_versions_accept_every_object() {
+    let verdict = validate(&everything());
+    let complaint = String::from_utf8_lossy(&verdict.stderr);
+    assert!(verdict.status.success(), "{complaint}");
+    let said = String::from_utf8(verdict.stdout).expect("it is text");
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines[0].split(' ').count(), 4, "{said}");
+    // What others define has no schema there.
+    assert_eq!(lines[1], "PodMonitor PrometheusRule ScaledObject");
+}
+
+#[test]
+fn the_judge_refuses_what_is_misspelt() {
+    let wrong = everything().replace("readOnlyRootFilesystem", "readonlyRootFilesystem");
+    let verdict = validate(&wrong);
+    let complaint = String::from_utf8_lossy(&verdict.stderr);
+    assert!(complaint.contains("DaemonSet observer"), "{complaint}");
+}
+
+fn daemonset() -> Value {
+    let all = documents(&render(&[BASE], &[]));
+    all.into_iter().find(|document| document["kind"] == "DaemonSet").expect("there is one")
+}
+
+#[test]
+fn the_daemonset_asks_for_no_more_than_it_says() {
+    let spec = &daemonset()["spec"]["template"]["spec"];
+    for privilege in ["hostNetwork", "hostPID", "hostIPC"] {
+        assert!(spec[privilege].is_null(), "{privilege}");
+    }
+    assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    let container = &spec["containers"][0];
+    let security = &container["securityContext"];
+    assert_eq!(security["privileged"], false);
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+    assert_eq!(security["capabilities"]["drop"], serde_json::json!(["ALL"]));
+    for mount in container["volumeMounts"].as_array().expect("there are mounts") {
+        assert_eq!(mount["readOnly"], true, "{mount}");
+    }
+    for kind in ["requests", "limits"] {
+        for resource in ["cpu", "memory"] {
+            assert!(container["resources"][kind][resource].is_string(), "{kind} {resource}");
+        }
+    }
+    let version = format!("observer:{}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(container["image"], version.as_str());
+}
+
+#[test]
+fn the_daemonset_sets_only_variables_that_the_program_knows() {
+    let command = Cli::command();
+    let run = command.find_subcommand("run").expect("there is a command run");
+    let known: BTreeSet<_> = run
+        .get_arguments()
+        .filter_map(|argument| Some(argument.get_env()?.to_string_lossy().into_owned()))
+        .collect();
+    let daemonset = daemonset();
+    let container = &daemonset["spec"]["template"]["spec"]["containers"][0];
+    let variables = container["env"].as_array().expect("it has an environment");
+    for variable in variables {
+        let name = variable["name"].as_str().expect("each has a name");
+        assert!(known.contains(name), "{name} is no option of the program");
+    }
+    // The ports that it names are those on which it listens.
+    let listens = |name: &str| {
+        let variable = variables.iter().find(|variable| variable["name"] == name);
+        let value = variable.and_then(|variable| variable["value"].as_str()).expect("it is set");
+        value.rsplit_once(':').expect("an address with a port").1.parse::<u64>().expect("a port")
+    };
+    let ports = &container["ports"];
+    assert_eq!((&ports[0]["name"], &ports[1]["name"]), (&"metrics".into(), &"self-metrics".into()));
+    assert_eq!(ports[0]["containerPort"], listens("OBSERVER_LISTEN"));
+    assert_eq!(ports[1]["containerPort"], listens("OBSERVER_SELF_LISTEN"));
+}
+
+#[test]
+fn the_role_lets_it_read_pods_and_nothing_else() {
+    let base = documents(&render(&[BASE], &[]));
+    let roles: Vec<_> = base.iter().filter(|document| document["kind"] == "ClusterRole").collect();
+    let [role] = roles[..] else { panic!("{:?}", kinds(&base)) };
+    let expected = serde_json::json!([
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
+    ]);
+    assert_eq!(role["rules"], expected);
+}
+
+fn file(path: &str) -> String {
+    let path: PathBuf = tools::checkout().join("deploy").join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn the_operator_gets_the_same_rules_as_a_plain_prometheus() {
+    let plain = documents(&file("components/prometheus/rules.yaml"));
+    let operator = documents(&file("components/prometheus-operator/rules.yaml"));
+    assert_eq!(operator[0]["spec"], plain[0]);
+}

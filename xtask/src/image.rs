@@ -1,0 +1,114 @@
+//! `cargo xtask image`: a container image of the daemon, as an OCI archive, made without a container engine.
+//!
+//! The image is one statically linked program and nothing else. It is linked against the C library
+//! of this machine's own target, which needs no further toolchain; the daemon resolves no names, so
+//! it misses none of what a static C library cannot do.
+
+mod oci;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+
+use crate::cmd;
+use crate::setup::{self, Purpose};
+
+/// What `cargo xtask image` takes.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Where to write the archive [default: target/image/observer.tar]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Only link the program, and say where it is
+    #[arg(long)]
+    program_only: bool,
+}
+
+/// Where the archive is written, and where the tests look for it.
+fn default_output() -> PathBuf {
+    cmd::workspace().join("target/image/observer.tar")
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::ensure(&[Purpose::Build])?;
+    let program = link()?;
+    if options.program_only {
+        println!("{}", program.display());
+        return Ok(());
+    }
+    let usual = default_output();
+    build(&program, options.output.as_deref().unwrap_or(&usual))
+}
+
+/// The image for the tests, at its usual place.
+pub(crate) fn ensure_built() -> Result<()> {
+    build(&link()?, &default_output())
+}
+
+fn build(program: &Path, output: &Path) -> Result<()> {
+    let image = oci::Image {
+        name: concat!("observer:", env!("CARGO_PKG_VERSION")),
+        title: "observer",
+        version: env!("CARGO_PKG_VERSION"),
+        licenses: "Apache-2.0",
+        revision: revision(),
+        program: fs::read(program).with_context(|| format!("reading {}", program.display()))?,
+    };
+    let directory = output.parent().context("the archive needs a directory")?;
+    fs::create_dir_all(directory)?;
+    // A reader never sees half an archive.
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    let digest = image.write(&mut file)?;
+    file.flush()?;
+    let size = file.as_file().metadata()?.len();
+    file.persist(output)?;
+    println!("{}: {}, {size} bytes, {digest}", output.display(), image.name);
+    Ok(())
+}
+
+/// Builds the daemon for release with everything linked into it.
+fn link() -> Result<PathBuf> {
+    let host = host()?;
+    // For this target only: build scripts and procedural macros cannot be linked statically.
+    let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_"));
+    let mut cargo = cmd::cargo(&["build", "--release", "--package", "observer", "--target", &host]);
+    cmd::run(cargo.env(variable, "-C target-feature=+crt-static"))?;
+    let program = cmd::target_directory()?.join(host).join("release/observer");
+    ensure!(!asks_for_an_interpreter(&fs::read(&program)?), "the program is linked dynamically");
+    Ok(program)
+}
+
+/// The target of this machine, such as `x86_64-unknown-linux-gnu`.
+fn host() -> Result<String> {
+    let version = cmd::output(cmd::command("rustc").arg("-vV").current_dir(cmd::workspace()))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc names no host")?.to_owned())
+}
+
+/// Where dynamic linkers are, as it stands in every program that needs one.
+fn asks_for_an_interpreter(program: &[u8]) -> bool {
+    // The segment PT_INTERP lies at the start, behind the headers.
+    let start = &program[..program.len().min(4096)];
+    start.windows(4).any(|bytes| bytes == b"/ld-")
+}
+
+/// The commit of the checkout, if it is one.
+fn revision() -> Option<String> {
+    let mut git = cmd::command("git");
+    cmd::output(git.args(["rev-parse", "HEAD"]).current_dir(cmd::workspace())).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::asks_for_an_interpreter;
+
+    #[test]
+    fn our_own_test_program_is_linked_dynamically() {
+        let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(asks_for_an_interpreter(&program));
+        assert!(!asks_for_an_interpreter(b"\x7fELF and then no such name"));
+    }
+}
