@@ -8,6 +8,7 @@ mod oci;
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -64,6 +65,7 @@ fn build(program: &Path, output: &Path) -> Result<()> {
     let digest = image.write(&mut file)?;
     file.flush()?;
     let size = file.as_file().metadata()?.len();
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
     file.persist(output)?;
     println!("{}: {}, {size} bytes, {digest}", output.display(), image.name);
     Ok(())
