@@ -109,14 +109,14 @@ fn the_judge_refuses_what_is_misspelt() {
     assert!(complaint.contains("DaemonSet observer"), "{complaint}");
 }
 
-fn daemonset() -> Value {
-    let all = documents(&tools::render(&[BASE], &[]));
+fn daemonset(components: &[&str]) -> Value {
+    let all = documents(&tools::render(&[BASE], components));
     all.into_iter().find(|document| document["kind"] == "DaemonSet").expect("there is one")
 }
 
 #[test]
 fn the_daemonset_asks_for_no_more_than_it_says() {
-    let spec = &daemonset()["spec"]["template"]["spec"];
+    let spec = &daemonset(&[])["spec"]["template"]["spec"];
     for privilege in ["hostNetwork", "hostPID", "hostIPC"] {
         assert!(spec[privilege].is_null(), "{privilege}");
     }
@@ -128,7 +128,7 @@ fn the_daemonset_asks_for_no_more_than_it_says() {
     assert_eq!(security["readOnlyRootFilesystem"], true);
     assert_eq!(security["capabilities"]["drop"], serde_json::json!(["ALL"]));
     for mount in container["volumeMounts"].as_array().expect("there are mounts") {
-        assert_eq!(mount["readOnly"], true, "{mount}");
+        assert_eq!(mount["readOnly"] == true, mount["name"] != "bpf", "{mount}");
     }
     for kind in ["requests", "limits"] {
         for resource in ["cpu", "memory"] {
@@ -147,7 +147,7 @@ fn the_daemonset_sets_only_variables_that_the_program_knows() {
         .get_arguments()
         .filter_map(|argument| Some(argument.get_env()?.to_string_lossy().into_owned()))
         .collect();
-    let daemonset = daemonset();
+    let daemonset = daemonset(&[]);
     let container = &daemonset["spec"]["template"]["spec"]["containers"][0];
     let variables = container["env"].as_array().expect("it has an environment");
     for variable in variables {
@@ -164,6 +164,21 @@ fn the_daemonset_sets_only_variables_that_the_program_knows() {
     assert_eq!((&ports[0]["name"], &ports[1]["name"]), (&"metrics".into(), &"self-metrics".into()));
     assert_eq!(ports[0]["containerPort"], listens("OBSERVER_LISTEN"));
     assert_eq!(ports[1]["containerPort"], listens("OBSERVER_SELF_LISTEN"));
+}
+
+#[test]
+fn the_component_for_removal_lets_go_of_what_the_base_pins() {
+    let pinned = |components: &[&str], containers: &str| {
+        let daemonset = daemonset(components);
+        let variables = &daemonset["spec"]["template"]["spec"][containers][0]["env"];
+        let mut variables = variables.as_array().into_iter().flatten();
+        let variable = variables.find(|variable| variable["name"] == "OBSERVER_PIN");
+        variable.map(|variable| variable["value"].clone())
+    };
+    let directory = pinned(&[], "containers");
+    assert!(directory.is_some());
+    assert_eq!(pinned(&["detach"], "initContainers"), directory);
+    assert_eq!(pinned(&["detach"], "containers"), None);
 }
 
 #[test]

@@ -17,23 +17,53 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 use sandbox::Manifest;
 use support::{
+    bpffs::Bpffs,
     cgroup::TestCgroup,
     daemon::Daemon,
     http,
     leaks::BpfSnapshot,
     lock::SystemLock,
     metrics::{self, CLASSIC, Expected, Metrics},
-    netns::{Netns, NetnsPair},
+    netns::NetnsPair,
     pod::Pod,
     workload::{Drive, Driver, Protocol, Server},
 };
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_mins(1);
+const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 /// The ports of the manifest.
 const PORTS: [u16; 2] = [9435, 9436];
 
-/// A running container, and the way to it.
+/// The node of a container: two network namespaces, and a BPF file system.
+struct Node {
+    pair: NetnsPair,
+    bpffs: Bpffs,
+    /// Where the thread of the test was before.
+    home: File,
+}
+
+impl Node {
+    /// Moves the calling thread, and what it starts from now on, to the one namespace, from which it reaches the
+    /// container in the other as a cluster would.
+    fn new() -> Self {
+        let home = File::open("/proc/thread-self/ns/net").expect("/proc is mounted");
+        let node = Self { pair: NetnsPair::new(), bpffs: Bpffs::new(), home };
+        let there = File::open(node.pair.b.path()).expect("it was just made");
+        setns(there, CloneFlags::CLONE_NEWNET).expect("root may");
+        node
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Err(error) = setns(&self.home, CloneFlags::CLONE_NEWNET) {
+            eprintln!("the thread stays in the namespace of the test: {error}");
+        }
+    }
+}
+
+/// A running container.
 struct Container {
     daemon: Daemon,
     address: IpAddr,
@@ -41,14 +71,13 @@ struct Container {
 }
 
 impl Container {
-    /// Starts it in one namespace; the calling thread moves to the other, which reaches it as a cluster would.
-    fn start(manifest: &Manifest, pair: &NetnsPair) -> Self {
+    fn start(manifest: &Manifest, node: &Node) -> Self {
         let scratch = tempfile::tempdir().expect("it can be written");
+        let places = (&node.bpffs, scratch.path());
         let mut command =
-            sandbox::command(manifest, &manifest.capabilities(), scratch.path(), &pair.a);
+            sandbox::command(manifest, &manifest.capabilities(), places, &node.pair.a);
         let daemon = Daemon::spawn(&mut command);
-        enter(&pair.b);
-        Self { daemon, address: pair.a.ipv4(), _scratch: scratch }
+        Self { daemon, address: node.pair.a.ipv4(), _scratch: scratch }
     }
 
     fn scrape(&self, port: u16) -> Metrics {
@@ -74,12 +103,6 @@ impl Container {
     }
 }
 
-/// Moves the calling thread, and what it starts from now on.
-fn enter(netns: &Netns) {
-    let file = File::open(netns.path()).expect("it is there");
-    setns(file, CloneFlags::CLONE_NEWNET).expect("root may");
-}
-
 #[test]
 fn the_image_is_small_and_starts_the_program() {
     let size = sandbox::image_size();
@@ -98,8 +121,8 @@ fn it_counts_with_what_the_manifest_gives_it() {
     let _lock = SystemLock::acquire();
     let before = BpfSnapshot::take();
     let manifest = Manifest::base();
-    let pair = NetnsPair::new();
-    let container = Container::start(&manifest, &pair);
+    let node = Node::new();
+    let container = Container::start(&manifest, &node);
 
     // It has what the manifest says, and no more.
     let status = container.proc("status");
@@ -127,7 +150,7 @@ fn it_counts_with_what_the_manifest_gives_it() {
     // And they count what others do, by the names of their cgroups.
     let (servers, clients) = (Pod::new(), Pod::new());
     for protocol in Protocol::ALL {
-        let server = Server::start(protocol, "127.0.0.1:0".parse().unwrap(), &servers.cgroup, None);
+        let server = Server::start(protocol, ANY_PORT.into(), &servers.cgroup, None);
         let drive = Drive { short: 20, long: 5, ..Drive::new(protocol, server.addr) };
         let mut driver = Driver::start(&drive, &clients.cgroup, None);
         driver.ready();
@@ -153,7 +176,52 @@ fn it_counts_with_what_the_manifest_gives_it() {
             assert_eq!(http::get(address, path, None).expect("it answers").status, 200);
         }
     }
+    drop((container, node));
+    before.assert_same();
+}
+
+#[test]
+fn the_kernel_counts_on_while_the_pod_is_replaced() {
+    let _lock = SystemLock::acquire();
+    let before = BpfSnapshot::take();
+    let manifest = Manifest::base();
+    let node = Node::new();
+    let (servers, clients) = (Pod::new(), TestCgroup::new("observer-container-clients"));
+    let server = Server::start(Protocol::Ws, ANY_PORT.into(), &servers.cgroup, None);
+    let connect = || {
+        let drive = Drive { short: 10, long: 5, ..Drive::new(Protocol::Ws, server.addr) };
+        let mut driver = Driver::start(&drive, &clients, None);
+        driver.ready();
+        driver
+    };
+    let expected = |opened, active| {
+        let pod = [("pod", servers.name.as_str())];
+        [
+            Expected::sum("websocket_connections_total", &pod, opened),
+            Expected::sum("websocket_connections_active", &pod, active),
+        ]
+    };
+    let container = Container::start(&manifest, &node);
+    let first = connect();
+    container.wait_for(&expected(15, 5));
     drop(container);
+    // Nobody is there, and nobody misses anything.
+    let _second = connect();
+    first.close();
+    let container = Container::start(&manifest, &node);
+    let log = container.daemon.log();
+    assert!(log.contains("took over"), "{log}");
+    container.wait_for(&expected(30, 5));
+    drop(container);
+
+    // Until it is told to let go, which takes no capability at all.
+    assert!(!node.bpffs.is_clean());
+    let (manifest, scratch) = (Manifest::detach(), tempfile::tempdir().expect("it can be written"));
+    let places = (&node.bpffs, scratch.path());
+    let mut command = sandbox::command(&manifest, &manifest.capabilities(), places, &node.pair.a);
+    let output = command.output().expect("unshare is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(node.bpffs.is_clean());
     before.assert_same();
 }
 
@@ -162,20 +230,22 @@ fn without_one_of_its_capabilities_it_says_which_and_ends() {
     let _lock = SystemLock::acquire();
     let before = BpfSnapshot::take();
     let manifest = Manifest::base();
-    let pair = NetnsPair::new();
+    let node = Node::new();
     let all = manifest.capabilities();
     assert_eq!(all.len(), 3, "{all:?}");
     for lacking in &all {
         let mut capabilities = all.clone();
         capabilities.remove(lacking);
         let scratch = tempfile::tempdir().expect("it can be written");
-        let mut command = sandbox::command(&manifest, &capabilities, scratch.path(), &pair.a);
+        let places = (&node.bpffs, scratch.path());
+        let mut command = sandbox::command(&manifest, &capabilities, places, &node.pair.a);
         let output = command.stdin(Stdio::null()).output().expect("unshare is there");
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "without {lacking}: {said}");
         let complaint = format!("it lacks CAP_{lacking};");
         assert!(said.contains(&complaint), "without {lacking}: {said}");
     }
+    drop(node);
     before.assert_same();
 }
 
@@ -184,15 +254,15 @@ fn without_one_of_its_capabilities_it_says_which_and_ends() {
 fn older_connections_of_other_pods_take_the_component_for_adoption() {
     let _lock = SystemLock::acquire();
     for (manifest, adopted) in [(Manifest::base(), 0), (Manifest::with("adoption"), 5)] {
-        let (pair, workload) = (NetnsPair::new(), NetnsPair::new());
+        let (node, workload) = (Node::new(), NetnsPair::new());
         let clients = TestCgroup::new("observer-container-clients");
         let servers = Pod::new();
-        let listen = "127.0.0.1:0".parse().unwrap();
-        let server = Server::start(Protocol::Ws, listen, &servers.cgroup, Some(&workload.a));
+        let server =
+            Server::start(Protocol::Ws, ANY_PORT.into(), &servers.cgroup, Some(&workload.a));
         let drive = Drive { long: 5, ..Drive::new(Protocol::Ws, server.addr) };
         let mut driver = Driver::start(&drive, &clients, Some(&workload.a));
         driver.ready();
-        let container = Container::start(&manifest, &pair);
+        let container = Container::start(&manifest, &node);
         let labels = [("pod", servers.name.as_str()), ("role", "server")];
         container.wait_for(&[Expected::sum("tcp_connections_active", &labels, adopted)]);
         driver.close();

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{netns::Netns, tools};
+use crate::support::{bpffs::Bpffs, netns::Netns, tools};
 
 /// Where `cargo xtask image` puts it.
 fn image() -> PathBuf {
@@ -52,40 +52,50 @@ fn member(archive: &[u8], path: &str) -> Vec<u8> {
     bytes
 }
 
-/// The pod that the manifests describe.
-pub(crate) struct Manifest(Value);
+/// A container of the pod that the manifests describe.
+pub(crate) struct Manifest {
+    container: Value,
+    volumes: Value,
+}
 
 impl Manifest {
     /// That of `deploy/base`.
     pub(crate) fn base() -> Self {
-        Self::from_yaml(include_str!("../../../deploy/base/daemonset.yaml"))
+        Self::from_yaml(include_str!("../../../deploy/base/daemonset.yaml"), "containers")
     }
 
     /// The same with a component, as kustomize renders it.
     pub(crate) fn with(component: &str) -> Self {
-        Self::from_yaml(&tools::render(&["base"], &[component]))
+        Self::from_yaml(&tools::render(&["base"], &[component]), "containers")
     }
 
-    fn from_yaml(yaml: &str) -> Self {
+    /// The one that runs before, with the component for removal.
+    pub(crate) fn detach() -> Self {
+        Self::from_yaml(&tools::render(&["base"], &["detach"]), "initContainers")
+    }
+
+    fn from_yaml(yaml: &str, containers: &str) -> Self {
         let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).expect("it is YAML");
         let daemonset = documents.into_iter().find(|document| document["kind"] == "DaemonSet");
-        Self(daemonset.expect("there is one")["spec"]["template"]["spec"].clone())
-    }
-
-    fn container(&self) -> &Value {
-        &self.0["containers"][0]
+        let pod = &daemonset.expect("there is one")["spec"]["template"]["spec"];
+        Self { container: pod[containers][0].clone(), volumes: pod["volumes"].clone() }
     }
 
     /// The capabilities that it asks for, without `CAP_`.
     pub(crate) fn capabilities(&self) -> BTreeSet<String> {
-        let added = &self.container()["securityContext"]["capabilities"]["add"];
-        let names = added.as_array().expect("it asks for some").iter();
+        let added = &self.container["securityContext"]["capabilities"]["add"];
+        let names = added.as_array().into_iter().flatten();
         names.map(|name| name.as_str().expect("a name").to_owned()).collect()
+    }
+
+    /// What it runs the program with.
+    fn argument(&self) -> &str {
+        self.container["args"][0].as_str().expect("a command of the program")
     }
 
     /// The environment, as the kubelet would fill it in.
     fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
-        let variables = self.container()["env"].as_array().expect("it has one").iter();
+        let variables = self.container["env"].as_array().expect("it has one").iter();
         variables.map(|variable| {
             let name = variable["name"].as_str().expect("a name");
             (name, variable["value"].as_str().unwrap_or("node-a"))
@@ -94,8 +104,8 @@ impl Manifest {
 
     /// Path on the host, path in the container, and whether it is read-only, of each mount.
     fn mounts(&self) -> impl Iterator<Item = (&str, &str, bool)> {
-        let volumes = self.0["volumes"].as_array().expect("there are volumes");
-        let mounts = self.container()["volumeMounts"].as_array().expect("there are mounts").iter();
+        let volumes = self.volumes.as_array().expect("there are volumes");
+        let mounts = self.container["volumeMounts"].as_array().expect("there are mounts").iter();
         mounts.map(|mount| {
             let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]);
             let path = volume.and_then(|volume| volume["hostPath"]["path"].as_str());
@@ -106,11 +116,12 @@ impl Manifest {
 }
 
 /// Makes the mounts, which nobody else sees, and becomes the program. Its arguments: the directory that becomes the
-/// root, the directory with the image's files, capabilities to drop, and `host path:path:ro|rw` for each mount.
+/// root, the directory with the image's files, capabilities to drop, the program's argument, and `host path:path:ro|rw`
+/// for each mount.
 const ENTER: &str = r#"
 set -eu
-root=$1 image=$2 drop=$3
-shift 3
+root=$1 image=$2 drop=$3 argument=$4
+shift 4
 mount -t tmpfs -o mode=755 tmpfs "$root"
 cp -a "$image/." "$root"
 mkdir "$root/proc" "$root/sys"
@@ -125,16 +136,16 @@ for volume in "$@"; do
     mount -o "remount,bind,$mode" "$point"
 done
 mount -o remount,ro "$root"
-exec capsh --chroot="$root" --no-new-privs --drop="$drop" --shell=/observer -- run
+exec capsh --chroot="$root" --no-new-privs --drop="$drop" --shell=/observer -- "$argument"
 "#;
 
 /// A command that runs the image's program as the manifest says, with `capabilities`, in a network namespace.
 ///
-/// `scratch` is an empty directory for its files.
+/// `bpffs` stands for the host's BPF file system, `scratch` is an empty directory for the files of the container.
 pub(crate) fn command(
     manifest: &Manifest,
     capabilities: &BTreeSet<String>,
-    scratch: &Path,
+    (bpffs, scratch): (&Bpffs, &Path),
     netns: &Netns,
 ) -> Command {
     let (root, image) = (scratch.join("root"), scratch.join("image"));
@@ -145,8 +156,13 @@ pub(crate) fn command(
     let namespaces = ["--mount", "--pid", "--cgroup", "--ipc", "--uts", "--fork", "--kill-child"];
     let mut command = Command::new("unshare");
     command.args(namespaces).args(["--propagation", "slave", "sh", "-c", ENTER, "sh"]);
-    command.args([&root, &image]).arg(dropped(capabilities));
+    command.args([&root, &image]).arg(dropped(capabilities)).arg(manifest.argument());
     for (path, point, read_only) in manifest.mounts() {
+        let path = if path == "/sys/fs/bpf" {
+            bpffs.path().display().to_string()
+        } else {
+            path.to_owned()
+        };
         command.arg(format!("{path}:{point}:{}", if read_only { "ro" } else { "rw" }));
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
