@@ -8,7 +8,6 @@ use std::{
     fs,
     path::PathBuf,
     process::{Command, Output},
-    slice,
 };
 
 use clap::CommandFactory as _;
@@ -22,43 +21,11 @@ const EXAMPLES: &str = "examples/hpa";
 fn components() -> Vec<String> {
     let directory = fs::read_dir(tools::checkout().join("deploy/components"));
     let entries = directory.expect("there are components").flatten();
-    let names = entries.map(|entry| format!("components/{}", entry.file_name().display()));
+    let names = entries.map(|entry| entry.file_name().display().to_string());
     let mut names: Vec<_> = names.collect();
     names.sort();
     assert!(names.len() >= 5, "{names:?}");
     names
-}
-
-/// Runs kustomize on a kustomization of these directories of `deploy`.
-fn render(resources: &[&str], components: &[String]) -> String {
-    // kustomize takes relative paths only.
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("it can be written");
-    let up = "../".repeat(directory.path().components().count() - 1);
-    let deploy = tools::checkout().join("deploy").canonicalize().expect("it is there");
-    let path =
-        |part: &str| format!("{up}{}/{part}", deploy.display().to_string().trim_start_matches('/'));
-    let resources: Vec<_> = resources.iter().map(|part| path(part)).collect();
-    let components: Vec<_> = components.iter().map(|part| path(part)).collect();
-    let kustomization = serde_json::json!({
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": resources,
-        "components": components,
-    });
-    fs::write(directory.path().join("kustomization.yaml"), kustomization.to_string())
-        .expect("it can be written");
-    said(Command::new(tools::program("kustomize")).arg("build").arg(directory.path()))
-}
-
-/// What a program says; it must end well.
-fn said(command: &mut Command) -> String {
-    let output = command.output();
-    let Output { status, stdout, stderr } = output.unwrap_or_else(|error| {
-        panic!("cannot run {command:?}: {error}; `cargo xtask setup --tests` installs it")
-    });
-    let complaint = String::from_utf8_lossy(&stderr);
-    assert!(status.success() && complaint.is_empty(), "{command:?}: {complaint}");
-    String::from_utf8(stdout).expect("it is text")
 }
 
 /// The documents of a rendered file.
@@ -67,7 +34,9 @@ fn documents(yaml: &str) -> Vec<Value> {
 }
 
 fn everything() -> String {
-    render(&[BASE, EXAMPLES], &components())
+    let components = components();
+    let components: Vec<_> = components.iter().map(String::as_str).collect();
+    tools::render(&[BASE, EXAMPLES], &components)
 }
 
 fn kinds(documents: &[Value]) -> BTreeSet<&str> {
@@ -76,13 +45,14 @@ fn kinds(documents: &[Value]) -> BTreeSet<&str> {
 
 #[test]
 fn each_component_renders_alone_and_with_the_others() {
-    let base = documents(&render(&[BASE], &[]));
-    let mut all = base.len() + documents(&render(&[EXAMPLES], &[])).len();
+    let base = documents(&tools::render(&[BASE], &[]));
+    let mut all = base.len() + documents(&tools::render(&[EXAMPLES], &[])).len();
     for component in components() {
-        let alone = documents(&render(&[], slice::from_ref(&component)));
-        assert!(!alone.is_empty(), "{component}");
-        let with_base = documents(&render(&[BASE], slice::from_ref(&component)));
+        let alone = documents(&tools::render(&[], &[&component]));
+        let with_base = documents(&tools::render(&[BASE], &[&component]));
         assert_eq!(with_base.len(), base.len() + alone.len(), "{component}");
+        // One that adds no object changes one.
+        assert_eq!(alone.is_empty(), with_base != base && with_base.len() == base.len());
         all += alone.len();
     }
     assert_eq!(documents(&everything()).len(), all);
@@ -139,14 +109,14 @@ fn the_judge_refuses_what_is_misspelt() {
     assert!(complaint.contains("DaemonSet observer"), "{complaint}");
 }
 
-fn daemonset() -> Value {
-    let all = documents(&render(&[BASE], &[]));
+fn daemonset(components: &[&str]) -> Value {
+    let all = documents(&tools::render(&[BASE], components));
     all.into_iter().find(|document| document["kind"] == "DaemonSet").expect("there is one")
 }
 
 #[test]
 fn the_daemonset_asks_for_no_more_than_it_says() {
-    let spec = &daemonset()["spec"]["template"]["spec"];
+    let spec = &daemonset(&[])["spec"]["template"]["spec"];
     for privilege in ["hostNetwork", "hostPID", "hostIPC"] {
         assert!(spec[privilege].is_null(), "{privilege}");
     }
@@ -158,7 +128,7 @@ fn the_daemonset_asks_for_no_more_than_it_says() {
     assert_eq!(security["readOnlyRootFilesystem"], true);
     assert_eq!(security["capabilities"]["drop"], serde_json::json!(["ALL"]));
     for mount in container["volumeMounts"].as_array().expect("there are mounts") {
-        assert_eq!(mount["readOnly"], true, "{mount}");
+        assert_eq!(mount["readOnly"] == true, mount["name"] != "bpf", "{mount}");
     }
     for kind in ["requests", "limits"] {
         for resource in ["cpu", "memory"] {
@@ -177,7 +147,7 @@ fn the_daemonset_sets_only_variables_that_the_program_knows() {
         .get_arguments()
         .filter_map(|argument| Some(argument.get_env()?.to_string_lossy().into_owned()))
         .collect();
-    let daemonset = daemonset();
+    let daemonset = daemonset(&[]);
     let container = &daemonset["spec"]["template"]["spec"]["containers"][0];
     let variables = container["env"].as_array().expect("it has an environment");
     for variable in variables {
@@ -197,8 +167,23 @@ fn the_daemonset_sets_only_variables_that_the_program_knows() {
 }
 
 #[test]
+fn the_component_for_removal_lets_go_of_what_the_base_pins() {
+    let pinned = |components: &[&str], containers: &str| {
+        let daemonset = daemonset(components);
+        let variables = &daemonset["spec"]["template"]["spec"][containers][0]["env"];
+        let mut variables = variables.as_array().into_iter().flatten();
+        let variable = variables.find(|variable| variable["name"] == "OBSERVER_PIN");
+        variable.map(|variable| variable["value"].clone())
+    };
+    let directory = pinned(&[], "containers");
+    assert!(directory.is_some());
+    assert_eq!(pinned(&["detach"], "initContainers"), directory);
+    assert_eq!(pinned(&["detach"], "containers"), None);
+}
+
+#[test]
 fn the_role_lets_it_read_pods_and_nothing_else() {
-    let base = documents(&render(&[BASE], &[]));
+    let base = documents(&tools::render(&[BASE], &[]));
     let roles: Vec<_> = base.iter().filter(|document| document["kind"] == "ClusterRole").collect();
     let [role] = roles[..] else { panic!("{:?}", kinds(&base)) };
     let expected = serde_json::json!([

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use support::{
     cgroup::TestCgroup,
     daemon::Daemon,
@@ -20,7 +20,7 @@ use support::{
     lock::SystemLock,
     metrics::Expected,
     pod::Pod,
-    prometheus::{Agent, Prometheus, Sample, shipped},
+    prometheus::{Agent, Prometheus, Sample, configuration, shipped},
     tools,
     workload::{Drive, Driver, Protocol, Server},
 };
@@ -49,21 +49,20 @@ fn promtool_accepts_the_shipped_configuration_and_rules() {
     let path = |name| shipped(name).display().to_string();
     promtool(&["check", "rules", &path("rules.yaml")]);
     promtool(&["test", "rules", &path("rules.test.yaml")]);
-    // As a user would put the two together.
     let directory = tempfile::tempdir().expect("it can be written");
     let file = directory.path().join("prometheus.yml");
-    let scrape = fs::read_to_string(shipped("scrape.yaml")).expect("it is shipped");
-    let rules = json!([path("rules.yaml")]);
-    fs::write(&file, format!("rule_files: {rules}\n{scrape}")).expect("it can be written");
+    fs::write(&file, configuration(&[]).to_string()).expect("it can be written");
     promtool(&["check", "config", &file.display().to_string()]);
 }
 
 /// A pod with a WebSocket server, and its clients.
+///
+/// The cgroup comes last: it is removed when it is empty.
 struct Replica {
-    pod: Pod,
-    server: Server,
     drivers: Vec<Driver>,
+    server: Server,
     held: u64,
+    pod: Pod,
 }
 
 impl Replica {

@@ -27,6 +27,11 @@ impl Bpffs {
         Self { mount: directory, pins }
     }
 
+    /// Where it is mounted.
+    pub(crate) fn path(&self) -> &Path {
+        self.mount.path()
+    }
+
     /// The directory for `--pin`.
     pub(crate) fn pins(&self) -> &str {
         &self.pins

@@ -59,8 +59,9 @@ impl Agent {
     }
 }
 
-/// The shipped scrape configuration and rules, with `agents` in place of what the API server would tell.
-fn configuration(agents: &[Agent]) -> Value {
+/// The shipped scrape configuration and rules, with `agents` in place of what the API server would tell: Debian builds
+/// Prometheus without its discovery of pods.
+pub(crate) fn configuration(agents: &[Agent]) -> Value {
     let text = fs::read_to_string(shipped("scrape.yaml")).expect("it is shipped");
     let mut configuration: Value = serde_saphyr::from_str(&text).expect("it is YAML");
     let targets: Vec<_> = agents.iter().flat_map(Agent::targets).collect();
