@@ -1,17 +1,27 @@
 //! One pass from the kernel's counters to named series; the only place that knows both ends.
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Instant};
+mod pods;
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 use observer_common::{cell::OVERFLOW_CELLS, loss::Loss};
 use tracing::{info, warn};
 
 use crate::{
     aggregate::{Action, Expiry, Seen, Series, SeriesKey, fold},
-    attribute::{CgroupIndex, Identity, OVERFLOW, UNATTRIBUTED},
+    attribute::{CgroupIndex, Identity, Names, OVERFLOW, UNATTRIBUTED},
     bpf::{ProbeState, Probes, cells::CELL_WORDS, programs::Probe},
     decode,
     model::{CellSnapshot, Counts},
 };
+
+use pods::PodBooks;
+pub use pods::{Kubernetes, NamedPod};
 
 /// Everything a scrape shows.
 #[derive(Debug)]
@@ -30,6 +40,8 @@ pub struct Snapshot {
     pub undecodable: u64,
     /// Cgroup directories that the last walk did not read.
     pub cgroups_skipped: u64,
+    /// What the API server's names add; nothing when nobody names pods.
+    pub kubernetes: Option<Kubernetes>,
 }
 
 /// Reads, names and folds; recycles what is over.
@@ -39,6 +51,7 @@ pub struct Collector {
     expiry: Expiry,
     /// Counts of recycled cells whose cgroup was never known: their bucket must not shrink.
     nameless: HashMap<SeriesKey, Counts>,
+    books: PodBooks,
     /// Whether the programs were told that the table is nearly full.
     tight: bool,
 }
@@ -51,14 +64,15 @@ struct Pass {
 }
 
 impl Collector {
-    /// A collector over attached probes; `cgroup_root` is the root of the whole tree.
+    /// A collector over attached probes; `cgroup_root` is the root of the whole tree, `names` are those of pods.
     #[must_use]
-    pub fn new(probes: Probes, cgroup_root: &Path) -> Self {
+    pub fn new(probes: Probes, cgroup_root: &Path, names: Option<Arc<Mutex<Names>>>) -> Self {
         Self {
             probes,
             cgroups: CgroupIndex::new(cgroup_root.to_owned()),
             expiry: Expiry::default(),
             nameless: HashMap::new(),
+            books: PodBooks::new(names),
             tight: false,
         }
     }
@@ -103,12 +117,16 @@ impl Collector {
             self.refresh();
         }
         let used = pass.cells.len() as u64;
+        let kubernetes = self.books.kubernetes(&pass.cells, &self.cgroups);
         let mut named = Vec::with_capacity(pass.cells.len());
         for (index, cell) in pass.cells {
-            if self.expiry.show(index) {
-                named.push((self.identity(cell.cgroup), cell));
+            let due = self.expiry.show(index);
+            let identity = self.unnamed(cell.cgroup);
+            if self.books.shows(&identity, due) {
+                named.push((self.books.join(identity), cell));
             }
         }
+        named.extend(self.books.kept());
         named.extend(pass.overflow.into_iter().map(|cell| (Arc::clone(&OVERFLOW), cell)));
         named.extend(
             self.nameless
@@ -123,6 +141,7 @@ impl Collector {
             cells: (used, u64::from(self.probes.cells().capacity() - OVERFLOW_CELLS)),
             undecodable: pass.undecodable,
             cgroups_skipped: self.cgroups.skipped(),
+            kubernetes,
         }
     }
 
@@ -137,6 +156,7 @@ impl Collector {
         });
         let actions = self.expiry.tick(now, seen);
         self.mind_the_room(pass.cells.len());
+        self.books.tick(now, &pass.cells, &self.cgroups);
         for action in actions {
             if let Err(error) = self.apply(action, &pass.cells) {
                 warn!(%error, ?action, "cannot recycle a cell; it stays in use");
@@ -177,13 +197,15 @@ impl Collector {
             Action::Unlink(_, key) => self.probes.cells().unlink(key),
             Action::Relink(cell, key) => self.probes.cells().relink(cell, key),
             Action::Recycle(index) => {
-                if let Some((_, cell)) = cells.iter().find(|(i, _)| *i == index)
-                    && self.cgroups.resolve(cell.cgroup).is_none()
-                {
-                    let identity = Arc::clone(&UNATTRIBUTED);
-                    let key =
-                        SeriesKey { identity, role: cell.role, protocol: cell.protocol, port: 0 };
-                    self.nameless.entry(key).or_default().add(&cell.counts);
+                if let Some((_, cell)) = cells.iter().find(|(i, _)| *i == index) {
+                    if let Some(identity) = self.cgroups.resolve(cell.cgroup) {
+                        self.books.recycle(&identity, cell);
+                    } else {
+                        let identity = Arc::clone(&UNATTRIBUTED);
+                        let (role, protocol) = (cell.role, cell.protocol);
+                        let key = SeriesKey { identity, role, protocol, port: 0 };
+                        self.nameless.entry(key).or_default().add(&cell.counts);
+                    }
                 }
                 self.probes.cells().recycle(index)
             }
@@ -193,6 +215,11 @@ impl Collector {
     /// The names of a cgroup, as far as they are known.
     #[must_use]
     pub fn identity(&self, cgroup: u64) -> Arc<Identity> {
+        self.books.join(self.unnamed(cgroup))
+    }
+
+    /// The names that the cgroup's path gives.
+    fn unnamed(&self, cgroup: u64) -> Arc<Identity> {
         self.cgroups.resolve(cgroup).unwrap_or_else(|| Arc::clone(&UNATTRIBUTED))
     }
 

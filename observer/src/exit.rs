@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{bpf, config, preflight};
+use crate::{bpf, config, kube, preflight};
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,10 @@ impl Code {
             Self::Unsupported
         } else if error.is::<config::AddressError>() {
             Self::Address
-        } else if error.is::<config::ConfigError>() {
+        } else if error.is::<config::ConfigError>()
+            || error.is::<kube::SourceError>()
+            || error.is::<kube::ClientError>()
+        {
             Self::Usage
         } else {
             Self::Failure

@@ -6,7 +6,8 @@
 //!   bpf/     loader, programs, cells ◀───┘             the only user of aya, the only unsafe code
 //!   decode   words ─▶ model                            pure
 //!   attribute/  cgroup id ─▶ namespace, pod, container pure, but for reading the cgroup tree
-//!   aggregate   cells ─▶ series per replica            pure
+//!   aggregate   cells ─▶ series per replica, totals    pure
+//!   kube/    the API server's pods ─▶ names            the only user of kube
 //!   records     ended connections, for the log               pure
 //!   collect  one pass over all of the above            the only place that knows both ends
 //!   export/  series ─▶ text ─▶ HTTP                    the only user of prometheus-client and axum
@@ -25,6 +26,7 @@ pub mod config;
 pub mod decode;
 pub mod exit;
 pub mod export;
+pub mod kube;
 pub mod logging;
 pub mod model;
 pub mod preflight;

@@ -19,13 +19,14 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    attribute::Names,
     bpf::{self, Options, ProbeState, Probes},
     cli::{KernelLog, RunArgs},
     collect::Collector,
     config::{AddressError, Config},
     exit::Code,
     export::{App, BuildInfo, serve},
-    logging, preflight,
+    kube, logging, preflight,
     records::Ended,
 };
 
@@ -41,6 +42,7 @@ const RING_POLL: Duration = Duration::from_millis(100);
 pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     let config = Config::try_from(args)?;
     logging::start(config.log_format);
+    let source = kube::source(&config.kube)?;
     let listener = bind(config.listen)?;
     preflight::privileges()?;
     preflight::btf()?;
@@ -71,8 +73,14 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
             );
         }
     }
+    match &source {
+        Ok(source) => info!(%source, "pods get their names from the API server"),
+        Err(reason) => info!(%reason, "pods go by their UID"),
+    }
+    let names = source.ok().map(|source| (source, Arc::new(Mutex::new(Names::default()))));
+    let known = names.as_ref().map(|(_, names)| Arc::clone(names));
     let app = Arc::new(App {
-        collector: Mutex::new(Collector::new(probes, &cgroup_root)),
+        collector: Mutex::new(Collector::new(probes, &cgroup_root, known)),
         build: BuildInfo { node: config.node_name.clone(), kernel },
         prefix: config.metrics_prefix.clone(),
         ready: AtomicBool::new(false),
@@ -81,7 +89,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve_until_signal(listener, app, config.kernel_log, config.connection_log))?;
+        .block_on(serve_until_signal(listener, app, &config, names))?;
     info!("stopped");
     Ok(Code::Success)
 }
@@ -96,18 +104,21 @@ pub(crate) fn bind(address: SocketAddr) -> Result<StdListener, AddressError> {
 async fn serve_until_signal(
     listener: StdListener,
     app: Arc<App>,
-    kernel_log: KernelLog,
-    connection_log: bool,
+    config: &Config,
+    names: Option<(kube::Source, Arc<Mutex<Names>>)>,
 ) -> anyhow::Result<()> {
     let listener = TcpListener::from_std(listener).context("cannot use the listening socket")?;
     let address = listener.local_addr().context("cannot read the bound address")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     let mut background = vec![tokio::spawn(tick(Arc::clone(&app)))];
-    if kernel_log != KernelLog::Off {
+    if let Some((source, names)) = names {
+        background.push(kube::start(source, &config.node_name, names)?);
+    }
+    if config.kernel_log != KernelLog::Off {
         background.push(forward_kernel_log(lock(&app.collector).probes())?);
     }
-    if connection_log {
+    if config.connection_log {
         background.push(log_connections(&app)?);
     }
     app.ready.store(true, Ordering::Release);

@@ -1,6 +1,6 @@
 //! Every exported family: name, type, help, labels. `docs` of the metrics are checked against this file by a test.
 
-use std::fmt;
+use std::{borrow::Cow, collections::HashSet, fmt, sync::LazyLock};
 
 use observer_common::{
     cell::{IDLE_BOUNDS, LIFETIME_USED, RTT_BUCKETS},
@@ -13,6 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::kubernetes;
 use crate::{
     aggregate::Series,
     bpf::ProbeState,
@@ -50,9 +51,9 @@ struct Families {
     build: BuildInfo,
 }
 
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 /// Labels beyond a series' own, and a value.
-type More = (Vec<(&'static str, &'static str)>, u64);
+pub(super) type More = (Vec<(&'static str, &'static str)>, u64);
 
 /// The four families that carry the users' own names, for one protocol.
 struct UserFamilies {
@@ -92,6 +93,9 @@ const USER_FAMILIES: [UserFamilies; 2] = [
     },
 ];
 
+/// What an idle replica has counted.
+static ZERO: LazyLock<Counts> = LazyLock::new(Counts::default);
+
 /// Endings that are errors of a long-lived connection.
 const ERROR_REASONS: [Reason; 5] =
     [Reason::ResetLocal, Reason::ResetPeer, Reason::Timeout, Reason::Aborted, Reason::Unknown];
@@ -103,14 +107,16 @@ impl Collector for Families {
         }
         self.messages(&mut encoder)?;
         self.connections(&mut encoder)?;
+        kubernetes::encode(&mut encoder, self.snapshot.kubernetes.as_ref(), &self.build.node)?;
         self.own(&mut encoder)
     }
 }
 
 impl Families {
-    /// Per replica: the counts of its server sockets that speak `protocol`, all ports and containers together.
-    fn per_replica(&self, protocol: Protocol) -> Vec<(Labels, Counts)> {
-        let mut replicas: Vec<(Labels, Counts)> = Vec::new();
+    /// Per replica: the counts of its server sockets that speak `protocol`, all ports and containers together. A pod that
+    /// runs and never had any has zeros: an autoscaler takes a missing value for one that is not to be changed.
+    fn per_replica(&self, protocol: Protocol) -> Vec<(Labels, Cow<'_, Counts>)> {
+        let mut replicas: Vec<(Labels, Cow<'_, Counts>)> = Vec::new();
         let servers = self
             .snapshot
             .series
@@ -122,10 +128,20 @@ impl Families {
                 vec![("namespace", identity.namespace.clone()), ("pod", identity.pod.clone())];
             // Series are sorted: those of one replica stand together.
             match replicas.last_mut() {
-                Some((last, counts)) if *last == labels => counts.add(&series.counts),
-                _ => replicas.push((labels, series.counts.clone())),
+                Some((last, counts)) if *last == labels => counts.to_mut().add(&series.counts),
+                _ => replicas.push((labels, Cow::Borrowed(&series.counts))),
             }
         }
+        let pods = self.snapshot.kubernetes.iter().flat_map(|known| &known.pods);
+        let counted: HashSet<Labels> = replicas.iter().map(|(labels, _)| labels.clone()).collect();
+        let idle = pods
+            .filter(|pod| pod.running)
+            .map(|pod| {
+                vec![("namespace", pod.workload.namespace.clone()), ("pod", pod.pod.clone())]
+            })
+            .filter(|labels| !counted.contains(labels));
+        replicas.extend(idle.map(|labels| (labels, Cow::Borrowed(&*ZERO))));
+        replicas.sort_by(|(a, _), (b, _)| a.cmp(b));
         replicas
     }
 
@@ -483,7 +499,7 @@ fn labels(series: &Series, protocol: bool) -> Labels {
 }
 
 /// The values that are not 0, each with its name under `label`.
-fn some<const N: usize>(
+pub(super) fn some<const N: usize>(
     names: impl Iterator<Item = &'static str>,
     label: &'static str,
     values: [u64; N],
@@ -495,13 +511,13 @@ fn some<const N: usize>(
         .collect()
 }
 
-fn with(labels: &Labels, name: &'static str, value: &str) -> Labels {
+pub(super) fn with(labels: &Labels, name: &'static str, value: &str) -> Labels {
     let mut labels = labels.clone();
     labels.push((name, value.to_owned()));
     labels
 }
 
-fn counter(
+pub(super) fn counter(
     metric: &mut MetricEncoder<'_>,
     labels: &impl prometheus_client::encoding::EncodeLabelSet,
     value: u64,

@@ -2,6 +2,7 @@
 
 mod families;
 mod http;
+mod kubernetes;
 mod negotiate;
 
 pub use families::{BuildInfo, encode};
