@@ -38,7 +38,7 @@ pub fn check(args: RunArgs) -> anyhow::Result<Code> {
     match kube::source(&config.kube) {
         Ok(Ok(source)) => println!("ok    names of pods: {source}"),
         Ok(Err(nameless)) => {
-            println!("miss  names of pods: {nameless}; without them: pods go by their UID")
+            println!("miss  names of pods: {nameless}; without them: pods go by their UID");
         }
         Err(error) => report.line::<kube::SourceError>("names of pods", Err(error), Code::Usage),
     }

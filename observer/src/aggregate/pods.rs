@@ -52,10 +52,10 @@ impl Pods {
     /// open connection.
     ///
     /// Returns the kept counts of the pods that have been shown for the last time.
-    pub fn tick<'a>(
+    pub fn tick(
         &mut self,
         now: Instant,
-        counted: &HashSet<&'a str>,
+        counted: &HashSet<&str>,
         alive: impl Fn(&str) -> bool,
     ) -> Vec<(KeptKey, Counts)> {
         let kept: HashSet<&str> = self.kept.keys().map(|key| key.uid.as_str()).collect();
@@ -159,7 +159,7 @@ mod tests {
         let counted = HashSet::from([UID]);
         pods.keep(UID, "app", &cell(80, 5));
         assert!(pods.tick(now, &counted, |_| false).is_empty());
-        assert!(pods.tick(now + Duration::from_secs(60), &counted, |_| false).is_empty());
+        assert!(pods.tick(now + Duration::from_mins(1), &counted, |_| false).is_empty());
         assert!(!pods.is_over(UID), "not shown yet");
         assert!(pods.show(UID) && pods.show(UID), "all its series are in the same scrape");
         let over = pods.tick(now + Duration::from_secs(61), &counted, |_| false);

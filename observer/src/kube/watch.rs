@@ -1,6 +1,7 @@
 //! Lists and watches the pods of one node, for ever.
 
 use std::{
+    error::Error,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -77,10 +78,13 @@ pub(super) async fn keep(client: Client, node: String, names: Arc<Mutex<Names>>)
                     let trouble = trouble(&error);
                     lock(&names).note_trouble(trouble);
                     if said != Said::Trouble && trouble != Trouble::Expired {
-                        warn!(%error, "no names from the API server: known ones stay, new pods go by their UID");
+                        warn!(
+                            error = causes(&error),
+                            "no names from the API server: known ones stay, new pods go by their UID"
+                        );
                         said = Said::Trouble;
                     } else {
-                        debug!(%error, "still no names from the API server");
+                        debug!(error = causes(&error), "still no names from the API server");
                     }
                     if lists_anew(&error) {
                         break;
@@ -90,6 +94,19 @@ pub(super) async fn keep(client: Client, node: String, names: Arc<Mutex<Names>>)
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// The error with what caused it: where nobody answers is not in the outermost.
+fn causes(error: &dyn Error) -> String {
+    let (mut text, mut next) = (error.to_string(), error.source());
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// Whether a watch can never go on: the server knows nothing of the last event any more (410), or not yet (504, after it
@@ -109,9 +126,8 @@ enum Said {
 fn apply(event: Event<Object>, names: &mut Names) {
     match event {
         Event::Init => names.begin_list(),
-        Event::InitApply(object) => names.apply(object.pod),
         Event::InitDone => names.end_list(),
-        Event::Apply(object) => names.apply(object.pod),
+        Event::InitApply(object) | Event::Apply(object) => names.apply(object.pod),
         Event::Delete(object) => names.delete(&object.pod.uid),
     }
 }
