@@ -234,13 +234,16 @@ fn a_pod_is_shown_once_more_and_counted_for_ever() {
     );
     let other = Running::start(&nameless, &client, 40, 0);
     current(&daemon, 1);
-    // The walk of the cgroup tree, once a second, has to meet them; then nobody has to scrape.
-    daemon.wait_until(PATIENCE, |metrics| metrics.sum("observer_kube_pods_unnamed", &[]) > 1.5);
+    // Both are known; what follows happens between two scrapes.
+    let label = ("shop", "report-29391840-abcde");
+    daemon.wait_for(
+        PATIENCE,
+        &[counts(label.0, label.1, 30, 0), counts("", &nameless, 40, 0)].concat(),
+    );
     let used = daemon.scrape().value("observer_cells_used", &[]);
     running.stop();
     other.stop();
     api.delete(&job);
-    let label = ("shop", "report-29391840-abcde");
     let last = [
         counts(label.0, label.1, 30, 0),
         counts("", &nameless, 40, 0),
@@ -401,7 +404,7 @@ fn the_watch_expires_breaks_and_waits_and_names_stay_right() {
     );
     absent(&metrics, &[("pod", &new_name), ("namespace", "")]);
     // The client, and the new one.
-    daemon.wait_for(PATIENCE, &[Expected::sum("observer_kube_pods_unnamed", &[], 2)]);
+    assert!(metrics.sum("observer_kube_pods_unnamed", &[]) > 1.5);
     api.compact();
     api.appear();
     let mut expected = all(&pods);
