@@ -33,6 +33,8 @@ pub(super) enum Samples {
     Series(fn(&mut Text, &Row)),
     /// Each replica, with the counts of its servers that speak the protocol, all ports and containers together.
     Replicas(Protocol, fn(&mut Text, &Row)),
+    /// What runs on the node, as a whole.
+    Node(fn(&mut Text, &Own)),
     /// The daemon.
     Own(fn(&mut Text, &Own)),
 }
@@ -69,6 +71,8 @@ impl Row {
 pub(super) struct Own {
     /// The labels of `observer_build_info`.
     pub(super) build: String,
+    /// The node's name.
+    pub(super) node: String,
     /// How it came to its kernel side.
     pub(super) origin: Origin,
     /// What it costs, if `/proc` can be read.
@@ -81,9 +85,9 @@ pub(super) struct Own {
 const ERROR_REASONS: [Reason; 5] =
     [Reason::ResetLocal, Reason::ResetPeer, Reason::Timeout, Reason::Aborted, Reason::Unknown];
 /// In the order of the counts by direction.
-const DIRECTIONS: [&str; 2] = ["received", "sent"];
+pub(super) const DIRECTIONS: [&str; 2] = ["received", "sent"];
 
-/// Every family but those of [`super::process`], in the order of the text.
+/// Every family but those of [`super::kubernetes`] and [`super::process`], in the order of the text.
 pub(super) static FAMILIES: &[Family] = &[
     Family {
         name: "websocket_connections_active",

@@ -1,14 +1,17 @@
 //! A scrape, written page by page while it is sent: the whole text of a large node is never in memory.
 
+use std::collections::HashSet;
+
 use observer_common::protocol::{Protocol, Role};
 
 use super::{
-    families::{FAMILIES, Own, Row, Samples},
+    families::{FAMILIES, Family, Own, Row, Samples},
+    kubernetes,
     negotiate::Format,
     process,
     text::{Text, labels},
 };
-use crate::{aggregate::Series, bpf::Origin, collect::Snapshot};
+use crate::{aggregate::Series, bpf::Origin, collect::Snapshot, model::Counts};
 
 /// A page is complete when it has this many bytes; what belongs to the last row is still written.
 const PAGE: usize = 64 * 1024;
@@ -60,6 +63,12 @@ pub struct Pages {
     /// Index of the family and of its row that come next.
     family: usize,
     row: usize,
+    ended: bool,
+}
+
+/// Every family, in the order of the text.
+fn all() -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().chain(kubernetes::FAMILIES).chain(process::FAMILIES)
 }
 
 impl Pages {
@@ -74,15 +83,25 @@ impl Pages {
     ) -> Self {
         let series = std::mem::take(&mut snapshot.series);
         let replicas = [Protocol::WebSocket, Protocol::Grpc]
-            .map(|protocol| (protocol, replicas(&series, protocol)));
+            .map(|protocol| (protocol, replicas(&series, protocol, &idle(&snapshot))));
         let series = series.into_iter().map(row).collect();
         let own = Own {
             build: build.labels(),
+            node: build.node.clone(),
             origin: build.origin,
             process: process::Reading::take().ok(),
             snapshot,
         };
-        Self { series, replicas, own, part, text: Text::new(format, prefix), family: 0, row: 0 }
+        Self {
+            series,
+            replicas,
+            own,
+            part,
+            text: Text::new(format, prefix),
+            family: 0,
+            row: 0,
+            ended: false,
+        }
     }
 
     /// Writes the samples of the next row of the family; false if there is none.
@@ -93,7 +112,7 @@ impl Pages {
                 let mut replicas = self.replicas.iter().filter(|(of, _)| of == protocol);
                 (&replicas.next().expect("made in `new`").1, write)
             }
-            Samples::Own(write) => {
+            Samples::Node(write) | Samples::Own(write) => {
                 let first = self.row == 0;
                 if first {
                     write(&mut self.text, &self.own);
@@ -112,10 +131,10 @@ impl Iterator for Pages {
 
     fn next(&mut self) -> Option<String> {
         while self.text.len() < PAGE {
-            let Some(family) = FAMILIES.iter().chain(process::FAMILIES).nth(self.family) else {
-                if self.family == FAMILIES.len() + process::FAMILIES.len() {
+            let Some(family) = all().nth(self.family) else {
+                if !self.ended {
                     self.text.end();
-                    self.family += 1;
+                    self.ended = true;
                 }
                 break;
             };
@@ -155,8 +174,15 @@ fn row(Series { key, counts }: Series) -> Row {
     Row { labels, protocol: key.protocol, counts }
 }
 
-/// Per replica: the counts of its server sockets that speak `protocol`, all ports and containers together.
-fn replicas(series: &[Series], protocol: Protocol) -> Vec<Row> {
+/// The labels of pods that run, with connections or without.
+fn idle(snapshot: &Snapshot) -> Vec<String> {
+    let pods = snapshot.kubernetes.iter().flat_map(|known| &known.pods).filter(|pod| pod.running);
+    pods.map(|pod| labels(&[("namespace", &pod.workload.namespace), ("pod", &pod.pod)])).collect()
+}
+
+/// Per replica: the counts of its server sockets that speak `protocol`, all ports and containers together. A pod that
+/// runs and never had any has zeros: an autoscaler takes a missing value for one that is not to be changed.
+fn replicas(series: &[Series], protocol: Protocol, pods: &[String]) -> Vec<Row> {
     let mut replicas: Vec<Row> = Vec::new();
     let servers =
         series.iter().filter(|s| s.key.role == Role::Server && s.key.protocol == protocol);
@@ -169,5 +195,9 @@ fn replicas(series: &[Series], protocol: Protocol) -> Vec<Row> {
             _ => replicas.push(Row { labels, protocol, counts: series.counts.clone() }),
         }
     }
+    let counted: HashSet<&String> = replicas.iter().map(|row| &row.labels).collect();
+    let idle: Vec<_> = pods.iter().filter(|labels| !counted.contains(labels)).cloned().collect();
+    let zeros = |labels| Row { labels, protocol, counts: Counts::default() };
+    replicas.extend(idle.into_iter().map(zeros));
     replicas
 }
