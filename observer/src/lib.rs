@@ -8,7 +8,8 @@
 //!   attribute/  cgroup id ─▶ namespace, pod, container pure, but for reading the cgroup tree
 //!   aggregate   cells ─▶ series per replica            pure
 //!   adopt/   connections from before the start ─▶ kernel
-//!   records     ended connections, for the log               pure
+//!   records     single connections, for the log and tail     pure
+//!   tail/    records ─▶ Unix socket ─▶ `observer tail`
 //!   collect  one pass over all of the above            the only place that knows both ends
 //!   export/  series ─▶ text ─▶ HTTP                    the only user of axum
 //!   kernel_side             made, taken over or replaced
@@ -35,3 +36,4 @@ pub mod model;
 pub mod preflight;
 pub mod records;
 pub mod run;
+pub mod tail;

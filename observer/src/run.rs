@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,6 @@ use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    task::JoinHandle,
     time::MissedTickBehavior,
 };
 use tracing::{info, warn};
@@ -27,12 +27,12 @@ use crate::{
     export::{App, BuildInfo, Part, serve},
     kernel_side::KernelSide,
     logging, preflight,
-    records::Ended,
+    tail::{self, Hub},
 };
 
 /// How often dead cgroups are looked for.
 const TICK: Duration = Duration::from_secs(1);
-/// How often the kernel's ring buffers are read, when anybody wants what is in them.
+/// How often the kernel programs' log is read, if it is on.
 const RING_POLL: Duration = Duration::from_millis(100);
 
 /// Runs until SIGTERM or SIGINT.
@@ -55,6 +55,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     let own_listener =
         config.self_listen.map(|address| bind("--self-listen", address)).transpose()?;
     preflight::privileges()?;
+    let records = offer_records(config.socket.as_deref())?;
     preflight::btf()?;
     let (cgroup_root, layout) = preflight::cgroup_root(config.cgroup_root.as_deref())?;
     let kernel = preflight::kernel_release();
@@ -69,6 +70,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     );
     let options = Options {
         cells: config.cells,
+        record_buffer: config.record_buffer,
         kernel_log: config.kernel_log,
         simulate_lacking: &config.simulate_lacking,
         abi: config.simulate_abi,
@@ -87,7 +89,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         }
     }
     let app = Arc::new(App {
-        collector: Mutex::new(Collector::new(probes, &cgroup_root)),
+        collector: Arc::new(Mutex::new(Collector::new(probes, &cgroup_root))),
         build: BuildInfo { node: config.node_name.clone(), kernel, origin },
         prefix: config.metrics_prefix.clone(),
         ready: AtomicBool::new(false),
@@ -96,7 +98,14 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve_until_signal(listener, own_listener, app, log, config.connection_log))?;
+        .block_on(serve_until_signal(
+            listener,
+            own_listener,
+            app,
+            log,
+            config.connection_log,
+            records,
+        ))?;
     if let Some(pins) = config.pin {
         info!(
             pins = %pins.display(),
@@ -121,6 +130,7 @@ async fn serve_until_signal(
     app: Arc<App>,
     kernel_log: Option<KernelLogger>,
     connection_log: bool,
+    records: Option<tail::Socket>,
 ) -> anyhow::Result<()> {
     let (listener, address) = usable(listener)?;
     let (sockets, own_address) = match own_listener.map(usable).transpose()? {
@@ -133,9 +143,8 @@ async fn serve_until_signal(
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     let mut background = vec![tokio::spawn(tick(Arc::clone(&app)))];
     background.extend(kernel_log.map(|log| tokio::spawn(forward_kernel_log(log))));
-    if connection_log {
-        background.push(log_connections(&app)?);
-    }
+    let hub = follow_records(&app, connection_log)?;
+    background.extend(records.map(|socket| tokio::spawn(tail::serve(socket, hub.clone()))));
     app.ready.store(true, Ordering::Release);
     info!(listen = %address, self_listen = own_address, "ready");
     let shutdown = async move {
@@ -144,9 +153,13 @@ async fn serve_until_signal(
             _ = interrupt.recv() => info!("SIGINT: stopping"),
         }
     };
-    let served = serve(sockets, app, shutdown).await;
+    let served = serve(sockets, Arc::clone(&app), shutdown).await;
     for task in background {
         task.abort();
+    }
+    // The programs may stay, and nobody reads their records any more.
+    if let Err(error) = lock(&app.collector).probes().want_records(false) {
+        warn!(%error, "cannot tell the programs that records are not wanted");
     }
     served.context("the HTTP server failed")
 }
@@ -184,33 +197,23 @@ async fn forward_kernel_log(mut log: KernelLogger) {
     }
 }
 
-fn log_connections(app: &Arc<App>) -> anyhow::Result<JoinHandle<()>> {
-    let mut collector = lock(&app.collector);
-    let probes = collector.probes();
-    let records = probes.take_records().context("cannot read the connection records")?;
-    probes.want_records(true).context("cannot ask for connection records")?;
-    drop(collector);
-    let mut records = records.context("the connection records are taken already")?;
-    let app = Arc::clone(app);
-    Ok(tokio::spawn(async move {
-        let mut interval = tokio::time::interval(RING_POLL);
-        loop {
-            interval.tick().await;
-            let mut collector = lock(&app.collector);
-            let mut walked = false;
-            while let Some(record) = records.next() {
-                match Ended::try_from(&*record) {
-                    Ok(ended) => {
-                        // A cgroup that is younger than the last walk; one walk names all of them.
-                        if !walked && !collector.knows(ended.cgroup) {
-                            collector.refresh();
-                            walked = true;
-                        }
-                        ended.log(&collector.identity(ended.cgroup));
-                    }
-                    Err(error) => warn!(%error, "unreadable record"),
-                }
-            }
+/// The socket of `observer tail`. One that nobody has asked for may be missing.
+fn offer_records(path: Option<&Path>) -> Result<Option<tail::Socket>, tail::SocketError> {
+    match (tail::listen(path.unwrap_or(Path::new(tail::DEFAULT))), path) {
+        (Ok(socket), _) => Ok(Some(socket)),
+        (Err(error), Some(_)) => Err(error),
+        (Err(error), None) => {
+            warn!(%error, "`observer tail` will not find this observer");
+            Ok(None)
         }
-    }))
+    }
+}
+
+/// Starts to read records, for the log or for those who will ask.
+fn follow_records(app: &App, log: bool) -> anyhow::Result<Hub> {
+    let records = lock(&app.collector).probes().take_records();
+    let records = records.context("cannot read the connection records")?;
+    let records = records.context("the connection records are taken already")?;
+    tail::spawn(Arc::clone(&app.collector), records, log)
+        .context("cannot start to read the connection records")
 }
