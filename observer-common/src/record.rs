@@ -1,7 +1,15 @@
-//! A connection record: the details of one ended connection, sent through the ring buffer. Records may be dropped (and
-//! are then counted); no metric depends on them.
+//! A connection record: the details of a connection at one moment, sent through the ring buffer. Records may be dropped
+//! (and are then counted); no metric depends on them.
 
-/// One ended connection. 104 bytes.
+/// Why a record is sent.
+pub mod kind {
+    /// The connection has ended.
+    pub const ENDED: u8 = 0;
+    /// The connection was found to speak a protocol.
+    pub const IDENTIFIED: u8 = 1;
+}
+
+/// One connection at one moment. 104 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct ConnRecord {
@@ -11,8 +19,8 @@ pub struct ConnRecord {
     pub cgroup: u64,
     /// `CLOCK_MONOTONIC` nanoseconds at ESTABLISHED.
     pub born_ns: u64,
-    /// `CLOCK_MONOTONIC` nanoseconds at CLOSE.
-    pub closed_ns: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds of the moment: CLOSE, or the segment that told the protocol.
+    pub at_ns: u64,
     /// `CLOCK_MONOTONIC` nanoseconds of the last payload in either direction, 0 without any.
     pub payload_ns: u64,
     /// Payload bytes received.
@@ -31,7 +39,7 @@ pub struct ConnRecord {
     pub role: u8,
     /// [`crate::protocol::Protocol`].
     pub protocol: u8,
-    /// [`crate::protocol::Reason`].
+    /// [`crate::protocol::Reason`]; of an ended connection only.
     pub reason: u8,
     /// [`crate::protocol::ResetCause`] of the reset this node sent, 0 if it sent none.
     pub reset_cause: u8,
@@ -39,8 +47,10 @@ pub struct ConnRecord {
     pub retransmits: u32,
     /// [`crate::conn::flag`].
     pub flags: u16,
+    /// [`kind`].
+    pub kind: u8,
     /// Always 0.
-    pub zero: u16,
+    pub zero: u8,
 }
 
 const _: () = assert!(size_of::<ConnRecord>() == 104);

@@ -20,6 +20,7 @@ use observer_common::{
 use crate::{
     atomic,
     maps::{CELLS, FREE, INDEX, LOSS, TIGHT},
+    record,
 };
 
 /// Counts a loss.
@@ -135,6 +136,9 @@ pub(crate) fn transition(conn: &mut Conn, before: u8) {
         step(conn, Protocol::Http2 as u8);
     }
     step(conn, found);
+    if conn.kind == kind::COUNTED {
+        record::identified(conn);
+    }
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! The kernel programs of observer.
 //!
 //! `probes/` holds one file per hook family; `maps.rs` every map with its sizing; `count.rs` the books (cells and the
-//! moves between them); `atomic.rs` the BPF atomic instructions. The protocol parsers are `observer-common`'s.
+//! moves between them); `record.rs` the details for whoever listens; `atomic.rs` the BPF atomic instructions. The protocol parsers are `observer-common`'s.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -18,6 +18,7 @@ mod atomic;
 mod count;
 mod maps;
 mod probes;
+mod record;
 mod storage;
 
 /// The verifier refuses a reachable endless loop: a panic that could happen makes the program fail to load.

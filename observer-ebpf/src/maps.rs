@@ -63,7 +63,7 @@ pub(crate) static FREE: Queue<u32, MAX_CELLS> = Queue::new();
 #[btf_map]
 pub(crate) static LOSS: Array<u64, LOSSES, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Records of ended connections. 1 MiB holds about 9,000 of them.
+/// Records of connections, see `record.rs`. 1 MiB holds about 9,000 of them, unless the daemon asks for another size.
 #[btf_map]
 pub(crate) static RECORDS: RingBuf<ConnRecord, { 1 << 20 }> = RingBuf::new();
 

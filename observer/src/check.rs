@@ -45,6 +45,7 @@ pub fn check(args: RunArgs) -> anyhow::Result<Code> {
     if may_load {
         let options = Options {
             cells: config.cells,
+            record_buffer: config.record_buffer,
             kernel_log: config.kernel_log,
             simulate_lacking: &config.simulate_lacking,
             abi: config.simulate_abi,

@@ -1,8 +1,9 @@
 //! The command line as it is typed; [`crate::config`] turns it into something checked.
 
-use std::{convert::Infallible, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{convert::Infallible, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
+use observer_common::protocol::{Protocol, Reason};
 
 /// Long-lived connections per pod, counted in the kernel.
 ///
@@ -25,6 +26,9 @@ pub enum Command {
     Detach(DetachArgs),
     /// Say line by line what this kernel and these privileges allow; attaches nothing.
     Check(RunArgs),
+    /// Print a line of JSON for each connection that ends or turns out to speak a protocol, as the observer that runs on
+    /// this node sees it.
+    Tail(TailArgs),
 }
 
 /// Where --pin keeps the kernel side.
@@ -102,6 +106,14 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_SIMULATE_ABI", value_name = "VERSION", hide = true)]
     pub simulate_abi: Option<u32>,
 
+    /// Unix socket on which `observer tail` finds this observer [default: /run/observer/observer.sock].
+    #[arg(long, env = "OBSERVER_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Bytes of the ring buffer through which records come: a power of two, whole pages (tests).
+    #[arg(long, env = "OBSERVER_RECORD_BUFFER", value_name = "BYTES", default_value_t = 1 << 20, hide = true)]
+    pub record_buffer: u32,
+
     /// Pretend that the kernel lacks this hook (tests).
     #[arg(long, env = "OBSERVER_SIMULATE_LACKING", value_name = "HOOK", hide = true)]
     pub simulate_lacking: Vec<String>,
@@ -127,6 +139,55 @@ impl FromStr for KubeOption {
             "off" => Self::Off,
             path => Self::File(path.into()),
         })
+    }
+}
+
+/// Options of `tail`. Filters that are given several times take what fits one of them.
+#[derive(Clone, Debug, Args)]
+pub struct TailArgs {
+    /// The running observer's Unix socket [default: /run/observer/observer.sock].
+    #[arg(long, env = "OBSERVER_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Only of this pod (label value).
+    #[arg(long, value_name = "POD")]
+    pub pod: Vec<String>,
+
+    /// Only of this namespace (label value).
+    #[arg(long, value_name = "NAMESPACE")]
+    pub namespace: Vec<String>,
+
+    /// Only of connections that speak this protocol.
+    #[arg(long, value_name = "PROTOCOL", value_parser = labels(Protocol::ALL, |p| p.label()))]
+    pub protocol: Vec<String>,
+
+    /// Only of connections that ended in this way.
+    #[arg(long, value_name = "REASON", value_parser = labels(Reason::ALL, |r| r.label()))]
+    pub reason: Vec<String>,
+
+    /// Only of connections that have lived so long: seconds, or a number and a unit as in 5m.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub min_lifetime: Option<Duration>,
+
+    /// End after so many records.
+    #[arg(long, value_name = "COUNT")]
+    pub limit: Option<u64>,
+
+    /// End after this time: seconds, or a number and a unit as in 5m.
+    #[arg(long = "for", value_name = "TIME", value_parser = time)]
+    pub duration: Option<Duration>,
+}
+
+/// The label values of an enum.
+fn labels<T: Copy>(all: &[T], label: impl Fn(T) -> &'static str) -> PossibleValuesParser {
+    all.iter().map(|&value| label(value)).collect::<Vec<_>>().into()
+}
+
+/// A time: seconds, or what humantime reads.
+fn time(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
+        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
     }
 }
 

@@ -37,6 +37,10 @@ pub struct Config {
     pub wait: bool,
     /// ABI version to pretend.
     pub simulate_abi: Option<u32>,
+    /// Where `observer tail` finds this observer, if given.
+    pub socket: Option<PathBuf>,
+    /// Bytes of the ring buffer for records.
+    pub record_buffer: u32,
     /// Hooks to pretend away.
     pub simulate_lacking: Vec<String>,
 }
@@ -109,6 +113,8 @@ impl TryFrom<RunArgs> for Config {
             pin: args.pin,
             wait: args.wait,
             simulate_abi: args.simulate_abi,
+            socket: args.socket,
+            record_buffer: args.record_buffer,
             simulate_lacking: args.simulate_lacking,
         })
     }

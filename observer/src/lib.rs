@@ -9,7 +9,8 @@
 //!   aggregate   cells ─▶ series per replica, totals    pure
 //!   adopt/   connections from before the start ─▶ kernel
 //!   kube/    the API server's pods ─▶ names            the only user of kube
-//!   records     ended connections, for the log               pure
+//!   records     single connections, for the log and tail     pure
+//!   tail/    records ─▶ Unix socket ─▶ `observer tail`
 //!   collect  one pass over all of the above            the only place that knows both ends
 //!   export/  series ─▶ text ─▶ HTTP                    the only user of axum
 //!   kernel_side             made, taken over or replaced
@@ -37,3 +38,4 @@ pub mod model;
 pub mod preflight;
 pub mod records;
 pub mod run;
+pub mod tail;

@@ -1,7 +1,7 @@
 //! The command line of observer.
 
 use clap::Parser as _;
-use observer::{check, cli, detach, exit, run};
+use observer::{check, cli, detach, exit, run, tail};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -10,6 +10,7 @@ fn main() -> ExitCode {
         cli::Command::Run(args) => run::run(args),
         cli::Command::Detach(args) => detach::detach(&args),
         cli::Command::Check(args) => check::check(args),
+        cli::Command::Tail(args) => tail::client::tail(&args),
     };
     match outcome {
         Ok(code) => code.into(),

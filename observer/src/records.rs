@@ -1,7 +1,8 @@
-//! The log of ended connections (`--connection-log`): one line each, like an access log that is written at the close.
+//! Records of single connections: how the kernel tells of one that has ended, or that was found to speak a protocol; and
+//! the log of the ended (`--connection-log`), one line each, like an access log that is written at the close.
 //!
 //! Records come through a ring buffer that is allowed to drop; what it drops is counted (`observer_lost_total`), and no
-//! metric depends on it. A line names addresses, times and counts, and nothing of what was said on the connection.
+//! metric depends on it. They name addresses, times and counts, and nothing of what was said on the connection.
 
 use std::{
     mem::offset_of,
@@ -10,38 +11,56 @@ use std::{
 };
 
 use observer_common::{
-    conn::{RX, TX},
-    protocol::{Protocol, Reason, Role},
-    record::ConnRecord,
+    conn::{RX, TX, flag},
+    protocol::{Protocol, Reason, ResetCause, Role},
+    record::{ConnRecord, kind},
 };
 use thiserror::Error;
 use tracing::info;
 
 use crate::attribute::Identity;
 
-/// One ended connection.
+/// One connection at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct Record {
+    /// What has happened.
+    pub event: Event,
     /// The socket's cgroup id.
     pub cgroup: u64,
     /// Server or client.
     pub role: Role,
     /// The protocol it spoke last.
     pub protocol: Protocol,
-    /// How it ended.
-    pub reason: Reason,
     /// This node's address.
     pub local: SocketAddr,
     /// The peer's address.
     pub peer: SocketAddr,
-    /// From the established handshake to the end of the socket.
+    /// When it happened, by `CLOCK_MONOTONIC`.
+    pub at: Duration,
+    /// From the established handshake until then; from the adoption of one that is older than the programs.
     pub lifetime: Duration,
-    /// From the last payload, or the birth without any, to the end.
+    /// Whether it is older than the programs.
+    pub adopted: bool,
+    /// From the last payload, or the birth without any, until then.
     pub idle: Duration,
     /// Payload bytes received and sent.
     pub bytes: [u64; 2],
     /// Segments sent again.
     pub retransmits: u32,
+}
+
+/// What a record tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The connection was found to speak its protocol.
+    Identified,
+    /// The connection has ended.
+    Ended {
+        /// How.
+        reason: Reason,
+        /// Why this node has sent a reset, if it has.
+        reset: Option<ResetCause>,
+    },
 }
 
 /// A record that this version cannot read.
@@ -50,12 +69,12 @@ pub enum RecordError {
     /// Not the length of a record.
     #[error("a record of {0} bytes")]
     Length(usize),
-    /// Unknown role, protocol or reason number.
+    /// Unknown kind, role, protocol or reason number.
     #[error("a record with an unknown number")]
     Number,
 }
 
-impl TryFrom<&[u8]> for Ended {
+impl TryFrom<&[u8]> for Record {
     type Error = RecordError;
 
     fn try_from(bytes: &[u8]) -> Result<Self, RecordError> {
@@ -69,23 +88,37 @@ impl TryFrom<&[u8]> for Ended {
             let octets: [u8; 16] = std::array::from_fn(|i| bytes[offset + i]);
             SocketAddr::new(IpAddr::V6(Ipv6Addr::from(octets)).to_canonical(), short(port))
         };
-        let (born, closed) =
-            (long(offset_of!(ConnRecord, born_ns)), long(offset_of!(ConnRecord, closed_ns)));
+        let (born, at) =
+            (long(offset_of!(ConnRecord, born_ns)), long(offset_of!(ConnRecord, at_ns)));
         let payload = match long(offset_of!(ConnRecord, payload_ns)) {
             0 => born,
             payload => payload,
         };
+        let flags = short(offset_of!(ConnRecord, flags));
+        let event = match byte(offset_of!(ConnRecord, kind)) {
+            kind::IDENTIFIED => Event::Identified,
+            kind::ENDED => Event::Ended {
+                reason: Reason::from_wire(byte(offset_of!(ConnRecord, reason)))
+                    .ok_or(RecordError::Number)?,
+                reset: (flags & flag::RESET_LOCAL != 0).then(|| {
+                    ResetCause::from_wire(byte(offset_of!(ConnRecord, reset_cause)))
+                        .unwrap_or(ResetCause::Unspecified)
+                }),
+            },
+            _ => return Err(RecordError::Number),
+        };
         Ok(Self {
+            event,
             cgroup: long(offset_of!(ConnRecord, cgroup)),
             role: Role::from_wire(byte(offset_of!(ConnRecord, role))).ok_or(RecordError::Number)?,
             protocol: Protocol::from_wire(byte(offset_of!(ConnRecord, protocol)))
                 .ok_or(RecordError::Number)?,
-            reason: Reason::from_wire(byte(offset_of!(ConnRecord, reason)))
-                .ok_or(RecordError::Number)?,
             local: address(offset_of!(ConnRecord, local_addr), offset_of!(ConnRecord, local_port)),
             peer: address(offset_of!(ConnRecord, peer_addr), offset_of!(ConnRecord, peer_port)),
-            lifetime: Duration::from_nanos(closed.saturating_sub(born)),
-            idle: Duration::from_nanos(closed.saturating_sub(payload)),
+            at: Duration::from_nanos(at),
+            lifetime: Duration::from_nanos(at.saturating_sub(born)),
+            adopted: flags & flag::ADOPTED != 0,
+            idle: Duration::from_nanos(at.saturating_sub(payload)),
             bytes: {
                 let mut counts = [0; 2];
                 counts[RX] = long(offset_of!(ConnRecord, rx_bytes));
@@ -99,9 +132,10 @@ impl TryFrom<&[u8]> for Ended {
     }
 }
 
-impl Ended {
-    /// Writes the line.
+impl Record {
+    /// Writes the log's line of an ended connection.
     pub fn log(&self, identity: &Identity) {
+        let Event::Ended { reason, .. } = self.event else { return };
         info!(
             target: "connection",
             namespace = identity.namespace,
@@ -111,7 +145,7 @@ impl Ended {
             protocol = self.protocol.label(),
             local = %self.local,
             peer = %self.peer,
-            reason = self.reason.label(),
+            reason = reason.label(),
             seconds = self.lifetime.as_secs_f64(),
             idle_seconds = self.idle.as_secs_f64(),
             received_bytes = self.bytes[RX],
@@ -135,7 +169,7 @@ mod tests {
         };
         put(offset_of!(ConnRecord, cgroup), &7_u64.to_ne_bytes());
         put(offset_of!(ConnRecord, born_ns), &1_000_u64.to_ne_bytes());
-        put(offset_of!(ConnRecord, closed_ns), &5_000_u64.to_ne_bytes());
+        put(offset_of!(ConnRecord, at_ns), &5_000_u64.to_ne_bytes());
         put(offset_of!(ConnRecord, payload_ns), &4_000_u64.to_ne_bytes());
         put(offset_of!(ConnRecord, tx_bytes), &9_u64.to_ne_bytes());
         put(
@@ -146,23 +180,30 @@ mod tests {
         put(offset_of!(ConnRecord, role), &[Role::Client as u8]);
         put(offset_of!(ConnRecord, protocol), &[Protocol::Tls as u8]);
         put(offset_of!(ConnRecord, reason), &[Reason::ResetPeer as u8]);
-        let ended = Ended::try_from(&bytes[..]).unwrap();
+        let flags = flag::RESET_LOCAL | flag::ADOPTED;
+        put(offset_of!(ConnRecord, flags), &flags.to_ne_bytes());
+        put(offset_of!(ConnRecord, reset_cause), &[ResetCause::AbortOnClose as u8]);
+        let ended = Record::try_from(&bytes[..]).unwrap();
+        let event =
+            Event::Ended { reason: Reason::ResetPeer, reset: Some(ResetCause::AbortOnClose) };
         assert_eq!(
-            (ended.cgroup, ended.role, ended.protocol, ended.reason),
-            (7, Role::Client, Protocol::Tls, Reason::ResetPeer)
+            (ended.cgroup, ended.role, ended.protocol, ended.event, ended.adopted),
+            (7, Role::Client, Protocol::Tls, event, true)
         );
         assert_eq!(ended.peer, "192.0.2.1:443".parse().unwrap());
         assert_eq!(
             (ended.lifetime, ended.idle),
             (Duration::from_micros(4), Duration::from_micros(1))
         );
-        assert_eq!(ended.bytes, [0, 9]);
+        assert_eq!((ended.at, ended.bytes), (Duration::from_micros(5), [0, 9]));
+        bytes[offset_of!(ConnRecord, kind)] = kind::IDENTIFIED;
+        assert_eq!(Record::try_from(&bytes[..]).unwrap().event, Event::Identified);
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Ended::try_from(&bytes[..]);
+            let _ = Record::try_from(&bytes[..]);
         }
     }
 }

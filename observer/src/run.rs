@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,6 @@ use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    task::JoinHandle,
     time::MissedTickBehavior,
 };
 use tracing::{info, warn};
@@ -28,12 +28,12 @@ use crate::{
     export::{App, BuildInfo, Part, serve},
     kernel_side::KernelSide,
     kube, logging, preflight,
-    records::Ended,
+    tail::{self, Hub},
 };
 
 /// How often dead cgroups are looked for.
 const TICK: Duration = Duration::from_secs(1);
-/// How often the kernel's ring buffers are read, when anybody wants what is in them.
+/// How often the kernel programs' log is read, if it is on.
 const RING_POLL: Duration = Duration::from_millis(100);
 
 /// Runs until SIGTERM or SIGINT.
@@ -57,6 +57,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     let own_listener =
         config.self_listen.map(|address| bind("--self-listen", address)).transpose()?;
     preflight::privileges()?;
+    let records = offer_records(config.socket.as_deref())?;
     preflight::btf()?;
     let (cgroup_root, layout) = preflight::cgroup_root(config.cgroup_root.as_deref())?;
     let kernel = preflight::kernel_release();
@@ -71,6 +72,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     );
     let options = Options {
         cells: config.cells,
+        record_buffer: config.record_buffer,
         kernel_log: config.kernel_log,
         simulate_lacking: &config.simulate_lacking,
         abi: config.simulate_abi,
@@ -99,16 +101,17 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         collector.begin_totals().context("cannot read what an earlier observer has counted")?;
     }
     let app = Arc::new(App {
-        collector: Mutex::new(collector),
+        collector: Arc::new(Mutex::new(collector)),
         build: BuildInfo { node: config.node_name.clone(), kernel, origin },
         prefix: config.metrics_prefix.clone(),
         ready: AtomicBool::new(false),
     });
+    let service = Service { listener, own_listener, app, kernel_log: log, names, records };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve_until_signal(listener, own_listener, app, log, &config, names))?;
+        .block_on(service.until_signal(&config))?;
     if let Some(pins) = config.pin {
         info!(
             pins = %pins.display(),
@@ -127,44 +130,54 @@ pub(crate) fn bind(option: &'static str, address: SocketAddr) -> Result<StdListe
         .map_err(|reason| AddressError { option, address, reason })
 }
 
-async fn serve_until_signal(
+/// What runs beside each other until the end.
+struct Service {
     listener: StdListener,
     own_listener: Option<StdListener>,
     app: Arc<App>,
     kernel_log: Option<KernelLogger>,
-    config: &Config,
     names: Option<(kube::Source, Arc<Mutex<Names>>)>,
-) -> anyhow::Result<()> {
-    let (listener, address) = usable(listener)?;
-    let (sockets, own_address) = match own_listener.map(usable).transpose()? {
-        None => (vec![(listener, Part::All)], None),
-        Some((own, address)) => {
-            (vec![(listener, Part::Workloads), (own, Part::Own)], Some(address.to_string()))
+    records: Option<tail::Socket>,
+}
+
+impl Service {
+    async fn until_signal(self, config: &Config) -> anyhow::Result<()> {
+        let app = self.app;
+        let (listener, address) = usable(self.listener)?;
+        let (sockets, own_address) = match self.own_listener.map(usable).transpose()? {
+            None => (vec![(listener, Part::All)], None),
+            Some((own, address)) => {
+                (vec![(listener, Part::Workloads), (own, Part::Own)], Some(address.to_string()))
+            }
+        };
+        let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+        let mut background = vec![tokio::spawn(tick(Arc::clone(&app)))];
+        background.extend(self.kernel_log.map(|log| tokio::spawn(forward_kernel_log(log))));
+        if let Some((source, names)) = self.names {
+            background.push(kube::start(source, &config.node_name, names)?);
         }
-    };
-    let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-    let mut background = vec![tokio::spawn(tick(Arc::clone(&app)))];
-    background.extend(kernel_log.map(|log| tokio::spawn(forward_kernel_log(log))));
-    if let Some((source, names)) = names {
-        background.push(kube::start(source, &config.node_name, names)?);
-    }
-    if config.connection_log {
-        background.push(log_connections(&app)?);
-    }
-    app.ready.store(true, Ordering::Release);
-    info!(listen = %address, self_listen = own_address, "ready");
-    let shutdown = async move {
-        tokio::select! {
-            _ = terminate.recv() => info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => info!("SIGINT: stopping"),
+        let hub = follow_records(&app, config.connection_log)?;
+        background
+            .extend(self.records.map(|socket| tokio::spawn(tail::serve(socket, hub.clone()))));
+        app.ready.store(true, Ordering::Release);
+        info!(listen = %address, self_listen = own_address, "ready");
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => info!("SIGTERM: stopping"),
+                _ = interrupt.recv() => info!("SIGINT: stopping"),
+            }
+        };
+        let served = serve(sockets, Arc::clone(&app), shutdown).await;
+        for task in background {
+            task.abort();
         }
-    };
-    let served = serve(sockets, app, shutdown).await;
-    for task in background {
-        task.abort();
+        // The programs may stay, and nobody reads their records any more.
+        if let Err(error) = lock(&app.collector).probes().want_records(false) {
+            warn!(%error, "cannot tell the programs that records are not wanted");
+        }
+        served.context("the HTTP server failed")
     }
-    served.context("the HTTP server failed")
 }
 
 /// A bound socket for the runtime, and the address that it got.
@@ -200,33 +213,23 @@ async fn forward_kernel_log(mut log: KernelLogger) {
     }
 }
 
-fn log_connections(app: &Arc<App>) -> anyhow::Result<JoinHandle<()>> {
-    let mut collector = lock(&app.collector);
-    let probes = collector.probes();
-    let records = probes.take_records().context("cannot read the connection records")?;
-    probes.want_records(true).context("cannot ask for connection records")?;
-    drop(collector);
-    let mut records = records.context("the connection records are taken already")?;
-    let app = Arc::clone(app);
-    Ok(tokio::spawn(async move {
-        let mut interval = tokio::time::interval(RING_POLL);
-        loop {
-            interval.tick().await;
-            let mut collector = lock(&app.collector);
-            let mut walked = false;
-            while let Some(record) = records.next() {
-                match Ended::try_from(&*record) {
-                    Ok(ended) => {
-                        // A cgroup that is younger than the last walk; one walk names all of them.
-                        if !walked && !collector.knows(ended.cgroup) {
-                            collector.refresh();
-                            walked = true;
-                        }
-                        ended.log(&collector.identity(ended.cgroup));
-                    }
-                    Err(error) => warn!(%error, "unreadable record"),
-                }
-            }
+/// The socket of `observer tail`. One that nobody has asked for may be missing.
+fn offer_records(path: Option<&Path>) -> Result<Option<tail::Socket>, tail::SocketError> {
+    match (tail::listen(path.unwrap_or(Path::new(tail::DEFAULT))), path) {
+        (Ok(socket), _) => Ok(Some(socket)),
+        (Err(error), Some(_)) => Err(error),
+        (Err(error), None) => {
+            warn!(%error, "`observer tail` will not find this observer");
+            Ok(None)
         }
-    }))
+    }
+}
+
+/// Starts to read records, for the log or for those who will ask.
+fn follow_records(app: &App, log: bool) -> anyhow::Result<Hub> {
+    let records = lock(&app.collector).probes().take_records();
+    let records = records.context("cannot read the connection records")?;
+    let records = records.context("the connection records are taken already")?;
+    tail::spawn(Arc::clone(&app.collector), records, log)
+        .context("cannot start to read the connection records")
 }

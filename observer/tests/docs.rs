@@ -88,6 +88,7 @@ fn every_query_asks_for_exported_families() {
 fn every_option_is_documented() {
     let command = Cli::command();
     let run = command.find_subcommand("run").expect("there is a command run");
+    let tail = command.find_subcommand("tail").expect("there is a command tail");
     let row = |option: &str| {
         let starts = [format!("| `--{option} "), format!("| `--{option}`")];
         README.lines().find(|line| starts.iter().any(|start| line.starts_with(start)))
@@ -105,6 +106,12 @@ fn every_option_is_documented() {
             assert!(row.contains(&format!("`{default}`")), "{default} is not in {row:?}");
         }
         options += 1;
+    }
+    for argument in tail.get_arguments() {
+        let Some(option) = argument.get_long().filter(|option| *option != "help") else { continue };
+        assert!(row(option).is_some(), "--{option} is not in the README");
+        // What both have stands there once.
+        options += usize::from(run.get_arguments().all(|of_run| of_run.get_long() != Some(option)));
     }
     assert_eq!(documented, options, "options in the README against those of the program");
 }

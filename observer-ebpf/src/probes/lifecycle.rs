@@ -19,18 +19,17 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use observer_common::{
     cell::Cell,
-    conn::{Conn, NO_CELL, RX, TX, flag, kind},
+    conn::{Conn, NO_CELL, RX, flag, kind},
     loss::Loss,
     protocol::{
         FAILURES, Failure, Protocol, RESET_CAUSES as CAUSES, Reason, ResetCause, Role, Timeout,
     },
-    record::ConnRecord,
 };
 
 use crate::{
     count,
-    maps::{ERROR_FIRST, NOTE, RECORDS, RECORDS_WANTED},
-    storage,
+    maps::{ERROR_FIRST, NOTE},
+    record, storage,
 };
 
 const TCP_ESTABLISHED: i32 = 1;
@@ -47,8 +46,6 @@ const UNSEEN: i32 = 0;
 const SYN_TIMEOUT_NS: u64 = 900_000_000;
 /// Between an error that ends a connection and CLOSE, in one call of the kernel's, with room for interrupts.
 const SAME_CALL_NS: u64 = 1_000_000;
-/// `BPF_RB_NO_WAKEUP`: the daemon polls, so that no wake-up is paid for in the hook.
-const NO_WAKEUP: u64 = 1;
 
 /// See the module.
 #[btf_tracepoint(function = "inet_sock_set_state")]
@@ -302,7 +299,7 @@ fn ended(conn: &mut Conn, old: i32) {
 pub(super) fn finish(conn: &mut Conn, reason: Reason) {
     let now = conn.closed_ns;
     if count::close(conn, reason, now) {
-        record(conn, now, reason);
+        record::ended(conn, now, reason);
     }
 }
 
@@ -335,39 +332,4 @@ fn unanswered(conn: &mut Conn) {
 fn fail(conn: &mut Conn, failure: Failure) {
     conn.kind = kind::CLOSED;
     count::one(conn, offset_of!(Cell, failures) + 8 * (failure as usize & (FAILURES - 1)));
-}
-
-#[inline(always)]
-fn record(conn: &Conn, now: u64, reason: Reason) {
-    let Some(wanted) = RECORDS_WANTED.get(0) else { return };
-    if *wanted == 0 {
-        return;
-    }
-    let Some(mut entry) = RECORDS.reserve(0) else {
-        count::lost(Loss::RingFull);
-        return;
-    };
-    let local = conn.local_addr;
-    let peer = conn.peer_addr;
-    entry.write(ConnRecord {
-        cookie: conn.cookie,
-        cgroup: conn.cgroup,
-        born_ns: conn.born_ns,
-        closed_ns: now,
-        payload_ns: conn.payload_ns,
-        rx_bytes: conn.bytes[RX],
-        tx_bytes: conn.bytes[TX],
-        local_addr: local,
-        peer_addr: peer,
-        local_port: conn.local_port,
-        peer_port: conn.peer_port,
-        role: conn.role,
-        protocol: conn.flow.protocol,
-        reason: reason as u8,
-        reset_cause: conn.reset_cause,
-        retransmits: conn.retransmits,
-        flags: conn.flags,
-        zero: 0,
-    });
-    entry.submit(NO_WAKEUP);
 }

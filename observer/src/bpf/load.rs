@@ -46,6 +46,7 @@ pub fn load(options: &Options<'_>) -> Result<Loaded, LoadError> {
         .map_max_entries("CELLS", options.cells)
         .map_max_entries("INDEX", options.cells)
         .map_max_entries("FREE", options.cells)
+        .map_max_entries("RECORDS", options.record_buffer)
         .load(OBJECT)
         .map_err(|error| LoadError::Object(causes(&error)))?;
     let mut states = Vec::new();

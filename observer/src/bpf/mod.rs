@@ -98,6 +98,8 @@ pub enum ProbeState {
 pub struct Options<'a> {
     /// Cells in the table.
     pub cells: u32,
+    /// Bytes of the ring buffer for records: a power of two, whole pages.
+    pub record_buffer: u32,
     /// Level of the programs' own log.
     pub kernel_log: KernelLog,
     /// Hooks to pretend away.
@@ -197,7 +199,7 @@ impl Probes {
         self.tight.set(0, u32::from(tight), 0)
     }
 
-    /// The records of ended connections; `None` if they are taken already.
+    /// The records of connections; `None` if they are taken already.
     ///
     /// # Errors
     /// If the kernel refuses.

@@ -28,8 +28,8 @@ use crate::collect::Collector;
 
 /// What the endpoints share.
 pub struct App {
-    /// The collector; a scrape and the regular tick take turns.
-    pub collector: Mutex<Collector>,
+    /// The collector; scrapes, the regular tick and the reader of records take turns.
+    pub collector: Arc<Mutex<Collector>>,
     /// What this binary is.
     pub build: BuildInfo,
     /// Prefix of every metric name.

@@ -102,7 +102,8 @@ impl Manifest {
         })
     }
 
-    /// Path on the host, path in the container, and whether it is read-only, of each mount.
+    /// Path on the host, path in the container, and whether it is read-only, of each mount. An empty directory of the
+    /// pod's own has no path on the host.
     fn mounts(&self) -> impl Iterator<Item = (&str, &str, bool)> {
         let volumes = self.volumes.as_array().expect("there are volumes");
         let mounts = self.container["volumeMounts"].as_array().expect("there are mounts").iter();
@@ -110,14 +111,16 @@ impl Manifest {
             let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]);
             let path = volume.and_then(|volume| volume["hostPath"]["path"].as_str());
             let point = mount["mountPath"].as_str().expect("a path");
-            (path.expect("a path of the host"), point, mount["readOnly"] == true)
+            let volume = volume.expect("a mount of a volume");
+            assert!(path.is_some() || volume["emptyDir"].is_object(), "{volume}");
+            (path.unwrap_or(""), point, mount["readOnly"] == true)
         })
     }
 }
 
 /// Makes the mounts, which nobody else sees, and becomes the program. Its arguments: the directory that becomes the
 /// root, the directory with the image's files, capabilities to drop, the program's argument, and `host path:path:ro|rw`
-/// for each mount.
+/// for each mount, without a host path for an empty directory.
 const ENTER: &str = r#"
 set -eu
 root=$1 image=$2 drop=$3 argument=$4
@@ -132,8 +135,12 @@ for volume in "$@"; do
     mode=${volume##*:} paths=${volume%:*}
     point=$root${paths#*:}
     [ -d "$point" ] || mkdir -p "$point"
-    mount --rbind "${paths%%:*}" "$point"
-    mount -o "remount,bind,$mode" "$point"
+    if [ -z "${paths%%:*}" ]; then
+        mount -t tmpfs -o nosuid,noexec,nodev tmpfs "$point"
+    else
+        mount --rbind "${paths%%:*}" "$point"
+        mount -o "remount,bind,$mode" "$point"
+    fi
 done
 mount -o remount,ro "$root"
 exec capsh --chroot="$root" --no-new-privs --drop="$drop" --shell=/observer -- "$argument"

@@ -1,0 +1,154 @@
+//! The command `observer tail`.
+
+use std::{
+    io::{self, BufRead as _, BufReader, ErrorKind, Write as _},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use thiserror::Error;
+
+use super::{DEFAULT, Filter, line::Notice};
+use crate::{cli::TailArgs, exit::Code};
+
+/// How long the daemon may take to send what is left.
+const LEFT: Duration = Duration::from_secs(10);
+
+/// Why there is nothing to show.
+#[derive(Debug, Error)]
+pub enum TailError {
+    /// Nobody listens.
+    #[error(
+        "no observer runs here, for nobody listens on {0}; start one with `observer run`, or say with --socket where it listens"
+    )]
+    NoDaemon(PathBuf),
+    /// The socket is there, and not for this user.
+    #[error("{0} is for root only; run this as root")]
+    Forbidden(PathBuf),
+    /// Something else is wrong with it.
+    #[error("cannot use {path}: {reason}")]
+    Socket {
+        /// The path.
+        path: PathBuf,
+        /// What the kernel said. Not the error's `source`, which would be printed once more.
+        reason: io::Error,
+    },
+    /// The daemon does not do what is asked for.
+    #[error("the daemon refuses: {0}")]
+    Refused(String),
+    /// The daemon has ended.
+    #[error("the daemon has ended, or has turned this user away")]
+    Ended,
+}
+
+impl TailError {
+    fn of(path: &Path, reason: io::Error) -> Self {
+        let path = path.to_owned();
+        match reason.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => Self::NoDaemon(path),
+            ErrorKind::PermissionDenied => Self::Forbidden(path),
+            _ => Self::Socket { path, reason },
+        }
+    }
+}
+
+/// Prints records until there are as many as asked for, or the time is up.
+///
+/// # Errors
+/// If there is no daemon, or it ends.
+pub fn tail(args: &TailArgs) -> anyhow::Result<Code> {
+    let path = args.socket.clone().unwrap_or_else(|| DEFAULT.into());
+    let mut lines = Lines::ask(&path, &filter(args))?;
+    let mut left = args.limit;
+    let mut out = io::stdout().lock();
+    let until = args.duration.map(|duration| Instant::now() + duration);
+    while left != Some(0) {
+        let Some(line) = lines.next(until)? else { break };
+        match out.write_all(line).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+            written => written?,
+        }
+        if !line.starts_with(DROPPED) {
+            left = left.map(|left| left - 1);
+        }
+    }
+    Ok(Code::Success)
+}
+
+/// How a line begins that is no record.
+const DROPPED: &[u8] = b"{\"event\":\"dropped\"";
+
+fn filter(args: &TailArgs) -> Filter {
+    Filter {
+        pod: args.pod.clone(),
+        namespace: args.namespace.clone(),
+        protocol: args.protocol.clone(),
+        reason: args.reason.clone(),
+        min_lifetime: args.min_lifetime.map_or(0.0, |lifetime| lifetime.as_secs_f64()),
+    }
+}
+
+/// What the daemon sends.
+struct Lines<'a> {
+    path: &'a Path,
+    from: BufReader<UnixStream>,
+    line: Vec<u8>,
+    /// Whether the daemon was told that it is enough.
+    enough: bool,
+}
+
+impl<'a> Lines<'a> {
+    /// Asks for records and waits until the daemon agrees.
+    fn ask(path: &'a Path, filter: &Filter) -> Result<Self, TailError> {
+        let error = |reason| TailError::of(path, reason);
+        let mut stream = UnixStream::connect(path).map_err(error)?;
+        let request = serde_json::to_string(filter).map_err(|reason| error(reason.into()))? + "\n";
+        stream.write_all(request.as_bytes()).map_err(error)?;
+        let from = BufReader::new(stream);
+        let mut lines = Self { path, from, line: Vec::new(), enough: false };
+        let answer = lines.next(None)?.unwrap_or_default();
+        match serde_json::from_slice(answer) {
+            Ok(Notice::Following) => {
+                eprintln!("observer: following {}", path.display());
+                Ok(lines)
+            }
+            Ok(Notice::Refused { message }) => Err(TailError::Refused(message)),
+            _ => Err(TailError::Ended),
+        }
+    }
+
+    /// The next line. At `until` the daemon is told that it is enough, and then sends what is left; `None` after that.
+    fn next(&mut self, until: Option<Instant>) -> Result<Option<&[u8]>, TailError> {
+        let error = |reason| TailError::of(self.path, reason);
+        self.line.clear();
+        loop {
+            let patience = if self.enough {
+                Some(LEFT)
+            } else {
+                until.map(|until| until.saturating_duration_since(Instant::now()))
+            };
+            let over = patience == Some(Duration::ZERO);
+            if !over {
+                self.from.get_ref().set_read_timeout(patience).map_err(error)?;
+                // What has come of a line stays there when the time is up.
+                match self.from.read_until(b'\n', &mut self.line) {
+                    Ok(_) if self.line.ends_with(b"\n") => return Ok(Some(&self.line)),
+                    Ok(_) if self.enough => return Ok(None),
+                    Ok(_) => return Err(TailError::Ended),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Err(error)
+                        if !self.enough
+                            && matches!(
+                                error.kind(),
+                                ErrorKind::WouldBlock | ErrorKind::TimedOut
+                            ) => {}
+                    Err(reason) => return Err(error(reason)),
+                }
+            }
+            self.enough = true;
+            self.from.get_ref().shutdown(Shutdown::Write).map_err(error)?;
+        }
+    }
+}
