@@ -5,7 +5,7 @@ use crate::{
     cli::RunArgs,
     config::Config,
     exit::Code,
-    logging, preflight, run,
+    kube, logging, preflight, run,
 };
 
 /// Prints the lines and returns [`Code::Success`] only if `run` would start.
@@ -35,6 +35,13 @@ pub fn check(args: RunArgs) -> anyhow::Result<Code> {
             .map(|(root, layout)| format!("{} ({layout})", root.display())),
         Code::Unsupported,
     );
+    match kube::source(&config.kube) {
+        Ok(Ok(source)) => println!("ok    names of pods: {source}"),
+        Ok(Err(nameless)) => {
+            println!("miss  names of pods: {nameless}; without them: pods go by their UID");
+        }
+        Err(error) => report.line::<kube::SourceError>("names of pods", Err(error), Code::Usage),
+    }
     if may_load {
         let options = Options {
             cells: config.cells,

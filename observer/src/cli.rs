@@ -1,6 +1,6 @@
 //! The command line as it is typed; [`crate::config`] turns it into something checked.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{convert::Infallible, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -54,9 +54,14 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_CGROUP_ROOT", value_name = "PATH")]
     pub cgroup_root: Option<PathBuf>,
 
-    /// Name of this node, for the log and the build info [default: the host name].
+    /// Name of this node: that of the pods to be named, of the log and the build info [default: the host name].
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
+
+    /// Where pods get their names from: `auto` (the API server of the cluster that this is a pod of, if it is), `off`, or
+    /// a kubeconfig file.
+    #[arg(long, env = "OBSERVER_KUBE", value_name = "auto|off|PATH", default_value = "auto")]
+    pub kube: KubeOption,
 
     /// Put before the name of every metric, for clusters whose applications export the same names.
     #[arg(long, env = "OBSERVER_METRICS_PREFIX", value_name = "PREFIX", default_value = "")]
@@ -100,6 +105,29 @@ pub struct RunArgs {
     /// Pretend that the kernel lacks this hook (tests).
     #[arg(long, env = "OBSERVER_SIMULATE_LACKING", value_name = "HOOK", hide = true)]
     pub simulate_lacking: Vec<String>,
+}
+
+/// Where pods get their names from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KubeOption {
+    /// From the cluster whose pod this is; nowhere if it is none.
+    Auto,
+    /// From nowhere: pods go by their UID.
+    Off,
+    /// From the current context of a kubeconfig file.
+    File(PathBuf),
+}
+
+impl FromStr for KubeOption {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "off" => Self::Off,
+            path => Self::File(path.into()),
+        })
+    }
 }
 
 /// Form of the log.

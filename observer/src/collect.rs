@@ -1,10 +1,12 @@
 //! One pass from the kernel's counters to named series; the only place that knows both ends.
 
+mod pods;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -13,11 +15,14 @@ use tracing::{info, warn};
 
 use crate::{
     aggregate::{Action, Dead, Expiry, Series, SeriesKey, fold},
-    attribute::{CgroupIndex, Identity, OVERFLOW, UNATTRIBUTED},
+    attribute::{CgroupIndex, Identity, Names, OVERFLOW, UNATTRIBUTED},
     bpf::{ProbeState, Probes, programs::Probe},
     decode,
     model::{CellSnapshot, Counts},
 };
+
+use pods::PodBooks;
+pub use pods::{Kubernetes, NamedPod};
 
 /// Everything a scrape shows.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub struct Snapshot {
     pub undecodable: u64,
     /// Cgroup directories that the last walk did not read.
     pub cgroups_skipped: u64,
+    /// What the API server's names add; nothing when nobody names pods.
+    pub kubernetes: Option<Kubernetes>,
 }
 
 /// Reads, names and folds; recycles what is over.
@@ -45,6 +52,7 @@ pub struct Collector {
     expiry: Expiry,
     /// Counts of recycled cells whose cgroup was never known: their bucket must not shrink.
     nameless: HashMap<SeriesKey, Counts>,
+    books: PodBooks,
     /// Whether the programs were told that the table is nearly full.
     tight: bool,
 }
@@ -59,16 +67,28 @@ struct Pass {
 }
 
 impl Collector {
-    /// A collector over attached probes; `cgroup_root` is the root of the whole tree.
+    /// A collector over attached probes; `cgroup_root` is the root of the whole tree, `names` are those of pods.
     #[must_use]
-    pub fn new(probes: Probes, cgroup_root: &Path) -> Self {
+    pub fn new(probes: Probes, cgroup_root: &Path, names: Option<Arc<Mutex<Names>>>) -> Self {
         Self {
             probes,
             cgroups: CgroupIndex::new(cgroup_root.to_owned()),
             expiry: Expiry::default(),
             nameless: HashMap::new(),
+            books: PodBooks::new(names),
             tight: false,
         }
+    }
+
+    /// Leaves what was counted up to now out of the workloads' totals: an earlier observer's were part of its own.
+    ///
+    /// # Errors
+    /// If the cells cannot be read, for lack of memory.
+    pub fn begin_totals(&mut self) -> io::Result<()> {
+        self.refresh();
+        let pass = self.read()?;
+        self.books.begin_totals(&pass.cells, &self.cgroups);
+        Ok(())
     }
 
     fn read(&mut self) -> io::Result<Pass> {
@@ -111,19 +131,30 @@ impl Collector {
             self.refresh();
         }
         let about_itself = self.about(&pass);
+        // One state of the names for the whole scrape: no two pods may come to share one.
+        let names = self.books.names();
+        let names = names.as_deref().map(pods::lock);
+        let names = names.as_deref();
+        let kubernetes =
+            names.map(|names| self.books.kubernetes(names, &pass.cells, &self.cgroups));
         let mut named = Vec::with_capacity(pass.cells.len());
+        let mut joined: HashMap<u64, Arc<Identity>> = HashMap::new();
         for (index, cell) in pass.cells {
-            if self.expiry.show(index) {
-                named.push((self.identity(cell.cgroup), cell));
+            let due = self.expiry.show(index);
+            let identity = self.unnamed(cell.cgroup);
+            if self.books.shows(&identity, due) {
+                let name = joined.entry(cell.cgroup).or_insert_with(|| pods::join(names, identity));
+                named.push((Arc::clone(name), cell));
             }
         }
+        named.extend(self.books.kept(names));
         named.extend(pass.overflow.into_iter().map(|cell| (Arc::clone(&OVERFLOW), cell)));
         named.extend(
             self.nameless
                 .iter()
                 .map(|(key, counts)| (Arc::clone(&key.identity), nameless_cell(key, counts))),
         );
-        Ok(Snapshot { series: fold(named), ..about_itself })
+        Ok(Snapshot { series: fold(named), kubernetes, ..about_itself })
     }
 
     /// What a scrape shows now of the observer itself, without any series.
@@ -145,13 +176,14 @@ impl Collector {
             cells: (used, u64::from(self.probes.cells().capacity() - OVERFLOW_CELLS)),
             undecodable: pass.undecodable,
             cgroups_skipped: self.cgroups.skipped(),
+            kubernetes: self.books.about(&self.cgroups),
         }
     }
 
     /// Regular work, about once a second: learns new cgroups while they live, recycles the cells of those that are gone.
     pub fn tick(&mut self, now: Instant) {
         self.refresh();
-        let (mut used, mut in_use, mut dead) = (0, HashSet::new(), Vec::new());
+        let (mut used, mut open, mut dead) = (0, HashMap::new(), Vec::new());
         let cgroups = &self.cgroups;
         let read = self.probes.cells().visit(|cell, words| {
             let word = |place| words.word(place);
@@ -160,9 +192,10 @@ impl Collector {
             }
             used += 1;
             let key = decode::key(word);
-            in_use.insert(key.cgroup);
+            let active = decode::active(word);
+            *open.entry(key.cgroup).or_insert(false) |= active != 0;
             if !cgroups.is_alive(key.cgroup) {
-                let (active, events) = (decode::active(word), decode::events(word));
+                let events = decode::events(word);
                 dead.push(Dead { cell, key, active, events });
             }
         });
@@ -171,12 +204,13 @@ impl Collector {
             return;
         }
         self.mind_the_room(used);
+        self.books.tick(now, &open, &self.cgroups);
         for action in self.expiry.tick(now, &dead) {
             if let Err(error) = self.apply(action) {
                 warn!(%error, ?action, "cannot recycle a cell; it stays in use");
             }
         }
-        self.cgroups.forget_dead(|id| in_use.contains(&id));
+        self.cgroups.forget_dead(|id| open.contains_key(&id));
     }
 
     /// From three quarters of the table on, ports are no longer told apart: what is left belongs to cgroups that have no
@@ -205,21 +239,26 @@ impl Collector {
             Action::Unlink(cell, key) => self.probes.cells().unlink(cell, key),
             Action::Relink(cell, key) => self.probes.cells().relink(cell, key),
             Action::Recycle(index, key) => {
-                if self.cgroups.resolve(key.cgroup).is_none() {
-                    self.keep_nameless(index)?;
+                match self.cgroups.resolve(key.cgroup) {
+                    Some(identity) if identity.pod_uid.is_none() => {}
+                    identity => self.keep(index, identity.as_deref())?,
                 }
                 self.probes.cells().recycle(index)
             }
         }
     }
 
-    /// Adds a cell that is about to be recycled to the counts of those that nobody can name.
-    fn keep_nameless(&mut self, index: u32) -> Result<(), aya::maps::MapError> {
+    /// Keeps the counts of a cell that is about to be recycled: for its pod, or for those that nobody can name.
+    fn keep(&mut self, index: u32, pod: Option<&Identity>) -> Result<(), aya::maps::MapError> {
         let read = self.probes.cells().read(index, |words| decode::cell(|place| words.word(place)));
-        if let Ok(CellSnapshot { role, protocol, counts, .. }) = read? {
-            let identity = Arc::clone(&UNATTRIBUTED);
-            let key = SeriesKey { identity, role, protocol, port: 0 };
-            self.nameless.entry(key).or_default().add(&counts);
+        let Ok(cell) = read? else { return Ok(()) };
+        match pod {
+            Some(pod) => self.books.recycle(pod, &cell),
+            None => {
+                let identity = Arc::clone(&UNATTRIBUTED);
+                let key = SeriesKey { identity, role: cell.role, protocol: cell.protocol, port: 0 };
+                self.nameless.entry(key).or_default().add(&cell.counts);
+            }
         }
         Ok(())
     }
@@ -227,6 +266,12 @@ impl Collector {
     /// The names of a cgroup, as far as they are known.
     #[must_use]
     pub fn identity(&self, cgroup: u64) -> Arc<Identity> {
+        let names = self.books.names();
+        pods::join(names.as_deref().map(pods::lock).as_deref(), self.unnamed(cgroup))
+    }
+
+    /// The names that the cgroup's path gives.
+    fn unnamed(&self, cgroup: u64) -> Arc<Identity> {
         self.cgroups.resolve(cgroup).unwrap_or_else(|| Arc::clone(&UNATTRIBUTED))
     }
 

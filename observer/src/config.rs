@@ -6,7 +6,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use observer_common::cell::OVERFLOW_CELLS;
 use thiserror::Error;
 
-use crate::cli::{KernelLog, LogFormat, RunArgs};
+use crate::cli::{KernelLog, KubeOption, LogFormat, RunArgs};
 
 /// What `run` works with.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct Config {
     pub cgroup_root: Option<PathBuf>,
     /// Name of this node.
     pub node_name: String,
+    /// Where pods get their names from.
+    pub kube: KubeOption,
     /// Prefix of every metric name, empty or ending in `_`.
     pub metrics_prefix: String,
     /// Form of the log.
@@ -98,6 +100,7 @@ impl TryFrom<RunArgs> for Config {
             self_listen: args.self_listen,
             cgroup_root: args.cgroup_root,
             node_name: args.node_name.filter(|n| !n.is_empty()).unwrap_or_else(host_name),
+            kube: args.kube,
             metrics_prefix,
             log_format: args.log_format,
             kernel_log: args.kernel_log,

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{bpf, config, preflight};
+use crate::{bpf, config, kube, preflight};
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,10 @@ impl Code {
                 bpf::PinError::NoBpffs(_) => Self::Unsupported,
                 bpf::PinError::File { .. } => Self::Failure,
             }
-        } else if error.is::<config::ConfigError>() {
+        } else if error.is::<config::ConfigError>()
+            || error.is::<kube::SourceError>()
+            || error.is::<kube::ClientError>()
+        {
             Self::Usage
         } else {
             Self::Failure

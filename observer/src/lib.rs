@@ -6,8 +6,9 @@
 //!   bpf/     loader, programs, cells ◀───┘             the only user of aya, the only unsafe code
 //!   decode   words ─▶ model                            pure
 //!   attribute/  cgroup id ─▶ namespace, pod, container pure, but for reading the cgroup tree
-//!   aggregate   cells ─▶ series per replica            pure
+//!   aggregate   cells ─▶ series per replica, totals    pure
 //!   adopt/   connections from before the start ─▶ kernel
+//!   kube/    the API server's pods ─▶ names            the only user of kube
 //!   records     ended connections, for the log               pure
 //!   collect  one pass over all of the above            the only place that knows both ends
 //!   export/  series ─▶ text ─▶ HTTP                    the only user of axum
@@ -30,6 +31,7 @@ pub mod detach;
 pub mod exit;
 pub mod export;
 pub mod kernel_side;
+pub mod kube;
 pub mod logging;
 pub mod model;
 pub mod preflight;

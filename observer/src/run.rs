@@ -19,14 +19,15 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    bpf::{self, KernelLogger, Options, Pins, ProbeState},
+    attribute::Names,
+    bpf::{self, KernelLogger, Options, Origin, Pins, ProbeState},
     cli::RunArgs,
     collect::Collector,
     config::{AddressError, Config},
     exit::Code,
     export::{App, BuildInfo, Part, serve},
     kernel_side::KernelSide,
-    logging, preflight,
+    kube, logging, preflight,
     records::Ended,
 };
 
@@ -43,6 +44,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     bpf::heap::share();
     let config = Config::try_from(args)?;
     logging::start(config.log_format);
+    let source = kube::source(&config.kube)?;
     // Who waits for another observer's end waits for its port, too.
     let pins = match &config.pin {
         Some(directory) => {
@@ -86,8 +88,18 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
             );
         }
     }
+    match &source {
+        Ok(source) => info!(%source, "pods get their names from the API server"),
+        Err(reason) => info!(%reason, "pods go by their UID"),
+    }
+    let names = source.ok().map(|source| (source, Arc::new(Mutex::new(Names::default()))));
+    let known = names.as_ref().map(|(_, names)| Arc::clone(names));
+    let mut collector = Collector::new(probes, &cgroup_root, known);
+    if origin == Origin::TakenOver {
+        collector.begin_totals().context("cannot read the cells")?;
+    }
     let app = Arc::new(App {
-        collector: Mutex::new(Collector::new(probes, &cgroup_root)),
+        collector: Mutex::new(collector),
         build: BuildInfo { node: config.node_name.clone(), kernel, origin },
         prefix: config.metrics_prefix.clone(),
         ready: AtomicBool::new(false),
@@ -96,7 +108,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve_until_signal(listener, own_listener, app, log, config.connection_log))?;
+        .block_on(serve_until_signal((listener, own_listener), app, log, &config, names))?;
     if let Some(pins) = config.pin {
         info!(
             pins = %pins.display(),
@@ -116,11 +128,11 @@ pub(crate) fn bind(option: &'static str, address: SocketAddr) -> Result<StdListe
 }
 
 async fn serve_until_signal(
-    listener: StdListener,
-    own_listener: Option<StdListener>,
+    (listener, own_listener): (StdListener, Option<StdListener>),
     app: Arc<App>,
     kernel_log: Option<KernelLogger>,
-    connection_log: bool,
+    config: &Config,
+    names: Option<(kube::Source, Arc<Mutex<Names>>)>,
 ) -> anyhow::Result<()> {
     let (listener, address) = usable(listener)?;
     let (sockets, own_address) = match own_listener.map(usable).transpose()? {
@@ -132,8 +144,11 @@ async fn serve_until_signal(
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     let mut background = vec![tokio::spawn(tick(Arc::clone(&app)))];
+    if let Some((source, names)) = names {
+        background.push(kube::start(source, &config.node_name, names)?);
+    }
     background.extend(kernel_log.map(|log| tokio::spawn(forward_kernel_log(log))));
-    if connection_log {
+    if config.connection_log {
         background.push(log_connections(&app)?);
     }
     app.ready.store(true, Ordering::Release);

@@ -10,11 +10,11 @@ use std::{
 
 use clap::CommandFactory as _;
 use observer::{
-    aggregate::{Series, SeriesKey},
-    attribute::identify,
+    aggregate::{Series, SeriesKey, TotalKey, Totals},
+    attribute::{Health, Workload, identify},
     bpf::{Origin, ProbeState, programs::PROBES},
     cli::Cli,
-    collect::Snapshot,
+    collect::{Kubernetes, NamedPod, Snapshot},
     export::{BuildInfo, Part, encode},
     model::{Counts, Histogram},
 };
@@ -185,7 +185,17 @@ fn queries() -> impl Iterator<Item = &'static str> {
 /// The words of a query that can only be names of families.
 fn families_in(query: &str) -> impl Iterator<Item = &str> {
     query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| {
-        ["tcp_", "websocket_", "grpc_", "observer_"].iter().any(|p| word.starts_with(p))
+        [
+            "tcp_",
+            "websocket_",
+            "grpc_",
+            "workload_pod_",
+            "workload_tcp_",
+            "workload_websocket_",
+            "observer_",
+        ]
+        .iter()
+        .any(|p| word.starts_with(p))
     })
 }
 
@@ -198,6 +208,7 @@ fn empty() -> Snapshot {
         cells: (0, 0),
         undecodable: 0,
         cgroups_skipped: 0,
+        kubernetes: None,
     }
 }
 
@@ -221,6 +232,30 @@ fn full() -> Snapshot {
         cells: (1, 1),
         undecodable: 1,
         cgroups_skipped: 1,
+        kubernetes: Some(kubernetes()),
+    }
+}
+
+fn kubernetes() -> Kubernetes {
+    let workload = Workload {
+        namespace: "shop".to_owned(),
+        kind: "Deployment".to_owned(),
+        name: "web".to_owned(),
+    };
+    let totals = Protocol::ALL.iter().map(|&protocol| {
+        let workload = workload.clone();
+        (TotalKey { workload, role: Role::Server, protocol }, Totals::from(&ones()))
+    });
+    Kubernetes {
+        health: Health { current: true, troubles: [1; _], pods: 1 },
+        unnamed: 1,
+        totals: totals.collect(),
+        pods: vec![NamedPod {
+            uid: "u-1".to_owned(),
+            pod: "web-7d9c".to_owned(),
+            workload,
+            running: true,
+        }],
     }
 }
 

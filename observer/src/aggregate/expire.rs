@@ -12,7 +12,7 @@ use std::{
 use observer_common::cell::CellKey;
 
 /// Without a scraper, a dead cell's last counts are kept this long.
-const UNSCRAPED: Duration = Duration::from_mins(5);
+pub(super) const UNSCRAPED: Duration = Duration::from_mins(5);
 /// A program that has read the index before the cell was unlinked has long ended after this time.
 const QUIET: Duration = Duration::from_secs(2);
 

@@ -11,8 +11,8 @@
 //! `cgroup:cgroup_mkdir` carries id and path of each new one (`root` 0 is version 2), and
 //! `open_by_handle_at` with the id as file handle opens the directory of any that still exists.
 
-use std::collections::VecDeque;
 use std::collections::hash_map::{Entry as Slot, HashMap};
+use std::collections::{HashSet, VecDeque};
 use std::ffi::OsString;
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
@@ -70,6 +70,12 @@ impl CgroupIndex {
     /// Whether the cgroup `id` existed at the last refresh (or was learnt after it).
     pub fn is_alive(&self, id: u64) -> bool {
         self.entries.get(&id).is_some_and(|entry| entry.seen == self.walks)
+    }
+
+    /// The UIDs of the pods of which a cgroup existed at the last refresh.
+    pub fn pods(&self) -> HashSet<&str> {
+        let alive = self.entries.values().filter(|entry| entry.seen == self.walks);
+        alive.filter_map(|entry| entry.identity.pod_uid.as_deref()).collect()
     }
 
     /// How many cgroups have a name here, dead ones included.

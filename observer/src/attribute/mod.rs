@@ -1,7 +1,7 @@
 //! Attribution: from the number the kernel counts by, a cgroup id, to the names on a metric.
 //!
 //! ```text
-//! cgroup id ──CgroupIndex──▶ path ──identify──▶ Identity ──(Kubernetes API)──▶ namespace, pod, container
+//! cgroup id ──CgroupIndex──▶ path ──identify──▶ Identity ──Names──▶ namespace, pod, container
 //!                 │ unknown                         │ not a pod: these are the names already
 //!                 └──▶ UNATTRIBUTED                 └──▶ runtime + container, systemd + unit, cgroup + path
 //! ```
@@ -9,6 +9,7 @@
 //! - [`identify`] reads one path. It is total: every path has an identity, if only itself.
 //! - [`CgroupIndex`] knows the path of every cgroup of this node by its id, and keeps the names of
 //!   those that are gone until their last counts are exported.
+//! - [`Names`] knows what the API server calls the pods.
 //! - Nothing is dropped for lack of a name: what no index knows goes to [`UNATTRIBUTED`], what no
 //!   table had room for to [`OVERFLOW`].
 //!
@@ -25,9 +26,11 @@
 use std::sync::{Arc, LazyLock};
 
 mod index;
+mod names;
 mod path;
 
 pub use index::CgroupIndex;
+pub use names::{Container, Health, Names, Pod, Trouble, Workload};
 pub use path::identify;
 
 /// What a cgroup belongs to, ready to be used as label values (each at most 253 bytes).

@@ -8,6 +8,7 @@ use observer_common::{
 };
 
 use super::{
+    kubernetes::Total,
     pages::Part,
     process::Reading,
     text::{Kind, Label, Text},
@@ -33,6 +34,10 @@ pub(super) enum Samples {
     Series(fn(&mut Text, &Row)),
     /// Each replica, with the counts of its servers that speak the protocol, all ports and containers together.
     Replicas(Protocol, fn(&mut Text, &Row)),
+    /// Each pod that the API server has named, by its labels.
+    Pods(fn(&mut Text, &str)),
+    /// Each workload, by role and protocol.
+    Totals(fn(&mut Text, &Total)),
     /// The daemon.
     Own(fn(&mut Text, &Own)),
 }
@@ -81,9 +86,9 @@ pub(super) struct Own {
 const ERROR_REASONS: [Reason; 5] =
     [Reason::ResetLocal, Reason::ResetPeer, Reason::Timeout, Reason::Aborted, Reason::Unknown];
 /// In the order of the counts by direction.
-const DIRECTIONS: [&str; 2] = ["received", "sent"];
+pub(super) const DIRECTIONS: [&str; 2] = ["received", "sent"];
 
-/// Every family but those of [`super::process`], in the order of the text.
+/// Every family but those of [`super::kubernetes`] and [`super::process`], in the order of the text.
 pub(super) static FAMILIES: &[Family] = &[
     Family {
         name: "websocket_connections_active",

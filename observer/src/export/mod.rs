@@ -2,6 +2,7 @@
 
 mod families;
 mod http;
+mod kubernetes;
 mod negotiate;
 mod pages;
 mod process;
