@@ -10,10 +10,7 @@ use std::{
     time::Instant,
 };
 
-use observer_common::{
-    cell::{CellKey, OVERFLOW_CELLS},
-    loss::Loss,
-};
+use observer_common::{cell::OVERFLOW_CELLS, loss::Loss};
 use tracing::{info, warn};
 
 use crate::{
@@ -86,7 +83,7 @@ impl Collector {
     /// Leaves what was counted up to now out of the workloads' totals: an earlier observer's were part of its own.
     ///
     /// # Errors
-    /// As [`Self::snapshot`].
+    /// If the cells cannot be read, for lack of memory.
     pub fn begin_totals(&mut self) -> io::Result<()> {
         self.refresh();
         let pass = self.read()?;
@@ -133,26 +130,31 @@ impl Collector {
         if pass.cells.iter().any(|(_, cell)| self.cgroups.resolve(cell.cgroup).is_none()) {
             self.refresh();
         }
-        let mut about = self.about(&pass);
-        about.kubernetes = self.books.kubernetes(&pass.cells, &self.cgroups);
+        let about_itself = self.about(&pass);
+        // One state of the names for the whole scrape: no two pods may come to share one.
+        let names = self.books.names();
+        let names = names.as_deref().map(pods::lock);
+        let names = names.as_deref();
+        let kubernetes =
+            names.map(|names| self.books.kubernetes(names, &pass.cells, &self.cgroups));
         let mut named = Vec::with_capacity(pass.cells.len());
         let mut joined: HashMap<u64, Arc<Identity>> = HashMap::new();
         for (index, cell) in pass.cells {
             let due = self.expiry.show(index);
             let identity = self.unnamed(cell.cgroup);
             if self.books.shows(&identity, due) {
-                let name = joined.entry(cell.cgroup).or_insert_with(|| self.books.join(identity));
+                let name = joined.entry(cell.cgroup).or_insert_with(|| pods::join(names, identity));
                 named.push((Arc::clone(name), cell));
             }
         }
-        named.extend(self.books.kept());
+        named.extend(self.books.kept(names));
         named.extend(pass.overflow.into_iter().map(|cell| (Arc::clone(&OVERFLOW), cell)));
         named.extend(
             self.nameless
                 .iter()
                 .map(|(key, counts)| (Arc::clone(&key.identity), nameless_cell(key, counts))),
         );
-        Ok(Snapshot { series: fold(named), ..about })
+        Ok(Snapshot { series: fold(named), kubernetes, ..about_itself })
     }
 
     /// What a scrape shows now of the observer itself, without any series.
@@ -174,16 +176,14 @@ impl Collector {
             cells: (used, u64::from(self.probes.cells().capacity() - OVERFLOW_CELLS)),
             undecodable: pass.undecodable,
             cgroups_skipped: self.cgroups.skipped(),
-            kubernetes: None,
+            kubernetes: self.books.about(&self.cgroups),
         }
     }
 
     /// Regular work, about once a second: learns new cgroups while they live, recycles the cells of those that are gone.
     pub fn tick(&mut self, now: Instant) {
         self.refresh();
-        // Cgroups that have cells, and whether these have open connections.
-        let mut in_use: HashMap<u64, bool> = HashMap::new();
-        let (mut used, mut dead) = (0, Vec::new());
+        let (mut used, mut open, mut dead) = (0, HashMap::new(), Vec::new());
         let cgroups = &self.cgroups;
         let read = self.probes.cells().visit(|cell, words| {
             let word = |place| words.word(place);
@@ -193,7 +193,7 @@ impl Collector {
             used += 1;
             let key = decode::key(word);
             let active = decode::active(word);
-            *in_use.entry(key.cgroup).or_default() |= active != 0;
+            *open.entry(key.cgroup).or_insert(false) |= active != 0;
             if !cgroups.is_alive(key.cgroup) {
                 let events = decode::events(word);
                 dead.push(Dead { cell, key, active, events });
@@ -204,14 +204,13 @@ impl Collector {
             return;
         }
         self.mind_the_room(used);
-        let cells = in_use.iter().map(|(&cgroup, &open)| (cgroup, i64::from(open)));
-        self.books.tick(now, cells, &self.cgroups);
+        self.books.tick(now, &open, &self.cgroups);
         for action in self.expiry.tick(now, &dead) {
             if let Err(error) = self.apply(action) {
                 warn!(%error, ?action, "cannot recycle a cell; it stays in use");
             }
         }
-        self.cgroups.forget_dead(|id| in_use.contains_key(&id));
+        self.cgroups.forget_dead(|id| open.contains_key(&id));
     }
 
     /// From three quarters of the table on, ports are no longer told apart: what is left belongs to cgroups that have no
@@ -240,27 +239,26 @@ impl Collector {
             Action::Unlink(cell, key) => self.probes.cells().unlink(cell, key),
             Action::Relink(cell, key) => self.probes.cells().relink(cell, key),
             Action::Recycle(index, key) => {
-                self.keep(index, key)?;
+                match self.cgroups.resolve(key.cgroup) {
+                    Some(identity) if identity.pod_uid.is_none() => {}
+                    identity => self.keep(index, identity.as_deref())?,
+                }
                 self.probes.cells().recycle(index)
             }
         }
     }
 
-    /// Adds a cell that is about to be recycled to the books of its pod, or to those of what nobody can name.
-    fn keep(&mut self, index: u32, key: CellKey) -> Result<(), aya::maps::MapError> {
-        let identity = self.cgroups.resolve(key.cgroup);
-        if identity.as_ref().is_some_and(|identity| identity.pod_uid.is_none()) {
-            return Ok(());
-        }
+    /// Keeps the counts of a cell that is about to be recycled: for its pod, or for those that nobody can name.
+    fn keep(&mut self, index: u32, pod: Option<&Identity>) -> Result<(), aya::maps::MapError> {
         let read = self.probes.cells().read(index, |words| decode::cell(|place| words.word(place)));
         let Ok(cell) = read? else { return Ok(()) };
-        if let Some(identity) = identity {
-            self.books.recycle(&identity, &cell);
-        } else {
-            let CellSnapshot { role, protocol, counts, .. } = cell;
-            let identity = Arc::clone(&UNATTRIBUTED);
-            let key = SeriesKey { identity, role, protocol, port: 0 };
-            self.nameless.entry(key).or_default().add(&counts);
+        match pod {
+            Some(pod) => self.books.recycle(pod, &cell),
+            None => {
+                let identity = Arc::clone(&UNATTRIBUTED);
+                let key = SeriesKey { identity, role: cell.role, protocol: cell.protocol, port: 0 };
+                self.nameless.entry(key).or_default().add(&cell.counts);
+            }
         }
         Ok(())
     }
@@ -268,7 +266,8 @@ impl Collector {
     /// The names of a cgroup, as far as they are known.
     #[must_use]
     pub fn identity(&self, cgroup: u64) -> Arc<Identity> {
-        self.books.join(self.unnamed(cgroup))
+        let names = self.books.names();
+        pods::join(names.as_deref().map(pods::lock).as_deref(), self.unnamed(cgroup))
     }
 
     /// The names that the cgroup's path gives.

@@ -192,9 +192,17 @@ fn queries() -> impl Iterator<Item = &'static str> {
 /// The words of a query that can only be names of families.
 fn families_in(query: &str) -> impl Iterator<Item = &str> {
     query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| {
-        ["tcp_", "websocket_", "grpc_", "workload_tcp_", "workload_websocket_", "observer_"]
-            .iter()
-            .any(|p| word.starts_with(p))
+        [
+            "tcp_",
+            "websocket_",
+            "grpc_",
+            "workload_pod_",
+            "workload_tcp_",
+            "workload_websocket_",
+            "observer_",
+        ]
+        .iter()
+        .any(|p| word.starts_with(p))
     })
 }
 

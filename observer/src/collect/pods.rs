@@ -1,7 +1,7 @@
 //! The pods' part of a pass: their names, how long they are shown, and the totals of their workloads.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -51,17 +51,9 @@ impl PodBooks {
         Self { names, pods: Pods::default(), workloads: Workloads::default() }
     }
 
-    fn names(&self) -> Option<MutexGuard<'_, Names>> {
-        // No method of `Names` leaves it half-done, should it panic.
-        self.names.as_ref().map(|names| names.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The identity with the API server's names, as far as they are known.
-    pub(super) fn join(&self, identity: Arc<Identity>) -> Arc<Identity> {
-        match self.names() {
-            Some(names) => names.join(&identity),
-            None => identity,
-        }
+    /// The names, for as long as a scrape needs them.
+    pub(super) fn names(&self) -> Option<Arc<Mutex<Names>>> {
+        self.names.clone()
     }
 
     /// Whether a scrape shows a cell: all cells of a pod or none, any other cell as it is due itself.
@@ -69,28 +61,22 @@ impl PodBooks {
         identity.pod_uid.as_deref().map_or(due, |uid| self.pods.show(uid))
     }
 
-    /// Regular work, after a walk of the cgroup tree and before cells are recycled. `cells` are the cgroup of each cell in
-    /// use, and how many connections are open in it.
-    pub(super) fn tick(
-        &mut self,
-        now: Instant,
-        cells: impl IntoIterator<Item = (u64, i64)>,
-        cgroups: &CgroupIndex,
-    ) {
+    /// Regular work, after a walk of the cgroup tree and before cells are recycled. `open` are the
+    /// cgroups that have cells, and whether connections are open in any of them.
+    pub(super) fn tick(&mut self, now: Instant, open: &HashMap<u64, bool>, cgroups: &CgroupIndex) {
         let here = cgroups.pods();
-        let cells: Vec<(Arc<Identity>, i64)> = cells
-            .into_iter()
-            .filter_map(|(cgroup, active)| Some((cgroups.resolve(cgroup)?, active)))
-            .collect();
-        let counted = cells
+        let cells: Vec<(Arc<Identity>, bool)> = open
             .iter()
-            .filter_map(|(identity, active)| Some((identity.pod_uid.as_deref()?, *active)));
+            .filter_map(|(&cgroup, &open)| Some((cgroups.resolve(cgroup)?, open)))
+            .collect();
+        let counted =
+            cells.iter().filter_map(|(identity, open)| Some((identity.pod_uid.as_deref()?, *open)));
         let open: HashSet<&str> =
-            counted.clone().filter(|(_, active)| *active != 0).map(|(uid, _)| uid).collect();
+            counted.clone().filter(|(_, open)| *open).map(|(uid, _)| uid).collect();
         let counted: HashSet<&str> = counted.map(|(uid, _)| uid).collect();
         let over = self.pods.tick(now, &counted, |uid| here.contains(uid) || open.contains(uid));
         let Some(names) = &self.names else { return };
-        let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = lock(names);
         for (key, counts) in over {
             let of = (key.role, key.protocol);
             self.workloads.retire(&key.uid, names.workload(&key.uid), of, &counts);
@@ -118,7 +104,7 @@ impl PodBooks {
     pub(super) fn recycle(&mut self, identity: &Identity, cell: &CellSnapshot) {
         let Some(uid) = identity.pod_uid.as_deref() else { return };
         let names = self.names.as_ref();
-        let names = names.map(|names| names.lock().unwrap_or_else(PoisonError::into_inner));
+        let names = names.map(|names| lock(names));
         if !self.pods.is_over(uid) {
             let id = identity.container_id.as_deref();
             let container = names.as_ref().zip(id).and_then(|(names, id)| names.container(uid, id));
@@ -130,7 +116,7 @@ impl PodBooks {
     }
 
     /// The kept counts of pods that are shown, as cells.
-    pub(super) fn kept(&mut self) -> Vec<(Arc<Identity>, CellSnapshot)> {
+    pub(super) fn kept(&mut self, names: Option<&Names>) -> Vec<(Arc<Identity>, CellSnapshot)> {
         let uids: HashSet<String> = self.pods.kept().map(|(key, _)| key.uid.clone()).collect();
         let shown: HashSet<String> = uids.into_iter().filter(|uid| self.pods.show(uid)).collect();
         let kept = self.pods.kept().filter(|(key, _)| shown.contains(&key.uid));
@@ -150,30 +136,27 @@ impl PodBooks {
                 protocol: key.protocol,
                 counts: counts.clone(),
             };
-            (self.join(Arc::new(identity)), cell)
+            (join(names, Arc::new(identity)), cell)
         })
         .collect()
     }
 
     /// How it is with the names, without any pod; nothing when nobody names pods.
     pub(super) fn about(&self, cgroups: &CgroupIndex) -> Option<Kubernetes> {
-        let names = self.names()?;
-        let unnamed = cgroups.pods().iter().filter(|uid| !names.knows(uid)).count() as u64;
-        Some(Kubernetes { health: names.health(), unnamed, pods: Vec::new(), totals: Vec::new() })
+        self.names.as_ref().map(|names| about(&lock(names), cgroups))
     }
 
-    /// What a scrape shows beside the series; nothing when nobody names pods.
+    /// What a scrape shows beside the series.
     pub(super) fn kubernetes(
         &mut self,
+        names: &Names,
         cells: &[(u32, CellSnapshot)],
         cgroups: &CgroupIndex,
-    ) -> Option<Kubernetes> {
+    ) -> Kubernetes {
         let here = cgroups.pods();
         let cells = of_pods(cells, cgroups);
         let counted = cells.iter().map(|(uid, _)| uid.as_str());
         let counted: HashSet<&str> = counted.filter(|uid| self.pods.show(uid)).collect();
-        let about = self.about(cgroups)?;
-        let names = self.names()?;
         let mut pods: Vec<NamedPod> = here
             .union(&counted)
             .filter_map(|uid| {
@@ -196,12 +179,30 @@ impl PodBooks {
         let of_workloads = in_cells.chain(kept).filter_map(|(uid, role, protocol, counts)| {
             Some((names.workload(uid)?, role, protocol, counts))
         });
-        Some(Kubernetes {
+        Kubernetes {
             totals: self.workloads.totals(|uid| names.workload(uid), of_workloads),
             pods,
-            ..about
-        })
+            ..about(names, cgroups)
+        }
     }
+}
+
+/// No method of [`Names`] leaves it half-done, should it panic.
+pub(super) fn lock(names: &Mutex<Names>) -> MutexGuard<'_, Names> {
+    names.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The identity with the API server's names, as far as they are known.
+pub(super) fn join(names: Option<&Names>, identity: Arc<Identity>) -> Arc<Identity> {
+    match names {
+        Some(names) => names.join(&identity),
+        None => identity,
+    }
+}
+
+fn about(names: &Names, cgroups: &CgroupIndex) -> Kubernetes {
+    let unnamed = cgroups.pods().iter().filter(|uid| !names.knows(uid)).count() as u64;
+    Kubernetes { health: names.health(), unnamed, pods: Vec::new(), totals: Vec::new() }
 }
 
 /// The cells that belong to pods, with the pod's UID.

@@ -8,6 +8,7 @@ use observer_common::{
 };
 
 use super::{
+    kubernetes::Total,
     pages::Part,
     process::Reading,
     text::{Kind, Label, Text},
@@ -33,8 +34,10 @@ pub(super) enum Samples {
     Series(fn(&mut Text, &Row)),
     /// Each replica, with the counts of its servers that speak the protocol, all ports and containers together.
     Replicas(Protocol, fn(&mut Text, &Row)),
-    /// What runs on the node, as a whole.
-    Node(fn(&mut Text, &Own)),
+    /// Each pod that the API server has named, by its labels.
+    Pods(fn(&mut Text, &str)),
+    /// Each workload, by role and protocol.
+    Totals(fn(&mut Text, &Total)),
     /// The daemon.
     Own(fn(&mut Text, &Own)),
 }
@@ -71,8 +74,6 @@ impl Row {
 pub(super) struct Own {
     /// The labels of `observer_build_info`.
     pub(super) build: String,
-    /// The node's name.
-    pub(super) node: String,
     /// How it came to its kernel side.
     pub(super) origin: Origin,
     /// What it costs, if `/proc` can be read.

@@ -1,51 +1,73 @@
 //! The families that Kubernetes adds: who the pods are, what their workloads have counted, how the watch is doing.
-//!
-//! Without an API server there are no samples, only the families.
 
 use observer_common::protocol::{Failure, Protocol, Reason};
 
 use super::{
     families::{DIRECTIONS, Family, Own, Samples},
-    text::{Kind, Label, Text, append, labels},
+    text::{Kind, Label, Text, labels},
 };
 use crate::{
     aggregate::{TotalKey, Totals},
     attribute::Trouble,
-    collect::NamedPod,
+    collect::{Kubernetes, NamedPod, Snapshot},
 };
 
-/// All of them, in the order of the text.
+/// What a workload has counted, and its labels.
+#[derive(Debug)]
+pub(super) struct Total {
+    /// As they stand between the braces.
+    labels: String,
+    protocol: Protocol,
+    totals: Totals,
+}
+
+impl From<(TotalKey, Totals)> for Total {
+    fn from((key, totals): (TotalKey, Totals)) -> Self {
+        let labels = labels(&[
+            ("namespace", &key.workload.namespace),
+            ("workload_kind", &key.workload.kind),
+            ("workload", &key.workload.name),
+            ("role", key.role.label()),
+        ]);
+        Self { labels, protocol: key.protocol, totals }
+    }
+}
+
+/// Takes the pods and the totals out of a snapshot.
+pub(super) fn take(snapshot: &mut Snapshot) -> (Vec<NamedPod>, Vec<(TotalKey, Totals)>) {
+    let known = snapshot.kubernetes.as_mut();
+    known.map(|k| (std::mem::take(&mut k.pods), std::mem::take(&mut k.totals))).unwrap_or_default()
+}
+
+/// The labels of a pod.
+pub(super) fn pod(pod: &NamedPod, node: &str) -> String {
+    let NamedPod { uid, pod, workload, .. } = pod;
+    labels(&[
+        ("namespace", &workload.namespace),
+        ("pod", pod),
+        ("uid", uid),
+        ("node", node),
+        ("workload_kind", &workload.kind),
+        ("workload", &workload.name),
+    ])
+}
+
+/// The families; those about the names have no samples when nobody names pods.
 pub(super) static FAMILIES: &[Family] = &[
     Family {
-        name: "observer_pod",
+        name: "workload_pod",
         kind: Kind::Info,
         help: "A pod of this node and who looks after it; the value is always 1.",
-        samples: Samples::Node(|text, own| {
-            for NamedPod { uid, pod, workload, .. } in
-                own.snapshot.kubernetes.iter().flat_map(|known| &known.pods)
-            {
-                let labels = [
-                    ("namespace", workload.namespace.as_str()),
-                    ("pod", pod),
-                    ("uid", uid),
-                    ("node", &own.node),
-                    ("workload_kind", &workload.kind),
-                    ("workload", &workload.name),
-                ];
-                text.sample("", &labels, 1_u64);
-            }
-        }),
+        samples: Samples::Pods(|text, pod| text.sample(pod, &[], 1_u64)),
     },
     Family {
         name: "workload_tcp_connections_opened",
         kind: Kind::Counter,
         help: "Connections that were established by a workload's pods on this node, those that are gone included.",
-        samples: Samples::Node(|text, own| {
-            for (key, totals) in totals(own) {
-                // Each is counted when its protocol is not known yet.
-                if key.protocol == Protocol::Tcp {
-                    text.sample(&workload(key), &[], totals.opened);
-                }
+        samples: Samples::Totals(|text, total| {
+            // Each is counted when its protocol is not known yet.
+            if total.protocol == Protocol::Tcp {
+                text.sample(&total.labels, &[], total.totals.opened);
             }
         }),
     },
@@ -53,11 +75,10 @@ pub(super) static FAMILIES: &[Family] = &[
         name: "workload_tcp_connections_identified",
         kind: Kind::Counter,
         help: "Connections found to speak a protocol, by a workload's pods on this node, those that are gone included.",
-        samples: Samples::Node(|text, own| {
-            for (key, totals) in totals(own) {
-                if key.protocol != Protocol::Tcp {
-                    text.sample(&with_protocol(key), &[], totals.entered);
-                }
+        samples: Samples::Totals(|text, total| {
+            if total.protocol != Protocol::Tcp {
+                let protocol = ("protocol", total.protocol.label());
+                text.sample(&total.labels, &[protocol], total.totals.entered);
             }
         }),
     },
@@ -65,70 +86,55 @@ pub(super) static FAMILIES: &[Family] = &[
         name: "workload_tcp_connections_closed",
         kind: Kind::Counter,
         help: "Connections that ended, of a workload's pods on this node, those that are gone included.",
-        samples: Samples::Node(|text, own| {
-            let names = std::array::from_fn(|index| Reason::ALL[index].label());
-            each(text, own, "reason", names, |totals| &totals.closed);
+        samples: Samples::Totals(|text, total| {
+            let reasons = Reason::ALL.iter().map(|reason| ("reason", reason.label()));
+            some(text, total, reasons, total.totals.closed);
         }),
     },
     Family {
         name: "workload_tcp_connect_failures",
         kind: Kind::Counter,
         help: "Attempts to connect that failed, of a workload's pods on this node, those that are gone included.",
-        samples: Samples::Node(|text, own| {
-            let names = std::array::from_fn(|index| Failure::ALL[index].label());
-            each(text, own, "reason", names, |totals| &totals.failures);
+        samples: Samples::Totals(|text, total| {
+            let reasons = Failure::ALL.iter().map(|failure| ("reason", failure.label()));
+            some(text, total, reasons, total.totals.failures);
         }),
     },
     Family {
         name: "workload_tcp_payload_bytes",
         kind: Kind::Counter,
         help: "Payload bytes of a workload's pods on this node, those that are gone included.",
-        samples: Samples::Node(|text, own| {
-            each(text, own, "direction", DIRECTIONS, |totals| &totals.bytes);
+        samples: Samples::Totals(|text, total| {
+            let directions = DIRECTIONS.into_iter().map(|direction| ("direction", direction));
+            some(text, total, directions, total.totals.bytes);
         }),
     },
     Family {
         name: "workload_websocket_messages",
         kind: Kind::Counter,
         help: "Text and binary messages of a workload's pods on this node, those that are gone included.",
-        samples: Samples::Node(|text, own| {
-            for (key, totals) in totals(own).filter(|(key, _)| key.protocol == Protocol::WebSocket)
-            {
-                for (direction, count) in DIRECTIONS.into_iter().zip(totals.messages) {
-                    text.sample(&with_protocol(key), &[("direction", direction)], count);
-                }
-            }
+        samples: Samples::Totals(|text, total| {
+            let directions = DIRECTIONS.into_iter().map(|direction| ("direction", direction));
+            some(text, total, directions, total.totals.messages);
         }),
     },
     Family {
         name: "observer_kube_watch_active",
         kind: Kind::Gauge,
         help: "1 while the names of pods are those that the API server has, 0 while it cannot be asked.",
-        samples: Samples::Own(|text, own| {
-            if let Some(known) = &own.snapshot.kubernetes {
-                text.sample("", &[], u64::from(known.health.current));
-            }
-        }),
+        samples: Samples::Own(|text, own| gauge(text, own, |k| u64::from(k.health.current))),
     },
     Family {
         name: "observer_kube_pods",
         kind: Kind::Gauge,
         help: "Pods that the API server has on this node.",
-        samples: Samples::Own(|text, own| {
-            if let Some(known) = &own.snapshot.kubernetes {
-                text.sample("", &[], known.health.pods);
-            }
-        }),
+        samples: Samples::Own(|text, own| gauge(text, own, |k| k.health.pods)),
     },
     Family {
         name: "observer_kube_pods_unnamed",
         kind: Kind::Gauge,
         help: "Pods with a cgroup on this node that the API server has not named yet.",
-        samples: Samples::Own(|text, own| {
-            if let Some(known) = &own.snapshot.kubernetes {
-                text.sample("", &[], known.unnamed);
-            }
-        }),
+        samples: Samples::Own(|text, own| gauge(text, own, |k| k.unnamed)),
     },
     Family {
         name: "observer_kube_watch_errors",
@@ -136,48 +142,29 @@ pub(super) static FAMILIES: &[Family] = &[
         help: "What went wrong with the watch of the API server, by kind; it is started anew each time.",
         samples: Samples::Own(|text, own| {
             if let Some(known) = &own.snapshot.kubernetes {
-                for (kind, count) in Trouble::ALL.into_iter().zip(known.health.troubles) {
-                    text.sample("", &[("kind", kind.label())], count);
+                for (trouble, count) in Trouble::ALL.into_iter().zip(known.health.troubles) {
+                    text.sample("", &[("kind", trouble.label())], count);
                 }
             }
         }),
     },
 ];
 
-fn totals(own: &Own) -> impl Iterator<Item = &(TotalKey, Totals)> {
-    own.snapshot.kubernetes.iter().flat_map(|known| &known.totals)
+fn gauge(text: &mut Text, own: &Own, value: impl Fn(&Kubernetes) -> u64) {
+    if let Some(known) = &own.snapshot.kubernetes {
+        text.sample("", &[], value(known));
+    }
 }
 
-fn workload(key: &TotalKey) -> String {
-    labels(&[
-        ("namespace", &key.workload.namespace),
-        ("workload_kind", &key.workload.kind),
-        ("workload", &key.workload.name),
-        ("role", key.role.label()),
-    ])
-}
-
-fn with_protocol(key: &TotalKey) -> String {
-    let mut labels = workload(key);
-    append(&mut labels, &[("protocol", key.protocol.label())]);
-    labels
-}
-
-/// A sample for each value that is not 0, with its name as the label `label`.
-fn each<const N: usize>(
+/// A sample for each value that is not 0, with its label.
+fn some<'a, const N: usize>(
     text: &mut Text,
-    own: &Own,
-    label: &'static str,
-    names: [&'static str; N],
-    values: impl Fn(&Totals) -> &[u64; N],
+    total: &Total,
+    names: impl Iterator<Item = Label<'a>>,
+    values: [u64; N],
 ) {
-    for (key, totals) in totals(own) {
-        let labels = with_protocol(key);
-        for (name, &value) in
-            names.into_iter().zip(values(totals)).filter(|(_, value)| **value != 0)
-        {
-            let more: [Label<'_>; 1] = [(label, name)];
-            text.sample(&labels, &more, value);
-        }
+    let protocol = ("protocol", total.protocol.label());
+    for (name, value) in names.zip(values).filter(|(_, value)| *value != 0) {
+        text.sample(&total.labels, &[protocol, name], value);
     }
 }

@@ -6,12 +6,17 @@ use observer_common::protocol::{Protocol, Role};
 
 use super::{
     families::{FAMILIES, Family, Own, Row, Samples},
-    kubernetes,
+    kubernetes::{self, Total},
     negotiate::Format,
     process,
     text::{Text, labels},
 };
-use crate::{aggregate::Series, bpf::Origin, collect::Snapshot, model::Counts};
+use crate::{
+    aggregate::Series,
+    bpf::Origin,
+    collect::{NamedPod, Snapshot},
+    model::Counts,
+};
 
 /// A page is complete when it has this many bytes; what belongs to the last row is still written.
 const PAGE: usize = 64 * 1024;
@@ -57,18 +62,15 @@ pub struct Pages {
     series: Vec<Row>,
     /// The replicas of each protocol that has families of its own.
     replicas: [(Protocol, Vec<Row>); 2],
+    /// The labels of the named pods.
+    pods: Vec<String>,
+    totals: Vec<Total>,
     own: Own,
     part: Part,
     text: Text,
     /// Index of the family and of its row that come next.
     family: usize,
     row: usize,
-    ended: bool,
-}
-
-/// Every family, in the order of the text.
-fn all() -> impl Iterator<Item = &'static Family> {
-    FAMILIES.iter().chain(kubernetes::FAMILIES).chain(process::FAMILIES)
 }
 
 impl Pages {
@@ -82,25 +84,28 @@ impl Pages {
         part: Part,
     ) -> Self {
         let series = std::mem::take(&mut snapshot.series);
+        let (named, totals) = kubernetes::take(&mut snapshot);
         let replicas = [Protocol::WebSocket, Protocol::Grpc]
-            .map(|protocol| (protocol, replicas(&series, protocol, &idle(&snapshot))));
+            .map(|protocol| (protocol, replicas(&series, &named, protocol)));
         let series = series.into_iter().map(row).collect();
         let own = Own {
             build: build.labels(),
-            node: build.node.clone(),
             origin: build.origin,
             process: process::Reading::take().ok(),
             snapshot,
         };
+        let pods = named.iter().map(|pod| kubernetes::pod(pod, &build.node)).collect();
+        let totals = totals.into_iter().map(Total::from).collect();
         Self {
             series,
             replicas,
+            pods,
+            totals,
             own,
             part,
             text: Text::new(format, prefix),
             family: 0,
             row: 0,
-            ended: false,
         }
     }
 
@@ -112,7 +117,17 @@ impl Pages {
                 let mut replicas = self.replicas.iter().filter(|(of, _)| of == protocol);
                 (&replicas.next().expect("made in `new`").1, write)
             }
-            Samples::Node(write) | Samples::Own(write) => {
+            Samples::Pods(write) => {
+                let Some(pod) = self.pods.get(self.row) else { return false };
+                write(&mut self.text, pod);
+                return true;
+            }
+            Samples::Totals(write) => {
+                let Some(total) = self.totals.get(self.row) else { return false };
+                write(&mut self.text, total);
+                return true;
+            }
+            Samples::Own(write) => {
                 let first = self.row == 0;
                 if first {
                     write(&mut self.text, &self.own);
@@ -131,10 +146,10 @@ impl Iterator for Pages {
 
     fn next(&mut self) -> Option<String> {
         while self.text.len() < PAGE {
-            let Some(family) = all().nth(self.family) else {
-                if !self.ended {
+            let Some(family) = families().nth(self.family) else {
+                if self.family == families().count() {
                     self.text.end();
-                    self.ended = true;
+                    self.family += 1;
                 }
                 break;
             };
@@ -156,6 +171,11 @@ impl Iterator for Pages {
     }
 }
 
+/// All families, in the order of the text.
+fn families() -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().chain(kubernetes::FAMILIES).chain(process::FAMILIES)
+}
+
 /// A snapshot as `OpenMetrics` text.
 #[must_use]
 pub fn encode(snapshot: Snapshot, build: &BuildInfo, prefix: &str, part: Part) -> String {
@@ -174,15 +194,9 @@ fn row(Series { key, counts }: Series) -> Row {
     Row { labels, protocol: key.protocol, counts }
 }
 
-/// The labels of pods that run, with connections or without.
-fn idle(snapshot: &Snapshot) -> Vec<String> {
-    let pods = snapshot.kubernetes.iter().flat_map(|known| &known.pods).filter(|pod| pod.running);
-    pods.map(|pod| labels(&[("namespace", &pod.workload.namespace), ("pod", &pod.pod)])).collect()
-}
-
-/// Per replica: the counts of its server sockets that speak `protocol`, all ports and containers together. A pod that
-/// runs and never had any has zeros: an autoscaler takes a missing value for one that is not to be changed.
-fn replicas(series: &[Series], protocol: Protocol, pods: &[String]) -> Vec<Row> {
+/// Per replica: the counts of its server sockets that speak `protocol`, all ports and containers together. A pod that runs
+/// and has none has zeros: an autoscaler would take a missing value for one that is not to be changed.
+fn replicas(series: &[Series], pods: &[NamedPod], protocol: Protocol) -> Vec<Row> {
     let mut replicas: Vec<Row> = Vec::new();
     let servers =
         series.iter().filter(|s| s.key.role == Role::Server && s.key.protocol == protocol);
@@ -195,9 +209,15 @@ fn replicas(series: &[Series], protocol: Protocol, pods: &[String]) -> Vec<Row> 
             _ => replicas.push(Row { labels, protocol, counts: series.counts.clone() }),
         }
     }
-    let counted: HashSet<&String> = replicas.iter().map(|row| &row.labels).collect();
-    let idle: Vec<_> = pods.iter().filter(|labels| !counted.contains(labels)).cloned().collect();
+    let counted: HashSet<&str> = replicas.iter().map(|row| row.labels.as_str()).collect();
+    let idle: Vec<String> = pods
+        .iter()
+        .filter(|pod| pod.running)
+        .map(|pod| labels(&[("namespace", &pod.workload.namespace), ("pod", &pod.pod)]))
+        .filter(|labels| !counted.contains(labels.as_str()))
+        .collect();
     let zeros = |labels| Row { labels, protocol, counts: Counts::default() };
     replicas.extend(idle.into_iter().map(zeros));
+    replicas.sort_by(|a, b| a.labels.cmp(&b.labels));
     replicas
 }
