@@ -137,24 +137,24 @@ impl Collector {
         let names = names.as_deref();
         let kubernetes =
             names.map(|names| self.books.kubernetes(names, &pass.cells, &self.cgroups));
-        let mut named = Vec::with_capacity(pass.cells.len());
+        let mut shown = Vec::with_capacity(pass.cells.len());
         let mut joined: HashMap<u64, Arc<Identity>> = HashMap::new();
         for (index, cell) in pass.cells {
             let due = self.expiry.show(index);
             let identity = self.unnamed(cell.cgroup);
             if self.books.shows(&identity, due) {
                 let name = joined.entry(cell.cgroup).or_insert_with(|| pods::join(names, identity));
-                named.push((Arc::clone(name), cell));
+                shown.push((Arc::clone(name), cell));
             }
         }
-        named.extend(self.books.kept(names));
-        named.extend(pass.overflow.into_iter().map(|cell| (Arc::clone(&OVERFLOW), cell)));
-        named.extend(
+        shown.extend(self.books.kept(names));
+        shown.extend(pass.overflow.into_iter().map(|cell| (Arc::clone(&OVERFLOW), cell)));
+        shown.extend(
             self.nameless
                 .iter()
                 .map(|(key, counts)| (Arc::clone(&key.identity), nameless_cell(key, counts))),
         );
-        Ok(Snapshot { series: fold(named), kubernetes, ..about_itself })
+        Ok(Snapshot { series: fold(shown), kubernetes, ..about_itself })
     }
 
     /// What a scrape shows now of the observer itself, without any series.
@@ -252,13 +252,12 @@ impl Collector {
     fn keep(&mut self, index: u32, pod: Option<&Identity>) -> Result<(), aya::maps::MapError> {
         let read = self.probes.cells().read(index, |words| decode::cell(|place| words.word(place)));
         let Ok(cell) = read? else { return Ok(()) };
-        match pod {
-            Some(pod) => self.books.recycle(pod, &cell),
-            None => {
-                let identity = Arc::clone(&UNATTRIBUTED);
-                let key = SeriesKey { identity, role: cell.role, protocol: cell.protocol, port: 0 };
-                self.nameless.entry(key).or_default().add(&cell.counts);
-            }
+        if let Some(pod) = pod {
+            self.books.recycle(pod, &cell);
+        } else {
+            let identity = Arc::clone(&UNATTRIBUTED);
+            let key = SeriesKey { identity, role: cell.role, protocol: cell.protocol, port: 0 };
+            self.nameless.entry(key).or_default().add(&cell.counts);
         }
         Ok(())
     }

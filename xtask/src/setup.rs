@@ -143,6 +143,24 @@ const NEEDS: &[Need] = &[
         optional: false,
     },
     Need {
+        name: "containerd",
+        reason: "tests run the image, and what it observes, in real containers",
+        purposes: &[Purpose::Test],
+        means: Means::Program {
+            program: "containerd",
+            packages: &["containerd"],
+            service: Some("containerd"),
+        },
+        optional: false,
+    },
+    Need {
+        name: "runc",
+        reason: "containerd runs containers with it",
+        purposes: &[Purpose::Test],
+        means: Means::Program { program: "runc", packages: &["runc"], service: None },
+        optional: false,
+    },
+    Need {
         name: "iproute2",
         reason: "tests make network namespaces and the veth pairs between them",
         purposes: &[Purpose::Test],

@@ -1,13 +1,18 @@
 //! From verified programs to attached ones, and to the maps that the daemon keeps.
 
-use std::{error::Error, fs::File, path::Path};
+use std::{
+    error::Error,
+    fs::File,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
 
 use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, ProgramArray, Queue},
     programs::{
         BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError,
-        ProgramFd, SockOps, links::FdLink,
+        SockOps, links::FdLink,
     },
 };
 use observer_common::{cell::OVERFLOW_CELLS, protocol::ResetCause};
@@ -27,7 +32,7 @@ pub(super) struct Parts {
     pub(super) states: Vec<(&'static Probe, ProbeState)>,
     /// Detached when dropped, unless they are pinned.
     pub(super) links: Vec<(&'static Probe, FdLink)>,
-    pub(super) programs: Vec<(&'static Probe, ProgramFd)>,
+    pub(super) programs: Vec<(&'static Probe, OwnedFd)>,
     /// By name, in the order of [`MAPS`].
     pub(super) maps: Vec<(&'static str, Map)>,
 }
@@ -209,8 +214,8 @@ fn attach_program(
     program: &mut Program,
     probe: &Probe,
     root: &File,
-) -> Result<(ProgramFd, Option<FdLink>), Box<dyn Error>> {
-    let fd = program.fd()?.try_clone()?;
+) -> Result<(OwnedFd, Option<FdLink>), Box<dyn Error>> {
+    let fd = program.fd()?.as_fd().try_clone_to_owned()?;
     let link = match probe.hook {
         Hook::Parser(_) | Hook::Iterator(_) => None,
         Hook::CgroupIngress | Hook::CgroupEgress => {

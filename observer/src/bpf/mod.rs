@@ -8,11 +8,11 @@
 //!
 //! [`programs`] is the table of what is attached where, [`cells`] reads the counters.
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use aya::{
     maps::{Array, Map, MapData, MapError, ProgramArray, RingBuf},
-    programs::{ProgramFd, links::FdLink},
+    programs::links::FdLink,
 };
 use observer_common::loss::LOSSES;
 use thiserror::Error;
@@ -23,6 +23,7 @@ pub mod cells;
 mod enumeration;
 pub mod heap;
 mod load;
+mod object;
 mod pin;
 pub mod programs;
 
@@ -132,7 +133,7 @@ pub struct Probes {
     pinned: bool,
     states: Vec<(&'static Probe, ProbeState)>,
     _links: Vec<(&'static Probe, FdLink)>,
-    programs: Vec<(&'static Probe, ProgramFd)>,
+    programs: Vec<(&'static Probe, OwnedFd)>,
     /// Kept open: closing the last descriptor of a program array empties it.
     parsers: ProgramArray<MapData>,
     cells: CellTable,
@@ -217,8 +218,8 @@ impl Probes {
 }
 
 /// From the text that the kernel shows about a program's descriptor (`bpf_prog_show_fdinfo`, 5.12).
-fn recursion_misses(program: &ProgramFd) -> Option<u64> {
-    let fd = program.as_fd().as_raw_fd();
+fn recursion_misses(program: &OwnedFd) -> Option<u64> {
+    let fd = program.as_raw_fd();
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
     info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
 }

@@ -21,9 +21,7 @@ use std::{
 
 use aya::{
     maps::{Map, MapData, ProgramArray},
-    programs::{
-        BtfTracePoint, CgroupSkb, CgroupSkbAttachType, ProgramFd, SockOps, links::PinnedLink,
-    },
+    programs::links::PinnedLink,
 };
 use nix::{
     errno::Errno,
@@ -39,7 +37,8 @@ use super::{
     attach::{MAPS, Parts},
     causes,
     load::OBJECT,
-    programs::{Hook, PROBES, Probe},
+    object,
+    programs::PROBES,
 };
 
 /// Why pins could not be used.
@@ -272,8 +271,8 @@ fn parts(directory: &Path) -> Result<Parts, Box<dyn Error>> {
             continue;
         }
         states.push((probe, ProbeState::Active));
-        if let Some(program) = program(probe, &path)? {
-            programs.push((probe, program));
+        if probe.hook.is_attached() {
+            programs.push((probe, object::open(&path)?));
         }
         let link = directory.join("links").join(probe.program);
         if link.exists() {
@@ -288,20 +287,4 @@ fn parts(directory: &Path) -> Result<Parts, Box<dyn Error>> {
         })
         .collect::<Result<_, Box<dyn Error>>>()?;
     Ok(Parts { states, links, programs, maps })
-}
-
-/// The descriptor of a pinned program.
-fn program(probe: &Probe, path: &Path) -> Result<Option<ProgramFd>, Box<dyn Error>> {
-    let fd = match probe.hook {
-        Hook::CgroupIngress => {
-            CgroupSkb::from_pin(path, CgroupSkbAttachType::Ingress)?.fd()?.try_clone()?
-        }
-        Hook::CgroupEgress => {
-            CgroupSkb::from_pin(path, CgroupSkbAttachType::Egress)?.fd()?.try_clone()?
-        }
-        Hook::SocketCallbacks => SockOps::from_pin(path)?.fd()?.try_clone()?,
-        Hook::Tracepoint(_) => BtfTracePoint::from_pin(path)?.fd()?.try_clone()?,
-        Hook::Parser(_) | Hook::Iterator(_) => return Ok(None),
-    };
-    Ok(Some(fd))
 }

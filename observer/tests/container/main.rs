@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod runtime;
 mod sandbox;
 
 use std::{
@@ -15,10 +16,11 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
+use runtime::Containerd;
 use sandbox::Manifest;
 use support::{
     bpffs::Bpffs,
-    cgroup::TestCgroup,
+    cgroup::{self, TestCgroup},
     daemon::Daemon,
     http,
     leaks::BpfSnapshot,
@@ -67,7 +69,8 @@ impl Drop for Node {
 struct Container {
     daemon: Daemon,
     address: IpAddr,
-    _scratch: TempDir,
+    /// Its files, where no runtime keeps them.
+    _scratch: Option<TempDir>,
 }
 
 impl Container {
@@ -77,7 +80,7 @@ impl Container {
         let mut command =
             sandbox::command(manifest, &manifest.capabilities(), places, &node.pair.a);
         let daemon = Daemon::spawn(&mut command);
-        Self { daemon, address: node.pair.a.ipv4(), _scratch: scratch }
+        Self { daemon, address: node.pair.a.ipv4(), _scratch: Some(scratch) }
     }
 
     fn scrape(&self, port: u16) -> Metrics {
@@ -214,7 +217,7 @@ fn the_kernel_counts_on_while_the_pod_is_replaced() {
     container.wait_for(&expected(30, 5));
     drop(container);
 
-    // Until it is told to let go, which takes no capability at all.
+    // Until it is told to let go.
     assert!(!node.bpffs.is_clean());
     let (manifest, scratch) = (Manifest::detach(), tempfile::tempdir().expect("it can be written"));
     let places = (&node.bpffs, scratch.path());
@@ -246,6 +249,59 @@ fn without_one_of_its_capabilities_it_says_which_and_ends() {
         assert!(said.contains(&complaint), "without {lacking}: {said}");
     }
     drop(node);
+    before.assert_same();
+}
+
+/// As close to a cluster as one machine comes: containerd and runc, their default seccomp profile, cgroups as a kubelet
+/// names them.
+#[test]
+fn containers_of_a_real_runtime_are_counted_and_gone() {
+    const AGENT: (&str, &str) = ("c0a7a1e0-0000-4000-8000-000000000001", "observer-agent");
+    const POD: &str = "c0a7a1e0-0000-4000-8000-000000000002";
+    const IDS: [&str; 2] = [
+        "aaaa000000000000000000000000000000000000000000000000000000000001",
+        "bbbb000000000000000000000000000000000000000000000000000000000002",
+    ];
+    let _lock = SystemLock::acquire();
+    let before = BpfSnapshot::take();
+    let (node, network) = (Node::new(), NetnsPair::new());
+    let clients = TestCgroup::new("observer-container-clients");
+    let containerd = Containerd::start();
+    let mut agent = containerd.observer(&Manifest::base(), AGENT, &node.pair.a, &node.bpffs);
+    let daemon = Daemon::spawn(&mut agent);
+    let agent = Container { daemon, address: node.pair.a.ipv4(), _scratch: None };
+
+    let processes = cgroup::ROOT.join(&runtime::cgroup(AGENT.0, AGENT.1)[1..]).join("cgroup.procs");
+    let process = fs::read_to_string(processes).expect("the agent runs in its cgroup");
+    let status = fs::read_to_string(format!("/proc/{}/status", process.trim()));
+    let status = status.expect("it is one process");
+    assert!(status.contains("\nSeccomp:\t2\n"), "no seccomp profile: {status}");
+
+    // A pod whose container is restarted: the counts of each are its own.
+    let pod = [("pod", POD)];
+    for id in IDS {
+        let listen = SocketAddr::new(network.a.ipv4(), 0);
+        let server = containerd.server("ws", listen, (POD, id), &network.a);
+        let drive = Drive { short: 10, long: 5, ..Drive::new(Protocol::Ws, server.addr) };
+        let mut driver = Driver::start(&drive, &clients, Some(&network.b));
+        driver.ready();
+        let of = [("pod", POD), ("container", &id[..12]), ("protocol", "websocket")];
+        agent.wait_for(&[
+            Expected::sum("websocket_connections_active", &pod, 5),
+            Expected::sum("tcp_connections_active", &of, 5),
+            Expected::sum("tcp_connections_identified_total", &of, 15),
+        ]);
+        driver.close();
+        agent.wait_for(&[Expected::sum("tcp_connections_closed_total", &of, 15)]);
+        server.stop();
+        let gone = |metrics: &Metrics| {
+            metrics.samples.iter().all(|sample| sample.labels.get("pod").is_none_or(|p| p != POD))
+        };
+        metrics::wait_until(PATIENCE, || agent.scrape(PORTS[0]), gone);
+    }
+    // The runtime passes its SIGTERM on.
+    agent.daemon.stop();
+    drop((containerd, node));
     before.assert_same();
 }
 

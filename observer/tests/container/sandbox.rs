@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::support::{bpffs::Bpffs, netns::Netns, tools};
 
 /// Where `cargo xtask image` puts it.
-fn image() -> PathBuf {
+pub(crate) fn image() -> PathBuf {
     tools::checkout().join("target/image/observer.tar")
 }
 
@@ -94,7 +94,7 @@ impl Manifest {
     }
 
     /// The environment, as the kubelet would fill it in.
-    fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
         let variables = self.container["env"].as_array().expect("it has one").iter();
         variables.map(|variable| {
             let name = variable["name"].as_str().expect("a name");
@@ -103,17 +103,24 @@ impl Manifest {
     }
 
     /// Path on the host, path in the container, and whether it is read-only, of each mount. An empty directory of the
-    /// pod's own has no path on the host.
-    fn mounts(&self) -> impl Iterator<Item = (&str, &str, bool)> {
+    /// pod's own has no path on the host; `bpffs` stands for the host's BPF file system.
+    pub(crate) fn mounts(
+        &self,
+        bpffs: &Bpffs,
+    ) -> impl Iterator<Item = (Option<PathBuf>, &str, bool)> {
         let volumes = self.volumes.as_array().expect("there are volumes");
         let mounts = self.container["volumeMounts"].as_array().expect("there are mounts").iter();
         mounts.map(|mount| {
             let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]);
-            let path = volume.and_then(|volume| volume["hostPath"]["path"].as_str());
-            let point = mount["mountPath"].as_str().expect("a path");
             let volume = volume.expect("a mount of a volume");
+            let path = volume["hostPath"]["path"].as_str();
             assert!(path.is_some() || volume["emptyDir"].is_object(), "{volume}");
-            (path.unwrap_or(""), point, mount["readOnly"] == true)
+            let path = path.map(|path| match path {
+                "/sys/fs/bpf" => bpffs.path().to_owned(),
+                other => PathBuf::from(other),
+            });
+            let point = mount["mountPath"].as_str().expect("a path");
+            (path, point, mount["readOnly"] == true)
         })
     }
 }
@@ -164,13 +171,10 @@ pub(crate) fn command(
     let mut command = Command::new("unshare");
     command.args(namespaces).args(["--propagation", "slave", "sh", "-c", ENTER, "sh"]);
     command.args([&root, &image]).arg(dropped(capabilities)).arg(manifest.argument());
-    for (path, point, read_only) in manifest.mounts() {
-        let path = if path == "/sys/fs/bpf" {
-            bpffs.path().display().to_string()
-        } else {
-            path.to_owned()
-        };
-        command.arg(format!("{path}:{point}:{}", if read_only { "ro" } else { "rw" }));
+    for (path, point, read_only) in manifest.mounts(bpffs) {
+        let mode = if read_only { "ro" } else { "rw" };
+        let path = path.unwrap_or_default();
+        command.arg(format!("{}:{point}:{mode}", path.display()));
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     command.env_clear().env("PATH", path).envs(manifest.environment());
