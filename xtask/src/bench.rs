@@ -7,7 +7,6 @@
 //! | [`kernel`] | the kernel's run-time statistics of a process's BPF programs |
 //! | [`compare`] | throughput with and without a watcher, interleaved |
 //! | [`pods`] | memory and scrape time of the daemon with many pods |
-//! | [`spread`] | median, smallest and largest |
 //! | [`report`] | the targets, the Markdown table and the JSON |
 //!
 //! Everything goes over loopback. All that was started is ended, and the switch of the kernel's
@@ -18,7 +17,6 @@ mod kernel;
 mod loads;
 mod pods;
 mod report;
-mod spread;
 mod watcher;
 
 use std::collections::BTreeMap;
@@ -35,11 +33,12 @@ use anyhow::{Context as _, Error, Result, bail};
 use clap::Args;
 use kernel::Statistics;
 use loads::{Load, Servers};
-use report::{BpfTime, Machine, ProgramRow, Results};
+use report::{BpfTime, ProgramRow, Results};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use watcher::{Kind, Watcher};
 
 use crate::cmd;
+use crate::machine::Machine;
 use crate::setup::{self, Purpose};
 
 /// What the bench is told on its command line.

@@ -9,6 +9,7 @@
 //! | [`image`] | a container image of the daemon, without a container engine |
 //! | [`lab`] | the tests of the kernel on real distribution kernels, in QEMU |
 //! | [`bench`] | what the kernel programs and the daemon cost, beside the targets |
+//! | [`soak`] | load and faults for a long time, every count compared |
 //! | [`lint`] | formatting, clippy, licences and sources of the dependencies |
 //!
 //! A command that needs root for one step takes it through sudo for that step alone.
@@ -23,8 +24,11 @@ mod image;
 mod lab;
 mod leftovers;
 mod lint;
+mod machine;
 mod run;
 mod setup;
+mod soak;
+mod spread;
 mod suite;
 mod test;
 #[path = "../../observer/build/toolchain.rs"]
@@ -81,6 +85,8 @@ enum Command {
     Lab(lab::LabArgs),
     /// Measure what the kernel programs and the daemon cost, as root; installs first what it lacks
     Bench(bench::Options),
+    /// Load and faults, with every count compared after each round, as root
+    Soak(soak::Options),
     /// What continuous integration runs: lint, then test
     Ci,
     /// The part of `run --demo` that needs root
@@ -122,6 +128,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Lint => lint::run(),
         Command::Lab(args) => lab::run(&args),
         Command::Bench(options) => bench::run(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Ci => lint::run().and_then(|()| test::run(&[])),
         Command::Demo(options) => demo::run(&options),
     }

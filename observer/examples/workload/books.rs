@@ -14,9 +14,14 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     /// Counts one and returns how many there were before.
     pub(crate) fn increment(&self) -> u64 {
+        self.add(1)
+    }
+
+    /// Counts some and returns how many there were before.
+    pub(crate) fn add(&self, count: u64) -> u64 {
         // The books are read after the tasks that write them were joined, or polled: no ordering
         // between counters is relied on.
-        self.0.fetch_add(1, Ordering::Relaxed)
+        self.0.fetch_add(count, Ordering::Relaxed)
     }
 
     pub(crate) fn get(&self) -> u64 {

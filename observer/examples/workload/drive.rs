@@ -5,6 +5,7 @@
 //! obeys stdin:
 //!
 //! - `talk`: one more message on each long connection, then the books again
+//! - `flood N`: N more messages on each, many at once, then the books again
 //! - `close`, or the end of stdin: closes them orderly
 //! - `reset`: resets them
 //!
@@ -14,14 +15,15 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
@@ -34,6 +36,9 @@ use crate::{
 
 /// How long one step of one connection may take before it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Messages of a flood that are under way on one connection: few enough for the buffers of both ends.
+const AT_ONCE: u64 = 100;
 
 /// How many failures are described on stderr; all are counted.
 const DESCRIBED_FAILURES: u64 = 10;
@@ -70,6 +75,15 @@ pub(crate) trait Session: Sized + Send + 'static {
     fn open(target: &Target) -> impl Future<Output = Result<Self>> + Send;
     /// Sends one message that contains `number` and verifies the answer.
     fn exchange(&mut self, number: u64) -> impl Future<Output = Result<()>> + Send;
+    /// Sends a message for each number, however many at once, and verifies the answers.
+    fn exchange_many(&mut self, numbers: Range<u64>) -> impl Future<Output = Result<()>> + Send {
+        async {
+            for number in numbers {
+                self.exchange(number).await?;
+            }
+            Ok(())
+        }
+    }
     /// Says goodbye the way of the protocol and waits until the peer has closed too.
     fn close(self) -> impl Future<Output = Result<()>> + Send;
     /// Resets the connection, whatever the protocol thinks of it.
@@ -103,7 +117,12 @@ async fn drive<S: Session>(args: &Args) -> Result<bool> {
             }
             Some("close") | None => break false,
             Some("reset") => break true,
-            Some(other) => bail!("unknown command `{other}`"),
+            Some(other) => {
+                let count = other.strip_prefix("flood ").and_then(|count| count.parse().ok());
+                let count = count.with_context(|| format!("unknown command `{other}`"))?;
+                held = flood(held, count, args.concurrency, &books).await?;
+                print(&books.of_driver(true))?;
+            }
         }
     };
     for session in held {
@@ -113,6 +132,42 @@ async fn drive<S: Session>(args: &Args) -> Result<bool> {
     }
     print(&books.of_driver(false))?;
     Ok(books.failures.get() == 0)
+}
+
+/// Exchanges that many messages on each connection, `concurrency` connections at a time.
+async fn flood<S: Session>(
+    held: Vec<S>,
+    count: u64,
+    concurrency: u64,
+    books: &Arc<Books>,
+) -> Result<Vec<S>> {
+    let waiting = Arc::new(Mutex::new(held));
+    let mut workers = JoinSet::new();
+    for _ in 0..concurrency {
+        let (waiting, books) = (Arc::clone(&waiting), Arc::clone(books));
+        workers.spawn(async move {
+            let mut done = Vec::new();
+            let next = || waiting.lock().ok().and_then(|mut waiting| waiting.pop());
+            while let Some(mut session) = next() {
+                note(&books, exchange_many(&books, &mut session, count).await);
+                done.push(session);
+            }
+            done
+        });
+    }
+    Ok(workers.join_all().await.into_iter().flatten().collect())
+}
+
+async fn exchange_many(books: &Books, session: &mut impl Session, count: u64) -> Result<()> {
+    let mut left = count;
+    while left > 0 {
+        let some = left.min(AT_ONCE);
+        let first = books.messages_out.add(some);
+        within(session.exchange_many(first..first + some)).await?;
+        books.messages_in.add(some);
+        left -= some;
+    }
+    Ok(())
 }
 
 /// Runs all short connections and returns the long ones.

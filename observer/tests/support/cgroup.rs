@@ -119,6 +119,13 @@ impl TestCgroup {
         unsafe { command.pre_exec(enter) }
     }
 
+    /// Moves a process that runs already into the cgroup; its sockets stay with the one they were made in.
+    pub(crate) fn take_in(&self, process: u32) {
+        let path = self.path.join("cgroup.procs");
+        fs::write(&path, process.to_string())
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+    }
+
     /// Starts the command inside the cgroup.
     pub(crate) fn spawn_in(&self, command: &mut Command) -> Child {
         self.enter(command)

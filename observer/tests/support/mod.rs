@@ -17,6 +17,7 @@ pub(crate) mod peer;
 pub(crate) mod pod;
 pub(crate) mod poll;
 pub(crate) mod process;
+pub(crate) mod program;
 pub(crate) mod prometheus;
 pub(crate) mod scale;
 pub(crate) mod scenarios;

@@ -60,6 +60,13 @@ impl Netns {
         unsafe { command.pre_exec(enter) }
     }
 
+    /// Writes a setting of the namespace below `/proc/sys/net`.
+    pub(crate) fn set(&self, setting: &str, value: &str) {
+        let write = format!("echo {value} > /proc/sys/net/{setting}");
+        let status = self.enter(Command::new("sh").args(["-c", &write])).status();
+        assert!(status.is_ok_and(|status| status.success()), "cannot set {setting}");
+    }
+
     /// Configures the cable's end and brings the namespace up.
     fn configure(&self) {
         // Duplicate address detection would keep the address unusable for a second or two.

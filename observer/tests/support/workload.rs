@@ -2,23 +2,15 @@
 //!
 //! The program is the example `workload`, which documents what it speaks on stdin and stdout.
 
-use std::{
-    io::{BufRead, BufReader, Write},
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    process::{ChildStdin, ChildStdout, Command, Stdio},
-    sync::mpsc::{self, Receiver},
-    thread,
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use nix::sys::signal::Signal;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 
-use super::{cgroup::TestCgroup, daemon, netns::Netns, process::Process};
+use super::{cgroup::TestCgroup, netns::Netns, program::Program};
 
-/// How long a workload may take for its next line: thousands of connections on a slow machine.
-const PATIENCE: Duration = Duration::from_mins(3);
+/// The example's name.
+const WORKLOAD: &str = "workload";
 
 /// What is spoken on the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +52,7 @@ pub(crate) struct ServerBooks {
 }
 
 /// What a driver counted. Failures are none: they fail the test.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 pub(crate) struct DriverBooks {
     /// Whether the long connections are up.
     pub(crate) ready: bool,
@@ -101,7 +93,7 @@ impl Server {
         }
         let listen = listen.to_string();
         let args = ["serve", "--protocol", protocol.argument(), "--listen", &listen];
-        let program = Program::start(&args.map(str::to_owned), cgroup, netns);
+        let program = Program::start(WORKLOAD, &args.map(str::to_owned), cgroup, netns);
         let Ready { ready: addr } = program.line();
         Self { program, addr }
     }
@@ -112,9 +104,14 @@ impl Server {
         self.program.line()
     }
 
+    /// Kills it by SIGKILL: the kernel closes its connections.
+    pub(crate) fn kill(mut self) {
+        self.program.kill();
+    }
+
     /// Ends it by SIGTERM and returns its last books.
     pub(crate) fn stop(mut self) -> ServerBooks {
-        self.program.process.signal(Signal::SIGTERM);
+        self.program.signal(Signal::SIGTERM);
         let books = self.program.line();
         self.program.end();
         books
@@ -169,7 +166,7 @@ pub(crate) struct Driver(Program);
 impl Driver {
     /// Starts a driver in a cgroup, and in a namespace if one is given.
     pub(crate) fn start(drive: &Drive, cgroup: &TestCgroup, netns: Option<&Netns>) -> Self {
-        Self(Program::start(&drive.args(), cgroup, netns))
+        Self(Program::start(WORKLOAD, &drive.args(), cgroup, netns))
     }
 
     /// Waits until all short connections are over and all long ones are up.
@@ -180,6 +177,12 @@ impl Driver {
     /// Exchanges one more message on each long connection.
     pub(crate) fn talk(&mut self) -> DriverBooks {
         self.0.say("talk");
+        self.books(true)
+    }
+
+    /// Exchanges that many more messages on each long connection, many at once.
+    pub(crate) fn flood(&mut self, messages: u64) -> DriverBooks {
+        self.0.say(&format!("flood {messages}"));
         self.books(true)
     }
 
@@ -197,13 +200,18 @@ impl Driver {
 
     /// Lets it end by itself: it closes the long connections orderly.
     pub(crate) fn finish(mut self) -> DriverBooks {
-        self.0.stdin = None;
+        self.0.hang_up();
         self.last_books()
     }
 
     /// Kills it by SIGKILL: the kernel closes its connections.
     pub(crate) fn kill(mut self) {
-        self.0.process.kill();
+        self.0.kill();
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
     }
 
     fn books(&self, ready: bool) -> DriverBooks {
@@ -211,7 +219,7 @@ impl Driver {
         assert!(
             books.failures == 0 && books.attempted == books.opened && books.ready == ready,
             "{}: not what a driver should come to: {books:?}",
-            self.0.description
+            self.0
         );
         books
     }
@@ -221,74 +229,4 @@ impl Driver {
         self.0.end();
         books
     }
-}
-
-/// A running workload and its two pipes. Its stderr is the test's.
-struct Program {
-    process: Process,
-    description: String,
-    stdin: Option<ChildStdin>,
-    lines: Receiver<String>,
-}
-
-impl Program {
-    fn start(args: &[String], cgroup: &TestCgroup, netns: Option<&Netns>) -> Self {
-        let path = executable();
-        let mut command = Command::new(&path);
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
-        if let Some(netns) = netns {
-            netns.enter(&mut command);
-        }
-        let description = format!("workload {}", args.join(" "));
-        let mut process = Process::new(cgroup.spawn_in(&mut command), description.clone());
-        let stdin = Some(process.take_stdin());
-        let lines = read_lines(process.take_stdout());
-        Self { process, description, stdin, lines }
-    }
-
-    fn say(&mut self, command: &str) {
-        let stdin = self.stdin.as_mut().expect("its stdin is open");
-        writeln!(stdin, "{command}").unwrap_or_else(|e| panic!("{}: {e}", self.description));
-    }
-
-    /// Its next line.
-    fn line<T: DeserializeOwned>(&self) -> T {
-        let line = self
-            .lines
-            .recv_timeout(PATIENCE)
-            .unwrap_or_else(|error| panic!("{} printed nothing more: {error}", self.description));
-        serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("{} printed `{line}`: {error}", self.description))
-    }
-
-    /// Waits for its success.
-    fn end(&mut self) {
-        self.stdin = None;
-        let status = self.process.wait(PATIENCE);
-        assert!(status.success(), "{} ended with {status}", self.description);
-    }
-}
-
-/// Reads on a thread, so that a line can be waited for with a deadline.
-fn read_lines(stdout: ChildStdout) -> Receiver<String> {
-    let (sender, lines) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
-    lines
-}
-
-/// The example's binary, which cargo puts beside the daemon's.
-fn executable() -> PathBuf {
-    let path = daemon::executable().with_file_name("examples").join("workload");
-    assert!(
-        path.exists(),
-        "{} is missing: build it by `cargo build --package observer --example workload`",
-        path.display()
-    );
-    path
 }

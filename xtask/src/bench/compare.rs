@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::Bench;
 use super::loads::{Load, Run, Servers, ticks_of};
-use super::spread::Spread;
 use super::watcher::{Kind, Watcher};
 use crate::cmd;
+use crate::spread::Spread;
 
 /// What one load lost to one watcher.
 #[derive(Clone, Debug, Serialize)]

@@ -10,12 +10,12 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use super::Bench;
-use super::spread::Spread;
 use super::watcher::{Kind, Watcher};
 use crate::cmd;
 use crate::demo::metrics;
 use crate::demo::pods::{Pod, Pods};
 use crate::demo::workload::Workload;
+use crate::spread::Spread;
 
 /// Numbers of pods, growing.
 const PODS: [usize; 3] = [10, 100, 500];

@@ -1,17 +1,15 @@
 //! The results: targets beside figures, as Markdown for people and JSON for programs.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::thread;
 
-use anyhow::Result;
 use serde::Serialize;
 
 use super::compare::Comparison;
 use super::loads::Load;
 use super::pods::PodsRow;
-use super::spread::Spread;
 use super::watcher::Kind;
+use crate::machine::Machine;
+use crate::spread::Spread;
 
 /// A program that ran less often than this under a load is not what the load is about.
 const ENOUGH_RUNS: u64 = 1_000;
@@ -32,16 +30,6 @@ pub(super) struct Results {
     pub(super) pods: Vec<PodsRow>,
     /// What did not run here, and why.
     pub(super) skipped: Vec<String>,
-}
-
-/// Where it was measured.
-#[derive(Serialize)]
-pub(super) struct Machine {
-    processor: String,
-    cores: usize,
-    kernel: String,
-    /// The load averages before the bench: what others did.
-    load_before: String,
 }
 
 /// A kernel program under a load.
@@ -75,21 +63,6 @@ pub(super) struct Target {
     figure: f64,
     unit: &'static str,
     met: bool,
-}
-
-impl Machine {
-    pub(super) fn look() -> Result<Self> {
-        let processors = fs::read_to_string("/proc/cpuinfo")?;
-        let model = processors.lines().find_map(|line| line.strip_prefix("model name"));
-        let model = model.map_or("unknown", |model| model.trim_start_matches(['\t', ':', ' ']));
-        let load = fs::read_to_string("/proc/loadavg")?;
-        Ok(Self {
-            processor: model.to_owned(),
-            cores: thread::available_parallelism()?.get(),
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-            load_before: load.split(' ').take(3).collect::<Vec<_>>().join(" "),
-        })
-    }
 }
 
 impl Target {
@@ -152,12 +125,11 @@ impl Results {
     /// The tables. Writing to a String does not fail, so its results are dropped.
     pub(super) fn markdown(&self) -> String {
         let mut text = String::new();
-        let Machine { processor, cores, kernel, load_before } = &self.machine;
         let rounds = self.comparisons.first().map_or(0, |one| one.pairs.len());
         let _ = writeln!(
             text,
-            "{processor}, {cores} cores, Linux {kernel}; {rounds} interleaved rounds{}; load \
-             averages before: {load_before}. Spreads are median (smallest–largest).",
+            "{}; {rounds} interleaved rounds{}. Spreads are median (smallest–largest).",
+            self.machine,
             if self.quick { " (quick)" } else { "" }
         );
         self.targets_table(&mut text);

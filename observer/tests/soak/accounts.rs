@@ -1,0 +1,236 @@
+//! Accounts: what must be shown of each pod, and what the daemon shows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::support::{daemon::Daemon, metrics::Sample, poll::poll};
+
+/// How long the last connections may take: a FIN that meets a full queue is sent again, and namespaces go slowly.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How connections ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Closed {
+    /// So many for each reason.
+    As(BTreeMap<String, u64>),
+    /// So many, whoever was first.
+    Anyhow(u64),
+}
+
+impl Closed {
+    /// All for the same reason.
+    pub(crate) fn all(reason: &str, count: u64) -> Self {
+        Self::As(BTreeMap::from([(reason.to_owned(), count)]))
+    }
+
+    /// These and those.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::As(mut one), Self::As(other)) => {
+                for (reason, count) in other {
+                    *one.entry(reason).or_default() += count;
+                }
+                Self::As(one)
+            }
+            (one, other) => Self::Anyhow(one.count() + other.count()),
+        }
+    }
+
+    fn count(&self) -> u64 {
+        match self {
+            Self::As(reasons) => reasons.values().sum(),
+            Self::Anyhow(count) => *count,
+        }
+    }
+}
+
+/// What one pod must show: it is one end of connections that all speak the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    /// The value of the label `pod`.
+    pub(crate) pod: String,
+    pub(crate) role: &'static str,
+    /// What the connections are taken for, one after the other; plain tcp if for nothing.
+    pub(crate) taken_for: &'static [&'static str],
+    pub(crate) opened: u64,
+    /// They were opened before the daemon started, which then takes them for tcp.
+    pub(crate) adopted: bool,
+    pub(crate) closed: Closed,
+    /// WebSocket messages received and sent, of a server.
+    pub(crate) messages: [u64; 2],
+}
+
+impl Account {
+    /// All series that are not zero.
+    fn series(&self) -> BTreeMap<String, u64> {
+        let Self { role, opened, .. } = self;
+        let taken_for = if self.adopted { &[] } else { self.taken_for };
+        let (closed, last) = (self.closed.count(), taken_for.last().copied().unwrap_or("tcp"));
+        let active = opened - closed;
+        let (began, lasted) =
+            if self.adopted { ("adopted", "adopted lifetimes") } else { ("opened", "lifetimes") };
+        let mut series = BTreeMap::from([
+            (format!("{began} {role}"), *opened),
+            (format!("active {role} {last}"), active),
+            (format!("{lasted} {role} {last}"), closed),
+        ]);
+        series.extend(taken_for.iter().map(|name| (format!("identified {role} {name}"), *opened)));
+        match &self.closed {
+            Closed::As(reasons) => series.extend(
+                reasons.iter().map(|(why, count)| (format!("closed {role} {last} {why}"), *count)),
+            ),
+            Closed::Anyhow(count) => drop(series.insert(format!("closed {role} {last}"), *count)),
+        }
+        if *role == "server" && matches!(last, "websocket" | "grpc") {
+            series.insert(format!("{last}_connections_total"), *opened);
+            series.insert(format!("{last}_connections_active"), active);
+        }
+        let messages = if self.adopted { [0; 2] } else { self.messages };
+        for (direction, count) in ["received", "sent"].into_iter().zip(messages) {
+            series.insert(format!("messages {direction}"), count);
+        }
+        series.retain(|_, count| *count != 0);
+        series
+    }
+
+    /// The same, but whoever was first to close.
+    pub(crate) fn anyhow(self) -> Self {
+        Self { closed: Closed::Anyhow(self.closed.count()), ..self }
+    }
+
+    /// What differs from that.
+    fn mismatches<'a>(&self, shown: impl Iterator<Item = &'a Sample>) -> Vec<String> {
+        let anyhow = matches!(self.closed, Closed::Anyhow(_));
+        mismatches(&self.pod, &self.series(), shown, anyhow)
+    }
+}
+
+/// What differs from the series that are expected of `whom`.
+fn mismatches<'a>(
+    whom: &str,
+    expected: &BTreeMap<String, u64>,
+    shown: impl Iterator<Item = &'a Sample>,
+    anyhow: bool,
+) -> Vec<String> {
+    let mut actual = BTreeMap::new();
+    for sample in shown {
+        if let Some(series) = series_of(sample, anyhow) {
+            *actual.entry(series).or_default() += sample.value as u64;
+        }
+    }
+    actual.retain(|_, count| *count != 0);
+    let names: BTreeSet<_> = expected.keys().chain(actual.keys()).collect();
+    let differ = names.into_iter().filter(|name| expected.get(*name) != actual.get(*name));
+    differ
+        .map(|name| {
+            let [expected, got] =
+                [expected, &actual].map(|series| series.get(name).copied().unwrap_or(0));
+            format!("{whom} {name}: expected {expected}, got {got}\n")
+        })
+        .collect()
+}
+
+/// The series of an account that a sample belongs to.
+fn series_of(sample: &Sample, anyhow: bool) -> Option<String> {
+    let label = |name: &str| sample.labels.get(name).map_or("", String::as_str);
+    let (role, protocol) = (label("role"), label("protocol"));
+    Some(match sample.name.as_str() {
+        "tcp_connections_opened_total" => format!("opened {role}"),
+        "tcp_connections_adopted_total" => format!("adopted {role}"),
+        "tcp_adopted_connection_duration_seconds_count" => {
+            format!("adopted lifetimes {role} {protocol}")
+        }
+        "tcp_connections_active" => format!("active {role} {protocol}"),
+        "tcp_connection_duration_seconds_count" => format!("lifetimes {role} {protocol}"),
+        "tcp_connections_identified_total" => format!("identified {role} {protocol}"),
+        "tcp_connections_closed_total" if anyhow => format!("closed {role} {protocol}"),
+        "tcp_connections_closed_total" => format!("closed {role} {protocol} {}", label("reason")),
+        "websocket_messages_total" => format!("messages {}", label("direction")),
+        name @ ("websocket_connections_active"
+        | "websocket_connections_total"
+        | "grpc_connections_active"
+        | "grpc_connections_total") => name.to_owned(),
+        _ => return None,
+    })
+}
+
+/// What a daemon has shown of each pod, the last time that it showed it: the series of a removed cgroup go one by one.
+#[derive(Default)]
+pub(crate) struct Watch {
+    shown: BTreeMap<String, BTreeMap<String, Sample>>,
+}
+
+impl Watch {
+    /// Scrapes.
+    pub(crate) fn look(&mut self, daemon: &Daemon) {
+        for sample in daemon.scrape().samples {
+            if series_of(&sample, false).is_some() {
+                let pod = sample.labels.get("pod").cloned().unwrap_or_default();
+                self.shown.entry(pod).or_default().insert(sample.to_string(), sample);
+            }
+        }
+    }
+
+    /// Waits until all is shown as it must be; panics with what is not. Returns how many series were compared.
+    pub(crate) fn settle(&mut self, daemon: &Daemon, accounts: &[Account]) -> usize {
+        let mut wrong = Vec::new();
+        poll(PATIENCE, || {
+            self.look(daemon);
+            let shown = |pod: &str| self.shown.get(pod).into_iter().flat_map(BTreeMap::values);
+            wrong = accounts.iter().flat_map(|one| one.mismatches(shown(&one.pod))).collect();
+            wrong.is_empty().then_some(())
+        })
+        .unwrap_or_else(|| panic!("the books differ:\n{}", wrong.concat()));
+        accounts.iter().map(|account| account.series().len()).sum()
+    }
+
+    /// The same for the sums over all accounts, in a table that is too small: what found no cell in it is shown together.
+    pub(crate) fn settle_sums(&mut self, daemon: &Daemon, accounts: &[Account]) -> usize {
+        const OVERFLOW: &str = "overflow";
+        let mut expected: BTreeMap<String, u64> = BTreeMap::new();
+        for account in accounts {
+            for (series, count) in account.clone().anyhow().series() {
+                *expected.entry(series).or_default() += count;
+            }
+        }
+        let pods: BTreeSet<_> = accounts.iter().map(|account| account.pod.as_str()).collect();
+        let mut wrong = Vec::new();
+        poll(PATIENCE, || {
+            self.look(daemon);
+            let ours = |pod: &&String| *pod == OVERFLOW || pods.contains(pod.as_str());
+            let shown = self.shown.iter().filter(|(pod, _)| ours(pod));
+            let samples = shown.flat_map(|(_, series)| series.values());
+            wrong = mismatches("all", &expected, samples, true);
+            wrong.is_empty().then_some(())
+        })
+        .unwrap_or_else(|| panic!("the sums differ:\n{}", wrong.concat()));
+        expected.len()
+    }
+
+    /// Waits until all connections of a pod are over, however many were opened before the daemon started.
+    pub(crate) fn over(&mut self, daemon: &Daemon, pod: &str) {
+        let mut sums = [0; 6];
+        poll(PATIENCE, || {
+            self.look(daemon);
+            let shown = || self.shown.get(pod).into_iter().flat_map(BTreeMap::values);
+            sums = ["opened", "adopted", "lifetimes", "adopted lifetimes", "closed", "active"].map(
+                |family| {
+                    let of = |sample: &&Sample| {
+                        let series = series_of(sample, true).unwrap_or_default();
+                        let end = series.find(" client").or_else(|| series.find(" server"));
+                        end.is_some_and(|end| &series[..end] == family)
+                    };
+                    shown().filter(of).map(|sample| sample.value as u64).sum()
+                },
+            );
+            let [opened, adopted, lasted, adopted_lasted, closed, active] = sums;
+            let over = opened == lasted && adopted == adopted_lasted && opened + adopted == closed;
+            (over && opened > 0 && active == 0).then_some(())
+        })
+        .unwrap_or_else(|| {
+            panic!("{pod}: opened, adopted, their lifetimes, closed, active: {sums:?}")
+        });
+    }
+}
