@@ -13,7 +13,7 @@ mod tools;
 use anyhow::{Context as _, Result, anyhow};
 use apt::Apt;
 
-use crate::cmd;
+use crate::{cmd, lab};
 
 /// What a need is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,7 @@ pub(crate) enum Purpose {
     Test,
     Bench,
     Lint,
+    Lab,
 }
 
 /// One thing that has to be on the machine.
@@ -58,6 +59,8 @@ enum Means {
     PythonEnvironment,
     /// A program from a crate, of a version that the project's compiler builds.
     Crate { program: &'static str, version: &'static str, arguments: &'static [&'static str] },
+    /// busybox, linked statically.
+    StaticBusybox,
     /// `cargo <name>`, a component of the toolchain.
     Component { name: &'static str },
 }
@@ -180,6 +183,38 @@ const NEEDS: &[Need] = &[
         optional: false,
     },
     Need {
+        name: "QEMU",
+        reason: "the lab boots other kernels in it",
+        purposes: &[Purpose::Test, Purpose::Lab],
+        means: Means::Program {
+            program: "qemu-system-x86_64",
+            packages: &["qemu-system-x86"],
+            service: None,
+        },
+        optional: false,
+    },
+    Need {
+        name: "busybox",
+        reason: "it is all that the lab's guests have beside what they test; it must be static",
+        purposes: &[Purpose::Test, Purpose::Lab],
+        means: Means::StaticBusybox,
+        optional: false,
+    },
+    Need {
+        name: "xz",
+        reason: "the modules of some kernels are packed with it",
+        purposes: &[Purpose::Test, Purpose::Lab],
+        means: Means::Program { program: "xzcat", packages: &["xz-utils"], service: None },
+        optional: false,
+    },
+    Need {
+        name: "zstd",
+        reason: "the modules of other kernels are packed with it",
+        purposes: &[Purpose::Test, Purpose::Lab],
+        means: Means::Program { program: "zstdcat", packages: &["zstd"], service: None },
+        optional: false,
+    },
+    Need {
         name: "wrk",
         reason: "the benchmark loads nginx with it",
         purposes: &[Purpose::Bench],
@@ -287,6 +322,9 @@ impl Means {
             Self::NewProgram { program, .. } => tools::check_program(program),
             Self::PythonEnvironment => tools::check_python(),
             Self::Crate { program, .. } => components::version_of(program),
+            Self::StaticBusybox => lab::busybox()
+                .map(|path| path.display().to_string())
+                .map_err(|error| error.to_string()),
             Self::Component { name } => components::check(name),
         }
     }
@@ -300,6 +338,7 @@ impl Means {
                 apt.install_any(packages)?;
                 service.map_or(Ok(()), apt::stop_service)
             }
+            Self::StaticBusybox => apt.install_any(&["busybox-static"]),
             Self::PythonModule { packages, .. } => apt.install_any(packages),
             Self::NewProgram { program, package } => tools::install_program(program, package, apt),
             Self::PythonEnvironment => tools::install_python(apt),

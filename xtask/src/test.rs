@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::leftovers::Snapshot;
 use crate::setup::{self, Purpose};
-use crate::{cmd, image};
+use crate::{cmd, image, lab};
 
 /// Runs everything; `args` go to every test program.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
@@ -35,6 +35,10 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     // The examples in the documentation have no program to run: cargo does it all.
     let mut examples = cmd::cargo(&["test", "--quiet", "--doc", "--"]);
     results.push(Outcome::of("documentation", examples.args(args))?);
+    // Arguments choose some tests; the lab is none of them.
+    if args.is_empty() {
+        results.push(Outcome::of_lab());
+    }
 
     let left = before.left_since(&target)?;
     summarize(&results, &left)
@@ -126,6 +130,23 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// Boots the lab's kernels, which print what they find.
+    fn of_lab() -> Self {
+        let started = Instant::now();
+        let ended = lab::quick();
+        if let Err(error) = &ended {
+            println!("the lab: {error:#}");
+        }
+        Self {
+            name: "lab (quick)".to_owned(),
+            passed: usize::from(ended.is_ok()),
+            failed: usize::from(ended.is_err()),
+            ignored: 0,
+            success: ended.is_ok(),
+            took: started.elapsed(),
+        }
+    }
+
     /// Runs the program, shows what it prints and reads its counts from that.
     fn of(name: &str, command: &mut Command) -> Result<Self> {
         cmd::show(command);

@@ -48,7 +48,7 @@ use rounds::{Kind, Stage};
 use support::{leaks::BpfSnapshot, lock::SystemLock, scale::scaled};
 
 /// How long the lock is kept, round after round, before others may have it.
-const TURN: Duration = Duration::from_secs(20);
+const TURN: Duration = Duration::from_mins(1);
 /// Long enough for other tests that wait for the lock to get it.
 const COURTESY: Duration = Duration::from_millis(500);
 

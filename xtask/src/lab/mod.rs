@@ -25,16 +25,20 @@ mod verdict;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::cmd;
+use crate::setup::{self, Purpose};
 use expected::Expected;
 use initramfs::Initramfs;
 use kernels::Kernel;
 use programs::Programs;
+pub(crate) use programs::busybox;
 use qemu::{Ended, Guest};
 use table::Row;
 use verdict::{Outcome, Report};
@@ -47,11 +51,14 @@ const EXPECTED: &str = include_str!("../../lab/expected.txt");
 const HOST: &str = "host";
 /// The part of the guests' file systems that all share.
 const SHARED: &str = "shared.cpio";
+/// Wall-clock limit of a guest, in seconds: an emulated kernel on a loaded machine.
+const LIMIT: u64 = 900;
 /// Lines of a failed test that are shown; the report has all.
 const SHOWN: usize = 30;
 
 /// Arguments of `cargo xtask lab`.
-#[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the switches of a command line")]
+#[derive(Args, Default)]
 pub(crate) struct LabArgs {
     /// Only these: 5.10, 6.1, 6.12, sid, host, a package (.deb) or an image; may be repeated
     #[arg(long = "kernel", value_name = "KERNEL")]
@@ -66,11 +73,14 @@ pub(crate) struct LabArgs {
     #[arg(long)]
     refresh: bool,
     /// Wall-clock limit of a guest, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
     limit: u64,
     /// Make observer believe that the guests' kernels lack this hook, to see the lab turn red
     #[arg(long, value_name = "HOOK")]
     lacking: Option<String>,
+    /// Put the compatibility table into the README
+    #[arg(long, conflicts_with_all = ["kernels", "steps", "lacking"])]
+    write_docs: bool,
     /// Show that the lab notices failures, unexpected skips, panics, hangs and a missing hook
     #[arg(long)]
     self_test: bool,
@@ -78,6 +88,7 @@ pub(crate) struct LabArgs {
 
 /// Runs the lab; an error if anything was not as it should be.
 pub(crate) fn run(args: &LabArgs) -> Result<()> {
+    setup::ensure(&[Purpose::Build, Purpose::Lab])?;
     let directory = cmd::target_directory()?.join("lab");
     fs::create_dir_all(&directory)?;
     let programs = Programs::build()?;
@@ -99,6 +110,11 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
     lab.run(&kernels, with_host, args)
 }
 
+/// What `cargo xtask test` runs: every kernel, without the system tests.
+pub(crate) fn quick() -> Result<()> {
+    run(&LabArgs { quick: true, limit: LIMIT, ..LabArgs::default() })
+}
+
 /// What every guest shares.
 struct Lab {
     /// Where everything is kept.
@@ -107,32 +123,35 @@ struct Lab {
     expected: Expected,
 }
 
+/// A guest to be, and where its file system lies.
+struct Job<'a> {
+    kernel: &'a Kernel,
+    processors: u32,
+    steps: Vec<&'a str>,
+    initramfs: &'a Path,
+}
+
 impl Lab {
     fn run(&self, kernels: &[Kernel], with_host: bool, args: &LabArgs) -> Result<()> {
+        let archives =
+            kernels.iter().map(|kernel| self.initramfs(kernel)).collect::<Result<Vec<_>>>()?;
+        let jobs = kernels.iter().zip(&archives).flat_map(|(kernel, initramfs)| {
+            let job = |(processors, steps)| Job { kernel, processors, steps, initramfs };
+            plan(kernel, args).into_iter().map(job)
+        });
+        let jobs: Vec<_> = jobs.collect();
         let mut rows = Vec::new();
         let mut red = Vec::new();
-        for kernel in kernels {
-            let initramfs = self.initramfs(kernel)?;
-            for (processors, steps) in plan(kernel, args) {
-                let name = format!("{}, {processors} processors", kernel.name);
-                let guest = Guest {
-                    kernel,
-                    initramfs: &initramfs,
-                    processors,
-                    steps: &steps,
-                    lacking: args.lacking.as_deref(),
-                    limit: Duration::from_secs(args.limit),
-                    directory: self.directory.join(format!("{}-{processors}", kernel.name)),
-                };
-                let ended = guest.boot()?;
-                let report = Report::read(&ended.report);
-                if !self.judge(&name, &kernel.name, &report, &ended) {
-                    red.push(name);
-                }
-                // The first guest of a kernel has the statistics.
-                if rows.last().is_none_or(|row: &Row| row.name != kernel.name) {
-                    rows.push(Row { name: kernel.name.clone(), report });
-                }
+        for (job, ended) in jobs.iter().zip(self.boot(&jobs, args)) {
+            let (kernel, ended) = (job.kernel, ended?);
+            let name = format!("{}, {} processors", kernel.name, job.processors);
+            let report = Report::read(&ended.report);
+            if !self.judge(&name, &kernel.name, &report, &ended) {
+                red.push(name);
+            }
+            // The first guest of a kernel has the statistics.
+            if rows.last().is_none_or(|row: &Row| row.name != kernel.name) {
+                rows.push(Row { name: kernel.name.clone(), report });
             }
         }
         if with_host {
@@ -148,13 +167,50 @@ impl Lab {
         if !red.is_empty() {
             bail!("the lab is red: {}", red.join("; "));
         }
+        if args.write_docs {
+            table::write_docs(&rows, &cmd::workspace().join("README.md"))?;
+        }
         println!("the lab is green");
         Ok(())
     }
 
+    /// Boots all guests; two at a time if nothing in them has to be in time.
+    fn boot(&self, jobs: &[Job], args: &LabArgs) -> Vec<Result<Ended>> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut ended = Vec::new();
+            while let Some((number, job)) = {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                jobs.get(number).map(|job| (number, job))
+            } {
+                let guest = Guest {
+                    kernel: job.kernel,
+                    initramfs: job.initramfs,
+                    processors: job.processors,
+                    steps: &job.steps,
+                    lacking: args.lacking.as_deref(),
+                    limit: Duration::from_secs(args.limit),
+                    directory: self
+                        .directory
+                        .join(format!("{}-{}", job.kernel.name, job.processors)),
+                };
+                ended.push((number, guest.boot()));
+            }
+            ended
+        };
+        let workers = if args.quick { 2 } else { 1 };
+        let mut ended: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            let ended = threads.into_iter().map(|thread| thread.join().expect("no panic"));
+            ended.flatten().collect()
+        });
+        ended.sort_by_key(|(number, _)| *number);
+        ended.into_iter().map(|(_, ended)| ended).collect()
+    }
+
     /// Writes a guest's file system: what all have, and the kernel's modules.
     fn initramfs(&self, kernel: &Kernel) -> Result<PathBuf> {
-        let path = self.directory.join("initramfs");
+        let path = self.directory.join(format!("{}.initramfs", kernel.name));
         let own = self.directory.join("modules.cpio");
         let mut archive = Initramfs::create(&own)?;
         for module in &kernel.modules {
@@ -237,7 +293,7 @@ fn plan<'a>(kernel: &Kernel, args: &'a LabArgs) -> Vec<(u32, Vec<&'a str>)> {
 /// Writes what every guest has.
 fn pack(programs: &Programs, path: &Path) -> Result<()> {
     let mut archive = Initramfs::create(path)?;
-    archive.host_program(Path::new("/bin/busybox"), &programs::busybox()?)?;
+    archive.host_program(Path::new("/bin/busybox"), &busybox()?)?;
     archive.link(Path::new("/bin/sh"), Path::new("busybox"))?;
     archive.program(Path::new("/init"), INIT.as_bytes())?;
     archive.program(Path::new("/lab/steps"), STEPS.as_bytes())?;

@@ -128,7 +128,7 @@ fn tool_path(tool: &str) -> Result<PathBuf> {
 }
 
 /// The static busybox of this machine, which is a guest's shell and everything else.
-pub(super) fn busybox() -> Result<PathBuf> {
+pub(crate) fn busybox() -> Result<PathBuf> {
     let path = cmd::which("busybox").context("there is no busybox: install busybox-static")?;
     let dynamic = cmd::succeeds(std::process::Command::new("ldd").arg(&path));
     ensure!(!dynamic, "{} needs shared libraries: install busybox-static", path.display());

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::verdict::Report;
+use super::verdict::{Outcome, Report};
 
 /// A kernel and what was seen on it.
 pub(super) struct Row {
@@ -59,6 +59,26 @@ impl Row {
     }
 }
 
+/// Where the table stands in the documentation.
+const BEGIN: &str = "<!-- lab:begin -->\n";
+const END: &str = "<!-- lab:end -->";
+
+/// Puts the table between the marks of a document.
+pub(super) fn write_docs(rows: &[Row], document: &Path) -> Result<()> {
+    let text = fs::read_to_string(document)?;
+    let marked = text.split_once(BEGIN).zip(text.split_once(END));
+    let ((before, _), (_, after)) = marked.context("the document has no marks for the lab")?;
+    let table = format!("{before}{BEGIN}\n{}\n{END}{after}", markdown(rows));
+    fs::write(document, table).with_context(|| format!("writing {}", document.display()))
+}
+
+/// Steps that show the guests' worlds, and what it means when they pass.
+const WORLDS: &[(&str, &str, &str)] = &[
+    ("hybrid", "cgroup v1 and v2 side by side", "runs"),
+    ("no-v2", "cgroup v1 only", "refused, and says why"),
+    ("no-btf", "type information hidden", "refused, and says why"),
+];
+
 /// Programs down, kernels across.
 fn markdown(rows: &[Row]) -> String {
     let mut programs: Vec<(&str, &str)> = Vec::new();
@@ -78,6 +98,21 @@ fn markdown(rows: &[Row]) -> String {
         let _ = write!(table, "\n| `{program}` | `{hook}` |");
         for row in rows {
             let _ = write!(table, " {} |", row.cell(program));
+        }
+    }
+    for (step, what, passed) in WORLDS {
+        let _ = write!(table, "\n| {what} | |");
+        for row in rows {
+            let of = row.report.verdicts.iter().find(|verdict| verdict.test == *step);
+            let _ = write!(
+                table,
+                " {} |",
+                match of.map(|verdict| verdict.outcome) {
+                    Some(Outcome::Passed) => passed,
+                    Some(_) => "**wrong**",
+                    None => "",
+                }
+            );
         }
     }
     table.push_str("\n\nIn parentheses: instructions that the kernel's verifier processed (its limit is 1,000,000).\n");
@@ -119,6 +154,19 @@ mod tests {
         assert!(text.contains("\n| `a` | `x` | refused | active (7) |\n"), "{text}");
         assert!(text.contains("\n| `b` | `z` | refused | unavailable |\n"), "{text}");
         assert!(text.contains("\n5.10.0 is refused: too old\n"), "{text}");
+    }
+
+    #[test]
+    fn the_documentation_keeps_all_but_the_table() {
+        let directory = tempfile::tempdir().unwrap();
+        let document = directory.path().join("README.md");
+        fs::write(&document, format!("above\n{BEGIN}a former table\n{END}\nbelow\n")).unwrap();
+        write_docs(&rows(), &document).unwrap();
+        let text = fs::read_to_string(&document).unwrap();
+        assert!(text.starts_with("above\n") && text.ends_with("\nbelow\n"), "{text}");
+        assert!(text.contains("| `a` | `x` |") && !text.contains("former"), "{text}");
+        fs::write(&document, "no marks").unwrap();
+        assert!(write_docs(&rows(), &document).is_err());
     }
 
     #[test]
