@@ -1,7 +1,15 @@
 //! A real Prometheus with the shipped configuration, and what autoscalers would ask it.
 
+#[expect(dead_code, reason = "each test file uses its part of the API server")]
+#[path = "kubernetes/api.rs"]
+mod api;
+#[expect(dead_code, reason = "each test file uses its part of the API server's pods")]
+#[path = "kubernetes/objects.rs"]
+mod objects;
 #[expect(dead_code, reason = "each test file uses its part of the support library")]
 mod support;
+#[path = "kubernetes/tls.rs"]
+mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -12,6 +20,8 @@ use std::{
     time::Duration,
 };
 
+use api::{ApiServer, NODE};
+use objects::Object;
 use serde_json::Value;
 use support::{
     cgroup::TestCgroup,
@@ -28,8 +38,25 @@ use support::{
 const PATIENCE: Duration = Duration::from_mins(1);
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
+const NAMESPACE: &str = "shop";
+
 fn daemon() -> Daemon {
     Daemon::start(&["--self-listen", "127.0.0.1:0"])
+}
+
+/// An API server that is there.
+fn api() -> ApiServer {
+    let mut api = ApiServer::new();
+    api.appear();
+    api
+}
+
+/// A daemon that gets the names of pods from it.
+fn named(api: &ApiServer) -> Daemon {
+    let kubeconfig = api.kubeconfig();
+    let kubeconfig = kubeconfig.to_str().expect("a path of plain characters");
+    let names = ["--node-name", NODE, "--kube", kubeconfig];
+    Daemon::start(&[&["--self-listen", "127.0.0.1:0"], &names[..]].concat())
 }
 
 fn agent(daemon: &Daemon, node: &str) -> Agent {
@@ -61,15 +88,21 @@ fn promtool_accepts_the_shipped_configuration_and_rules() {
 struct Replica {
     drivers: Vec<Driver>,
     server: Server,
+    /// How many connections are open.
     held: u64,
-    pod: Pod,
+    name: String,
+    _pod: Pod,
 }
 
 impl Replica {
-    fn start() -> Self {
+    /// One that the API server knows.
+    fn start(api: &ApiServer, number: usize) -> Self {
         let pod = Pod::new();
         let server = Server::start(Protocol::Ws, (LOOPBACK, 0).into(), &pod.cgroup, None);
-        Self { pod, server, drivers: Vec::new(), held: 0 }
+        let name = format!("chat-7d9c-{number}");
+        let object = Object::new(&pod.name, NAMESPACE, &name).owned_by("ReplicaSet", "chat-7d9c");
+        api.apply(&Object { template_hash: Some("7d9c"), ..object });
+        Self { drivers: Vec::new(), server, held: 0, name, _pod: pod }
     }
 
     /// Opens connections of a client elsewhere: some come and go, some stay.
@@ -80,60 +113,62 @@ impl Replica {
         self.drivers.push(driver);
         self.held += long;
     }
+
+    /// What the daemon is to show of it.
+    fn expected(&self, held: u64) -> Expected {
+        let pod = [("namespace", NAMESPACE), ("pod", self.name.as_str())];
+        Expected::sum("websocket_connections_active", &pod, held)
+    }
 }
 
-/// Three replicas, the last of which has had connections and has none now.
+/// Three replicas, the last of which never has a connection.
 struct Deployment {
     replicas: Vec<Replica>,
     clients: TestCgroup,
 }
 
 impl Deployment {
-    fn start(daemons: &[&Daemon]) -> Self {
+    /// Starts it once the API server is there, and waits until the daemon counts all that is open.
+    fn start(api: &ApiServer, daemon: &Daemon) -> Self {
         let clients = TestCgroup::new("observer-prometheus-clients");
-        let mut replicas: Vec<_> = (0..3).map(|_| Replica::start()).collect();
-        for (replica, long) in replicas.iter_mut().zip([7, 3, 0]) {
+        let mut replicas: Vec<_> = (0..3).map(|number| Replica::start(api, number)).collect();
+        for (replica, long) in replicas.iter_mut().zip([7, 3]) {
             replica.connect(&clients, 5, long);
         }
         let deployment = Self { replicas, clients };
-        for daemon in daemons {
-            deployment.wait_for_counts(daemon, 0);
-        }
+        deployment.wait_for_counts(daemon);
         deployment
     }
 
-    /// Until the daemon counts what is held, but for `unseen` connections of each replica.
-    fn wait_for_counts(&self, daemon: &Daemon, unseen: u64) {
-        let expected: Vec<_> = self
-            .replicas
-            .iter()
-            .map(|replica| {
-                let pod = [("pod", replica.pod.name.as_str())];
-                let held = replica.held.saturating_sub(unseen);
-                Expected::sum("websocket_connections_active", &pod, held)
-            })
-            .collect();
-        daemon.wait_for(PATIENCE, &expected);
+    fn wait_for_counts(&self, daemon: &Daemon) {
+        let expected = self.replicas.iter().map(|replica| replica.expected(replica.held));
+        daemon.wait_for(PATIENCE, &expected.collect::<Vec<_>>());
     }
 
     /// What is held, by pod.
     fn held(&self) -> BTreeMap<String, u64> {
-        self.replicas.iter().map(|replica| (replica.pod.name.clone(), replica.held)).collect()
+        self.replicas.iter().map(|replica| (replica.name.clone(), replica.held)).collect()
     }
 
     /// The label matchers that prometheus-adapter would ask for these pods with.
     fn matchers(&self) -> String {
-        let pods: Vec<_> = self.replicas.iter().map(|replica| replica.pod.name.as_str()).collect();
-        format!(r#"namespace="",pod=~"{}""#, pods.join("|"))
+        let pods: Vec<_> = self.replicas.iter().map(|replica| replica.name.as_str()).collect();
+        format!(r#"namespace="{NAMESPACE}",pod=~"{}""#, pods.join("|"))
     }
+}
+
+/// The first rule of a file.
+fn adapter_rule(file: &str) -> Value {
+    let path = tools::checkout().join("deploy/components/prometheus-adapter").join(file);
+    let text = fs::read_to_string(path).expect("it is shipped");
+    let rules: Value = serde_saphyr::from_str(&text).expect("it is YAML");
+    rules["rules"][0].clone()
 }
 
 /// A rule's query as prometheus-adapter would fill it in for all pods of the deployment.
 fn adapter_query(file: &str, deployment: &Deployment) -> String {
-    let path = tools::checkout().join("deploy/components/prometheus-adapter").join(file);
-    let text = fs::read_to_string(path).expect("it is shipped");
-    let rules: Value = serde_saphyr::from_str(&text).expect("it is YAML");
-    let query = rules["rules"][0]["metricsQuery"].as_str().expect("a rule has a query");
+    let rule = adapter_rule(file);
+    let query = rule["metricsQuery"].as_str().expect("a rule has a query");
     query.replace("<<.LabelMatchers>>", &deployment.matchers()).replace("<<.GroupBy>>", "pod")
 }
 
@@ -153,8 +188,9 @@ fn by_pod(samples: &[Sample]) -> BTreeMap<String, u64> {
 #[test]
 fn the_users_configuration_gives_one_value_per_pod() {
     let _lock = SystemLock::acquire();
-    let daemon = daemon();
-    let deployment = Deployment::start(&[&daemon]);
+    let api = api();
+    let daemon = named(&api);
+    let deployment = Deployment::start(&api, &daemon);
     let prometheus = Prometheus::start(&[agent(&daemon, "node-a")]);
     prometheus.wait_for_targets("observer", 1);
     prometheus.wait_for_targets("observer-self", 1);
@@ -163,6 +199,10 @@ fn the_users_configuration_gives_one_value_per_pod() {
     for file in ["users-rule.yaml", "config.yaml"] {
         let samples = prometheus.query(&adapter_query(file, &deployment));
         assert_eq!(by_pod(&samples), deployment.held(), "{file}");
+        // By these it finds out what there is to ask for.
+        let rule = adapter_rule(file);
+        let series = prometheus.query(rule["seriesQuery"].as_str().expect("a rule has one"));
+        assert_eq!(by_pod(&series), deployment.held(), "{file}");
     }
 
     // Their dashboard.
@@ -196,6 +236,14 @@ fn the_users_configuration_gives_one_value_per_pod() {
     prometheus.wait_until("observer:agents_up:ratio", |s| s.len() == 1 && s[0].is(1));
     let rates = "namespace_pod:websocket_connections:rate1m";
     prometheus.wait_until(rates, |samples| samples.len() == deployment.replicas.len());
+    let workload = r#"{workload_kind="Deployment",workload="chat"}"#;
+    let sum = format!("namespace_workload:websocket_connections_active:sum{workload}");
+    prometheus.wait_until(&sum, |samples| samples.len() == 1 && samples[0].is(total));
+    let imbalance = format!("namespace_workload:websocket_connections_active:imbalance{workload}");
+    // 7 by the mean of 7, 3 and 0.
+    prometheus.wait_until(&imbalance, |samples| {
+        samples.len() == 1 && (samples[0].value() - 2.1).abs() < 1e-9
+    });
     let broken = prometheus.query("prometheus_rule_evaluation_failures_total > 0");
     assert!(broken.is_empty(), "{broken:#?}");
     daemon.stop();
@@ -204,16 +252,16 @@ fn the_users_configuration_gives_one_value_per_pod() {
 #[test]
 fn agents_that_overlap_count_once() {
     let _lock = SystemLock::acquire();
-    let old = daemon();
-    let mut deployment = Deployment::start(&[&old]);
+    let api = api();
+    let old = named(&api);
+    let mut deployment = Deployment::start(&api, &old);
     // The second one knows only of connections that come after its start.
-    let new = daemon();
+    let new = named(&api);
     let clients = &deployment.clients;
     deployment.replicas.iter_mut().for_each(|replica| replica.connect(clients, 0, 2));
-    deployment.wait_for_counts(&old, 0);
+    deployment.wait_for_counts(&old);
     for replica in &deployment.replicas {
-        let pod = [("pod", replica.pod.name.as_str())];
-        new.wait_for(PATIENCE, &[Expected::sum("websocket_connections_active", &pod, 2)]);
+        new.wait_for(PATIENCE, &[replica.expected(2)]);
     }
     // What tells them apart stands for whatever does in a cluster: here, two names of one node.
     let agents = [agent(&old, "node-a"), agent(&new, "node-a.example")];
