@@ -101,6 +101,9 @@ fn names_come_late_and_counts_do_not_wait() {
     assert!((metrics.sum("workload_tcp_connections_opened_total", &deployment) - 25.0).abs() < 0.5);
 
     // A pod that runs and never had a connection has zeros, one of each; so has one for the other protocol.
+    // The cgroup tree is walked once a second.
+    let metrics = daemon
+        .wait_until(PATIENCE, |metrics| !metrics.select(USERS[0], &[("pod", "idle")]).is_empty());
     for family in [
         "websocket_connections_active",
         "grpc_connections_active",
