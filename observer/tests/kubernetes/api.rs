@@ -23,12 +23,7 @@ use axum::{
 use futures_util::stream;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{
-    net::TcpListener,
-    runtime::Runtime,
-    sync::watch,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, runtime::Runtime, sync::watch, time::timeout};
 
 use crate::{objects::Object, tls};
 
@@ -70,8 +65,8 @@ struct Store {
     lists: BTreeMap<u64, Vec<Value>>,
     /// How each watch that is under way is to end; each time another number.
     ending: (u64, Ending),
-    /// Before each answer.
-    delay: Duration,
+    /// Whether answers are kept back.
+    held: bool,
     /// The token that must come with each request.
     token: Option<String>,
     /// Path and query of each request.
@@ -207,9 +202,9 @@ impl ApiServer {
         self.shared.change(|store| store.ending = (store.ending.0 + 1, ending));
     }
 
-    /// Answers take that long from now on.
-    pub(crate) fn delay(&self, delay: Duration) {
-        self.shared.store().delay = delay;
+    /// Keeps answers back from now on, or lets them go.
+    pub(crate) fn hold(&self, held: bool) {
+        self.shared.change(|store| store.held = held);
     }
 
     /// Path and query of each request up to now.
@@ -238,7 +233,8 @@ fn status(code: StatusCode, reason: &str) -> Value {
 
 async fn pods(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let uri = request.uri().clone();
-    let delay = {
+    let mut changed = shared.changed.subscribe();
+    {
         let mut store = shared.store();
         store.requests.push(uri.to_string());
         if let Some(token) = &store.token {
@@ -248,9 +244,11 @@ async fn pods(State(shared): State<Arc<Shared>>, request: Request) -> Response {
                 return (code, status(code, "Unauthorized").to_string()).into_response();
             }
         }
-        store.delay
-    };
-    sleep(delay).await;
+    }
+    while shared.store().held {
+        // Its sender is in `shared`.
+        let _ = changed.changed().await;
+    }
     if parameter(&uri, "fieldSelector").as_deref() != Some(&format!("spec.nodeName={NODE}")) {
         let code = StatusCode::FORBIDDEN;
         return (code, status(code, "Forbidden").to_string()).into_response();

@@ -13,7 +13,7 @@ mod pods;
 mod support;
 mod tls;
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, process::Command};
 
 use api::{ApiServer, Ending, NODE};
 use objects::{Object, SECRET, Started};
@@ -101,6 +101,9 @@ fn names_come_late_and_counts_do_not_wait() {
     assert!((metrics.sum("workload_tcp_connections_opened_total", &deployment) - 25.0).abs() < 0.5);
 
     // A pod that runs and never had a connection has zeros, one of each; so has one for the other protocol.
+    // The cgroup tree is walked once a second.
+    let metrics = daemon
+        .wait_until(PATIENCE, |metrics| !metrics.select(USERS[0], &[("pod", "idle")]).is_empty());
     for family in [
         "websocket_connections_active",
         "grpc_connections_active",
@@ -358,7 +361,6 @@ fn the_watch_expires_breaks_and_waits_and_names_stay_right() {
 
     // The history is compacted, and the watch told so.
     api.compact();
-    api.end_watches(Ending::Gone);
     add(&api, &mut pods);
     daemon.wait_for(PATIENCE, &all(&pods));
     current(&daemon, 2);
@@ -374,14 +376,14 @@ fn the_watch_expires_breaks_and_waits_and_names_stay_right() {
     assert_eq!(lists(&api), listed, "listed anew for nothing");
 
     // Answers take their time; scrapes do not wait for them.
-    api.delay(Duration::from_secs(2));
+    api.hold(true);
     api.end_watches(Ending::Gone);
     add(&api, &mut pods);
     let (slow, _) = pods.last().expect("just added");
     daemon.wait_for(PATIENCE, &counts("", slow, 4, 1));
+    api.hold(false);
     daemon.wait_for(PATIENCE, &all(&pods));
     current(&daemon, 4);
-    api.delay(Duration::ZERO);
 
     // A long outage: one pod ends, another takes its name, a third is new, and the history is gone.
     api.vanish();
