@@ -11,13 +11,14 @@ use std::{
 };
 
 use observer_common::{
-    cell::{CellKey, OVERFLOW_CELLS},
+    cell::{CellKey, IDLE_USED, OVERFLOW_CELLS},
     loss::Loss,
+    protocol::{Protocol, Reason, Role},
 };
 use tracing::{info, warn};
 
 use crate::{
-    aggregate::{Action, Dead, Expiry, Series, SeriesKey, fold},
+    aggregate::{Action, Clusters, Dead, Ends, Expiry, Series, SeriesKey, Side, fold, sentence},
     attribute::{CgroupIndex, Identity, Names, OVERFLOW, UNATTRIBUTED},
     bpf::{ProbeState, Probes, programs::Probe},
     decode,
@@ -53,6 +54,7 @@ pub struct Collector {
     probes: Probes,
     cgroups: CgroupIndex,
     expiry: Expiry,
+    clusters: Clusters,
     /// Counts of recycled cells whose cgroup was never known: their bucket must not shrink.
     nameless: HashMap<SeriesKey, Counts>,
     books: PodBooks,
@@ -77,6 +79,7 @@ impl Collector {
             probes,
             cgroups: CgroupIndex::new(cgroup_root.to_owned()),
             expiry: Expiry::default(),
+            clusters: Clusters::default(),
             nameless: HashMap::new(),
             books: PodBooks::new(names),
             tight: false,
@@ -184,7 +187,8 @@ impl Collector {
         // Cgroups that have cells, and whether these have open connections.
         let mut in_use: HashMap<u64, bool> = HashMap::new();
         let (mut used, mut dead) = (0, Vec::new());
-        let cgroups = &self.cgroups;
+        let mut idle = HashMap::new();
+        let (cgroups, books) = (&self.cgroups, &self.books);
         let read = self.probes.cells().visit(|cell, words| {
             let word = |place| words.word(place);
             if cell < OVERFLOW_CELLS {
@@ -198,10 +202,19 @@ impl Collector {
                 let events = decode::events(word);
                 dead.push(Dead { cell, key, active, events });
             }
+            if decode::idle_closes(word) != 0
+                && let Some(identity) = cgroups.resolve(key.cgroup)
+            {
+                add_idle(&mut idle, &books.join(identity), key, word);
+            }
         });
         if let Err(error) = read {
             warn!(%error, "cannot read the cells; those of dead cgroups stay as they are");
             return;
+        }
+        for (whose, cluster) in self.clusters.news(now, idle) {
+            let Ends { namespace, pod, .. } = &whose;
+            info!(namespace, pod, role = whose.role.label(), "{}", sentence(&whose, cluster));
         }
         self.mind_the_room(used);
         let cells = in_use.iter().map(|(&cgroup, &open)| (cgroup, i64::from(open)));
@@ -279,6 +292,28 @@ impl Collector {
     /// The probes, for what only they can do.
     pub fn probes(&mut self) -> &mut Probes {
         &mut self.probes
+    }
+}
+
+/// Adds the times that a cell's connections had idled when silence may have ended them.
+fn add_idle(
+    idle: &mut HashMap<Ends, [u64; IDLE_USED]>,
+    identity: &Identity,
+    key: CellKey,
+    word: impl Fn(usize) -> u64,
+) {
+    let (Some(role), Some(protocol)) =
+        (Role::from_wire(key.role), Protocol::from_wire(key.protocol))
+    else {
+        return;
+    };
+    for &reason in Reason::ALL {
+        let Some(side) = Side::of(reason) else { continue };
+        let ends = Ends::new(identity, role, protocol, side);
+        let sums = idle.entry(ends).or_insert([0; IDLE_USED]);
+        for (sum, count) in sums.iter_mut().zip(decode::idle(&word, reason)) {
+            *sum += count;
+        }
     }
 }
 
