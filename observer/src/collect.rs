@@ -10,11 +10,15 @@ use std::{
     time::Instant,
 };
 
-use observer_common::{cell::OVERFLOW_CELLS, loss::Loss};
+use observer_common::{
+    cell::{CellKey, IDLE_USED, OVERFLOW_CELLS},
+    loss::Loss,
+    protocol::{Protocol, Reason, Role},
+};
 use tracing::{info, warn};
 
 use crate::{
-    aggregate::{Action, Dead, Expiry, Series, SeriesKey, fold},
+    aggregate::{Action, Clusters, Dead, Ends, Expiry, Series, SeriesKey, Side, fold, sentence},
     attribute::{CgroupIndex, Identity, Names, OVERFLOW, UNATTRIBUTED},
     bpf::{ProbeState, Probes, programs::Probe},
     decode,
@@ -50,6 +54,7 @@ pub struct Collector {
     probes: Probes,
     cgroups: CgroupIndex,
     expiry: Expiry,
+    clusters: Clusters,
     /// Counts of recycled cells whose cgroup was never known: their bucket must not shrink.
     nameless: HashMap<SeriesKey, Counts>,
     books: PodBooks,
@@ -74,6 +79,7 @@ impl Collector {
             probes,
             cgroups: CgroupIndex::new(cgroup_root.to_owned()),
             expiry: Expiry::default(),
+            clusters: Clusters::default(),
             nameless: HashMap::new(),
             books: PodBooks::new(names),
             tight: false,
@@ -184,7 +190,9 @@ impl Collector {
     pub fn tick(&mut self, now: Instant) {
         self.refresh();
         let (mut used, mut open, mut dead) = (0, HashMap::new(), Vec::new());
+        let mut idle = HashMap::new();
         let cgroups = &self.cgroups;
+        let names = self.books.names();
         let read = self.probes.cells().visit(|cell, words| {
             let word = |place| words.word(place);
             if cell < OVERFLOW_CELLS {
@@ -198,10 +206,20 @@ impl Collector {
                 let events = decode::events(word);
                 dead.push(Dead { cell, key, active, events });
             }
+            if decode::idle_closes(word) != 0
+                && let Some(identity) = cgroups.resolve(key.cgroup)
+            {
+                let names = names.as_deref().map(pods::lock);
+                add_idle(&mut idle, &pods::join(names.as_deref(), identity), key, word);
+            }
         });
         if let Err(error) = read {
             warn!(%error, "cannot read the cells; those of dead cgroups stay as they are");
             return;
+        }
+        for (whose, cluster) in self.clusters.news(now, idle) {
+            let Ends { namespace, pod, .. } = &whose;
+            info!(namespace, pod, role = whose.role.label(), "{}", sentence(&whose, cluster));
         }
         self.mind_the_room(used);
         self.books.tick(now, &open, &self.cgroups);
@@ -277,6 +295,28 @@ impl Collector {
     /// The probes, for what only they can do.
     pub fn probes(&mut self) -> &mut Probes {
         &mut self.probes
+    }
+}
+
+/// Adds the times that a cell's connections had idled when silence may have ended them.
+fn add_idle(
+    idle: &mut HashMap<Ends, [u64; IDLE_USED]>,
+    identity: &Identity,
+    key: CellKey,
+    word: impl Fn(usize) -> u64,
+) {
+    let (Some(role), Some(protocol)) =
+        (Role::from_wire(key.role), Protocol::from_wire(key.protocol))
+    else {
+        return;
+    };
+    for &reason in Reason::ALL {
+        let Some(side) = Side::of(reason) else { continue };
+        let ends = Ends::new(identity, role, protocol, side);
+        let sums = idle.entry(ends).or_insert([0; IDLE_USED]);
+        for (sum, count) in sums.iter_mut().zip(decode::idle(&word, reason)) {
+            *sum += count;
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::mem::offset_of;
 
 use observer_common::{
-    cell::{Cell, CellKey, IDLE_BUCKETS, OVERFLOW_CELLS, overflow_cell},
+    cell::{Cell, CellKey, IDLE_BUCKETS, IDLE_USED, OVERFLOW_CELLS, overflow_cell},
     protocol::{Protocol, REASONS, RESET_CAUSES, Reason, ResetCause, Role},
 };
 use thiserror::Error;
@@ -47,6 +47,17 @@ pub fn key(word: impl Fn(usize) -> u64) -> CellKey {
 /// Reads how many connections are in a cell now.
 pub fn active(word: impl Fn(usize) -> u64) -> i64 {
     word(offset_of!(Cell, active) / 8) as i64
+}
+
+/// Reads the number of closes by the peer and resets after silence.
+pub fn idle_closes(word: impl Fn(usize) -> u64) -> u64 {
+    word(offset_of!(Cell, idle_closes) / 8)
+}
+
+/// Reads how many connections that ended so had idled how long, by bucket.
+pub fn idle(word: impl Fn(usize) -> u64, reason: Reason) -> [u64; IDLE_USED] {
+    let first = offset_of!(Cell, idle) + reason as usize * IDLE_BUCKETS * 8;
+    array(|offset| word(offset / 8), first)
 }
 
 /// A number that changes with every event that the cell counts: the sum of all its counters that only grow.
@@ -91,7 +102,7 @@ fn counts(word: impl Fn(usize) -> u64) -> Counts {
                 offset_of!(Cell, idle) + reason * IDLE_BUCKETS * 8,
             )
         }),
-        idle_closes: at(offset_of!(Cell, idle_closes)),
+        idle_closes: idle_closes(&word),
         messages: array(at, offset_of!(Cell, messages)),
         errors: at(offset_of!(Cell, errors)),
         bytes: array(at, offset_of!(Cell, bytes)),

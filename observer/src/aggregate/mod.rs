@@ -1,10 +1,13 @@
-//! From cells to series: folding by replica, totals by workload, and letting go of what is over. Pure; time is a parameter.
+//! From cells to series: folding by replica, totals by workload, letting go of what is over, and noticing time-outs. Pure;
+//! time is a parameter.
 
+mod clusters;
 mod expire;
 mod fold;
 mod pods;
 mod workloads;
 
+pub use clusters::{Cluster, Clusters, Ends, Side, cluster, sentence};
 pub use expire::{Action, Dead, Expiry};
 pub use fold::{Series, SeriesKey, fold};
 pub use pods::{KeptKey, Pods};

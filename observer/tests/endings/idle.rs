@@ -27,6 +27,8 @@ use crate::{
 
 /// Enough to be a cluster.
 const CONNECTIONS: u64 = 12;
+/// How long the daemon may take to notice the cluster.
+const TOLD: Duration = Duration::from_secs(20);
 /// How long a proxy may take to start.
 const START: Duration = Duration::from_secs(10);
 
@@ -204,6 +206,17 @@ fn cut(daemon: &Daemon, recipe: fn(SocketAddr, SocketAddr, &Path) -> Recipe) -> 
         [(&client_pod, vec![far]), (&proxy.pod, vec![near, upstream]), (&server_pod, vec![server])];
     settle(daemon, &books, |ends, metrics| {
         ends.iter().flat_map(|end| end.mismatches(metrics)).collect()
+    })?;
+    let told = || named(&daemon.log(), &server_pod).then_some(());
+    poll(TOLD, told).context("the log does not name the cluster")
+}
+
+/// Whether a line of the log says that a proxy cuts the pod's connections after 5 s.
+fn named(log: &str, pod: &Pod) -> bool {
+    log.lines().any(|line| {
+        line.contains(&pod.name)
+            && line.contains("closes of this pod's silent WebSocket connections came 5 s after")
+            && line.contains("from the peer: a proxy read timeout")
     })
 }
 
