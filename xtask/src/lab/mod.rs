@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`kernels`] | gets the kernels from the configured Debian mirror |
 //! | [`programs`] | builds what runs in the guests |
+//! | [`portable`] | shows that the kernel programs are the same for every architecture |
 //! | [`initramfs`] | packs it into the guests' file system |
 //! | [`qemu`] | runs one guest, and notices panics, stalls and overtime |
 //! | [`verdict`] | reads what the guest reported |
@@ -17,6 +18,7 @@
 mod expected;
 mod initramfs;
 mod kernels;
+mod portable;
 mod programs;
 mod qemu;
 mod self_test;
@@ -103,6 +105,9 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
         cmd::say("*", &format!("kernel {name}: {version}"));
     }
     pack(&programs, &directory.join(SHARED))?;
+    if args.kernels.is_empty() && args.steps.is_empty() {
+        portable::check(&programs.object, &directory)?;
+    }
     let lab = Lab { directory, programs, expected: Expected::parse(EXPECTED)? };
     if args.self_test {
         return self_test::run(&lab, &kernels);
