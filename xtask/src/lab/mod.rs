@@ -156,7 +156,8 @@ impl Lab {
             }
             // The first guest of a kernel has the statistics.
             if rows.last().is_none_or(|row: &Row| row.name != kernel.name) {
-                rows.push(Row { name: kernel.name.clone(), report });
+                let (name, version) = (kernel.name.clone(), kernel.version.clone());
+                rows.push(Row { name, version, report });
             }
         }
         if with_host {
@@ -165,7 +166,7 @@ impl Lab {
             if !self.judge("this machine", HOST, &report, &ended) {
                 red.push("this machine".to_owned());
             }
-            rows.push(Row { name: HOST.to_owned(), report });
+            rows.push(Row { name: HOST.to_owned(), version: String::new(), report });
         }
         table::write(&rows, &self.directory)?;
         println!("\nlogs and the compatibility table are in {}", self.directory.display());
