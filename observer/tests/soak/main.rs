@@ -43,9 +43,9 @@ use std::{
 
 use fastrand::Rng;
 
-use report::{Reached, Report};
+use report::Report;
 use rounds::{Kind, Stage};
-use support::{leaks::BpfSnapshot, lock::SystemLock, scale::scaled};
+use support::{lock::SystemLock, scale::scaled};
 
 /// How long the lock is kept, round after round, before others may have it.
 const TURN: Duration = Duration::from_mins(1);
@@ -74,7 +74,7 @@ fn every_round_adds_up() {
             let kind = Kind::ALL[number % Kind::ALL.len()];
             println!("round {number} ({}), seed {seed}", kind.name());
             let started = Instant::now();
-            let reached = round(kind, seed, held);
+            let reached = Stage::new(Rng::with_seed(seed), held).run(kind);
             report.add(kind.name(), started.elapsed(), reached);
             if let Some(path) = &results {
                 report.write(path.as_ref());
@@ -86,13 +86,6 @@ fn every_round_adds_up() {
         thread::sleep(COURTESY);
     }
     println!("{}", report.summary());
-}
-
-fn round(kind: Kind, seed: u64, held: u64) -> Reached {
-    let before = BpfSnapshot::take();
-    let reached = Stage::new(Rng::with_seed(seed), held).run(kind);
-    before.assert_same();
-    reached
 }
 
 fn variable<T: FromStr>(name: &str, default: impl FnOnce() -> T) -> T {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`kernels`] | gets the kernels from the configured Debian mirror |
 //! | [`programs`] | builds what runs in the guests |
+//! | [`portable`] | shows that the kernel programs are the same for every architecture |
 //! | [`initramfs`] | packs it into the guests' file system |
 //! | [`qemu`] | runs one guest, and notices panics, stalls and overtime |
 //! | [`verdict`] | reads what the guest reported |
@@ -17,6 +18,7 @@
 mod expected;
 mod initramfs;
 mod kernels;
+mod portable;
 mod programs;
 mod qemu;
 mod self_test;
@@ -103,6 +105,9 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
         cmd::say("*", &format!("kernel {name}: {version}"));
     }
     pack(&programs, &directory.join(SHARED))?;
+    if args.kernels.is_empty() && args.steps.is_empty() {
+        portable::check(&programs.object, &directory)?;
+    }
     let lab = Lab { directory, programs, expected: Expected::parse(EXPECTED)? };
     if args.self_test {
         return self_test::run(&lab, &kernels);
@@ -151,7 +156,8 @@ impl Lab {
             }
             // The first guest of a kernel has the statistics.
             if rows.last().is_none_or(|row: &Row| row.name != kernel.name) {
-                rows.push(Row { name: kernel.name.clone(), report });
+                let (name, version) = (kernel.name.clone(), kernel.version.clone());
+                rows.push(Row { name, version, report });
             }
         }
         if with_host {
@@ -160,7 +166,7 @@ impl Lab {
             if !self.judge("this machine", HOST, &report, &ended) {
                 red.push("this machine".to_owned());
             }
-            rows.push(Row { name: HOST.to_owned(), report });
+            rows.push(Row { name: HOST.to_owned(), version: String::new(), report });
         }
         table::write(&rows, &self.directory)?;
         println!("\nlogs and the compatibility table are in {}", self.directory.display());

@@ -24,6 +24,8 @@ pub(super) struct Programs {
     /// Where the test programs look for the examples: cargo names them with a hash.
     examples: Vec<PathBuf>,
     tests: Vec<(String, PathBuf)>,
+    /// The object with the kernel programs that the daemon embeds.
+    pub(super) object: PathBuf,
 }
 
 /// A line of cargo's `--message-format=json`, as far as we read it.
@@ -32,6 +34,8 @@ struct Message {
     target: Option<Target>,
     profile: Option<Profile>,
     executable: Option<PathBuf>,
+    /// Of a build script that has run.
+    out_dir: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -47,13 +51,8 @@ struct Profile {
 
 impl Programs {
     pub(super) fn build() -> Result<Self> {
-        let arguments = [
-            "test",
-            "--package",
-            "observer",
-            "--no-run",
-            "--message-format=json-render-diagnostics",
-        ];
+        // As `cargo xtask test` does: for one package alone cargo may build everything once more, with other features.
+        let arguments = ["test", "--no-run", "--message-format=json-render-diagnostics"];
         let mut cargo = cmd::cargo(&arguments);
         cmd::show(&cargo);
         let output = cargo.stderr(Stdio::inherit()).output().context("starting cargo")?;
@@ -65,9 +64,14 @@ impl Programs {
 
     fn from_messages(messages: &str) -> Result<Self> {
         let mut built = Vec::new();
+        let mut object = None;
         for line in messages.lines() {
-            let Message { target: Some(target), profile: Some(profile), executable: Some(path) } =
-                serde_json::from_str(line)?
+            let message: Message = serde_json::from_str(line)?;
+            // Of all build scripts only the daemon's leaves this.
+            let left = message.out_dir.map(|directory| directory.join("observer-ebpf"));
+            object = left.filter(|path| path.is_file()).or(object);
+            let (Some(target), Some(profile), Some(path)) =
+                (message.target, message.profile, message.executable)
             else {
                 continue;
             };
@@ -87,6 +91,7 @@ impl Programs {
         Ok(Self {
             examples: EXAMPLES.iter().map(|name| beside.join(name)).collect(),
             observer,
+            object: object.context("the build of observer leaves no kernel programs")?,
             tests: TESTS
                 .iter()
                 .map(|name| Ok(((*name).to_owned(), find("test", true, name)?)))
@@ -149,7 +154,13 @@ mod tests {
 
     #[test]
     fn programs_are_found_among_cargos_messages() {
-        let other = r#"{"reason":"build-finished","success":true}"#.to_owned();
+        let directory = tempfile::tempdir().unwrap();
+        let object = directory.path().join("observer-ebpf");
+        fs::write(&object, "").unwrap();
+        let other = format!(
+            r#"{{"reason":"build-script-executed","out_dir":{:?}}}"#,
+            directory.path().display().to_string()
+        );
         let mut lines =
             vec![message("bin", "observer", true), message("bin", "observer", false), other];
         assert!(Programs::from_messages(&lines.join("\n")).is_err());
@@ -158,5 +169,6 @@ mod tests {
         assert_eq!(programs.observer, Path::new("/t/debug/observer-false"));
         assert_eq!(programs.examples[0], Path::new("/t/debug/examples/workload"));
         assert_eq!(programs.tests.len(), TESTS.len());
+        assert_eq!(programs.object, object);
     }
 }

@@ -7,12 +7,15 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use super::HOST;
 use super::verdict::{Outcome, Report};
 
 /// A kernel and what was seen on it.
 pub(super) struct Row {
     /// How the lab calls the kernel.
     pub(super) name: String,
+    /// The version of its package, where there is one: Debian's releases stay the same over many.
+    pub(super) version: String,
     pub(super) report: Report,
 }
 
@@ -42,6 +45,14 @@ impl Row {
             "reason": self.report.refused,
             "hooks": hooks.collect::<Vec<_>>(),
         })
+    }
+
+    /// The kernel's version without what its distributor calls it; the one that was not booted is told apart.
+    fn title(&self) -> String {
+        let packaged = self.version.starts_with(|first: char| first.is_ascii_digit());
+        let version = if packaged { &self.version } else { &self.report.kernel };
+        let version = version.split(['-', '+']).next().unwrap_or(version);
+        if self.name == HOST { format!("{version} (not in QEMU)") } else { version.to_owned() }
     }
 
     /// The cell of a program.
@@ -90,7 +101,7 @@ fn markdown(rows: &[Row]) -> String {
     let mut table = String::from("| program | hook |");
     for row in rows {
         // Writing to a string does not fail.
-        let _ = write!(table, " {} |", row.report.kernel);
+        let _ = write!(table, " {} |", row.title());
     }
     table.push_str("\n|---|---|");
     table.push_str(&"---|".repeat(rows.len()));
@@ -118,7 +129,7 @@ fn markdown(rows: &[Row]) -> String {
     table.push_str("\n\nIn parentheses: instructions that the kernel's verifier processed (its limit is 1,000,000).\n");
     for row in rows {
         if let Some(why) = &row.report.refused {
-            let _ = write!(table, "\n{} is refused: {why}\n", row.report.kernel);
+            let _ = write!(table, "\n{} is refused: {why}\n", row.title());
         }
     }
     table
@@ -129,7 +140,7 @@ mod tests {
     use super::*;
 
     fn row(text: &str) -> Row {
-        Row { name: "6.1".to_owned(), report: Report::read(text) }
+        Row { name: "6.1".to_owned(), version: String::new(), report: Report::read(text) }
     }
 
     fn rows() -> [Row; 2] {
