@@ -7,12 +7,14 @@
 //! | [`kernel`] | the kernel's run-time statistics of a process's BPF programs |
 //! | [`compare`] | throughput with and without a watcher, interleaved |
 //! | [`pods`] | memory and scrape time of the daemon with many pods |
+//! | [`held`] | memory of the daemon with very many connections |
 //! | [`report`] | the targets, the Markdown table and the JSON |
 //!
 //! Everything goes over loopback. All that was started is ended, and the switch of the kernel's
 //! statistics is put back.
 
 mod compare;
+mod held;
 mod kernel;
 mod loads;
 mod pods;
@@ -110,6 +112,7 @@ fn measure(programs: &Path, quick: bool) -> Result<()> {
     let (comparisons, start_up) = compare::run(&bench, &mut servers, &kinds)?;
     drop(servers);
     let pods = pods::measure(&bench)?;
+    let held = Some(held::measure(&bench)?);
 
     let mut results = Results {
         machine,
@@ -119,6 +122,7 @@ fn measure(programs: &Path, quick: bool) -> Result<()> {
         comparisons,
         start_up_ms: start_up,
         pods,
+        held,
         skipped,
         targets: Vec::new(),
     };

@@ -277,9 +277,9 @@ fn containers_of_a_real_runtime_are_counted_and_gone() {
     let status = status.expect("it is one process");
     assert!(status.contains("\nSeccomp:\t2\n"), "no seccomp profile: {status}");
 
-    // A pod whose container is restarted: the counts of each are its own.
+    // A pod whose container is restarted: the counts of each are its own, and the pod's add up.
     let pod = [("pod", POD)];
-    for id in IDS {
+    for (before, id) in IDS.into_iter().enumerate() {
         let listen = SocketAddr::new(network.a.ipv4(), 0);
         let server = containerd.server("ws", listen, (POD, id), &network.a);
         let drive = Drive { short: 10, long: 5, ..Drive::new(Protocol::Ws, server.addr) };
@@ -290,15 +290,18 @@ fn containers_of_a_real_runtime_are_counted_and_gone() {
             Expected::sum("websocket_connections_active", &pod, 5),
             Expected::sum("tcp_connections_active", &of, 5),
             Expected::sum("tcp_connections_identified_total", &of, 15),
+            Expected::sum("websocket_connections_total", &pod, 15 * (before as u64 + 1)),
         ]);
         driver.close();
         agent.wait_for(&[Expected::sum("tcp_connections_closed_total", &of, 15)]);
         server.stop();
-        let gone = |metrics: &Metrics| {
-            metrics.samples.iter().all(|sample| sample.labels.get("pod").is_none_or(|p| p != POD))
-        };
-        metrics::wait_until(PATIENCE, || agent.scrape(PORTS[0]), gone);
     }
+    // The pod is over when its cgroup is, which a kubelet removes.
+    let gone = |metrics: &Metrics| {
+        runtime::remove_cgroups();
+        metrics.samples.iter().all(|sample| sample.labels.get("pod").is_none_or(|p| p != POD))
+    };
+    metrics::wait_until(PATIENCE, || agent.scrape(PORTS[0]), gone);
     // The runtime passes its SIGTERM on.
     agent.daemon.stop();
     drop((containerd, node));

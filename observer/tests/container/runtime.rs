@@ -213,8 +213,8 @@ impl RunningServer {
     }
 }
 
-/// runc removes a container's cgroup, but not those above it, in each hierarchy.
-fn remove_cgroups() {
+/// Removes the cgroups of pods without a container, in each hierarchy: runc removes only those of containers.
+pub(crate) fn remove_cgroups() {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let roots = mounts.lines().filter_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;

@@ -85,16 +85,24 @@ fn row(bench: &Bench<'_>, watcher: &Watcher, pods: &[Pod]) -> Result<PodsRow> {
     }
     let missing = pods.iter().filter(|pod| !text.contains(&pod.uid)).count();
     ensure!(missing == 0, "{missing} of {} pods are not in the scrape", pods.len());
-    let status = fs::read_to_string(format!("/proc/{}/status", watcher.id()))?;
-    let memory = |field| kib(&status, field).context("/proc tells the resident memory");
     Ok(PodsRow {
         pods: pods.len(),
         series: text.lines().filter(|line| !line.starts_with('#')).count(),
         bytes: text.len(),
-        resident_kib: memory("VmRSS:")?,
-        anonymous_kib: memory("RssAnon:")?,
+        resident_kib: resident_kib(watcher.id())?,
+        anonymous_kib: memory(watcher.id(), "RssAnon:")?,
         scrape_ms: Spread::of(times).context("nothing was scraped")?,
     })
+}
+
+/// Resident memory of a process.
+pub(super) fn resident_kib(process: u32) -> Result<u64> {
+    memory(process, "VmRSS:")
+}
+
+fn memory(process: u32, field: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    kib(&status, field).context("/proc tells a process's memory")
 }
 
 /// A field of `/proc/<pid>/status` in KiB.

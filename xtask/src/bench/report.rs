@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::compare::Comparison;
+use super::held::Held;
 use super::loads::Load;
 use super::pods::PodsRow;
 use super::watcher::Kind;
@@ -28,6 +29,7 @@ pub(super) struct Results {
     pub(super) programs: Vec<ProgramRow>,
     pub(super) start_up_ms: Spread,
     pub(super) pods: Vec<PodsRow>,
+    pub(super) held: Option<Held>,
     /// What did not run here, and why.
     pub(super) skipped: Vec<String>,
 }
@@ -110,6 +112,15 @@ impl Results {
                 Target::at_most("daemon's resident memory, 500 pods", 30.0, "MiB", memory),
             ]);
         }
+        targets.extend(self.held.map(|held| {
+            let memory = held.resident_kib as f64 / 1024.0;
+            Target::at_most(
+                "daemon's resident memory, 100,000 connections open",
+                30.0,
+                "MiB",
+                memory,
+            )
+        }));
         self.targets = targets;
     }
 
@@ -285,6 +296,7 @@ mod tests {
             programs: vec![row("a", 5_000, 150.0), row("b", 5_000, 210.0), row("c", 3, 900.0)],
             start_up_ms: flat,
             pods: Vec::new(),
+            held: None,
             skipped: vec!["tcplife: not installed".into()],
         };
         results.judge();
