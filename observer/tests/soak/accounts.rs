@@ -156,21 +156,23 @@ fn series_of(sample: &Sample, anyhow: bool) -> Option<String> {
     })
 }
 
-/// What a daemon has shown of each pod, the last time that it showed it: the series of a removed cgroup go one by one.
+/// What a daemon has shown of each pod, the last time that it showed it: all series of a pod go together.
 #[derive(Default)]
 pub(crate) struct Watch {
-    shown: BTreeMap<String, BTreeMap<String, Sample>>,
+    shown: BTreeMap<String, Vec<Sample>>,
 }
 
 impl Watch {
     /// Scrapes.
     pub(crate) fn look(&mut self, daemon: &Daemon) {
+        let mut now: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
         for sample in daemon.scrape().samples {
             if series_of(&sample, false).is_some() {
                 let pod = sample.labels.get("pod").cloned().unwrap_or_default();
-                self.shown.entry(pod).or_default().insert(sample.to_string(), sample);
+                now.entry(pod).or_default().push(sample);
             }
         }
+        self.shown.extend(now);
     }
 
     /// Waits until all is shown as it must be; panics with what is not. Returns how many series were compared.
@@ -178,7 +180,7 @@ impl Watch {
         let mut wrong = Vec::new();
         poll(PATIENCE, || {
             self.look(daemon);
-            let shown = |pod: &str| self.shown.get(pod).into_iter().flat_map(BTreeMap::values);
+            let shown = |pod: &str| self.shown.get(pod).into_iter().flatten();
             wrong = accounts.iter().flat_map(|one| one.mismatches(shown(&one.pod))).collect();
             wrong.is_empty().then_some(())
         })
@@ -201,7 +203,7 @@ impl Watch {
             self.look(daemon);
             let ours = |pod: &&String| *pod == OVERFLOW || pods.contains(pod.as_str());
             let shown = self.shown.iter().filter(|(pod, _)| ours(pod));
-            let samples = shown.flat_map(|(_, series)| series.values());
+            let samples = shown.flat_map(|(_, samples)| samples);
             wrong = mismatches("all", &expected, samples, true);
             wrong.is_empty().then_some(())
         })
@@ -214,7 +216,7 @@ impl Watch {
         let mut sums = [0; 6];
         poll(PATIENCE, || {
             self.look(daemon);
-            let shown = || self.shown.get(pod).into_iter().flat_map(BTreeMap::values);
+            let shown = || self.shown.get(pod).into_iter().flatten();
             sums = ["opened", "adopted", "lifetimes", "adopted lifetimes", "closed", "active"].map(
                 |family| {
                     let of = |sample: &&Sample| {
