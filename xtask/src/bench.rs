@@ -107,12 +107,18 @@ fn measure(programs: &Path, quick: bool) -> Result<()> {
 
     let machine = Machine::look()?;
     let mut servers = Servers::start(&bench)?;
-    let (kinds, skipped) = bench.watchers();
+    let (kinds, mut skipped) = bench.watchers();
     let (programs, bpf_times) = bench.bpf_time(&mut servers, &kinds)?;
     let (comparisons, start_up) = compare::run(&bench, &mut servers, &kinds)?;
     drop(servers);
     let pods = pods::measure(&bench)?;
-    let held = Some(held::measure(&bench)?);
+    let held = match held::measure(&bench) {
+        Ok(held) => Some(held),
+        Err(error) => {
+            skipped.push(format!("many connections: {error:#}"));
+            None
+        }
+    };
 
     let mut results = Results {
         machine,

@@ -12,10 +12,10 @@ use crate::cmd;
 use crate::demo::metrics;
 use crate::demo::workload::Workload;
 
-/// Connections of each pair of processes: a client gets its ports from one address of loopback.
-const EACH: usize = 20_000;
+/// Connections of each pair of processes: fewer than half of the ports that a client has for one server.
+const EACH: usize = 10_000;
 /// Pairs of processes.
-const PAIRS: usize = 5;
+const PAIRS: usize = 10;
 /// How long it may take until the daemon shows all of them.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -41,8 +41,8 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Held> {
         let (server, ready) = Workload::start(&mut serve, &bench.log)?;
         let listening = ready["ready"].as_str().context("no address")?.to_owned();
         let mut drive = cmd::command(&workload);
-        drive.args(["drive", "--protocol", "tcp", "--connect", &listening, "--bind", &address]);
-        drive.args(["--short", "0", "--long", &EACH.to_string()]);
+        drive.args(["drive", "--protocol", "tcp", "--connect", &listening]);
+        drive.args(["--short", "0", "--long", &EACH.to_string(), "--concurrency", "32"]);
         let (client, books) = Workload::start(&mut drive, &bench.log)?;
         ensure!(books["active"] == EACH, "the load failed: {books}");
         // The client first: it leaves in order.
