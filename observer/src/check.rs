@@ -43,14 +43,7 @@ pub fn check(args: RunArgs) -> anyhow::Result<Code> {
         Err(error) => report.line::<kube::SourceError>("names of pods", Err(error), Code::Usage),
     }
     if may_load {
-        let options = Options {
-            cells: config.cells,
-            record_buffer: config.record_buffer,
-            kernel_log: config.kernel_log,
-            simulate_lacking: &config.simulate_lacking,
-            abi: config.simulate_abi,
-        };
-        programs(&mut report, &options);
+        programs(&mut report, &config.options());
     } else {
         println!("skip  kernel programs: they cannot be tried without privileges");
     }

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     io,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -136,13 +136,13 @@ impl Collector {
         if pass.cells.iter().any(|(_, cell)| self.cgroups.resolve(cell.cgroup).is_none()) {
             self.refresh();
         }
-        let about_itself = self.about(&pass);
         // One state of the names for the whole scrape: no two pods may come to share one.
         let names = self.books.names();
         let names = names.as_deref().map(pods::lock);
         let names = names.as_deref();
         let kubernetes =
             names.map(|names| self.books.kubernetes(names, &pass.cells, &self.cgroups));
+        let about_itself = self.about(&pass, kubernetes);
         let mut shown = Vec::with_capacity(pass.cells.len());
         let mut joined: HashMap<u64, Arc<Identity>> = HashMap::new();
         for (index, cell) in pass.cells {
@@ -160,7 +160,7 @@ impl Collector {
                 .iter()
                 .map(|(key, counts)| (Arc::clone(&key.identity), nameless_cell(key, counts))),
         );
-        Ok(Snapshot { series: fold(shown), kubernetes, ..about_itself })
+        Ok(Snapshot { series: fold(shown), ..about_itself })
     }
 
     /// What a scrape shows now of the observer itself, without any series.
@@ -169,10 +169,11 @@ impl Collector {
     /// As [`Self::snapshot`].
     pub fn about_itself(&mut self) -> io::Result<Snapshot> {
         let pass = self.read()?;
-        Ok(self.about(&pass))
+        let kubernetes = self.books.about(&self.cgroups);
+        Ok(self.about(&pass, kubernetes))
     }
 
-    fn about(&mut self, pass: &Pass) -> Snapshot {
+    fn about(&mut self, pass: &Pass, kubernetes: Option<Kubernetes>) -> Snapshot {
         let used = pass.cells.len() as u64;
         Snapshot {
             series: Vec::new(),
@@ -182,7 +183,7 @@ impl Collector {
             cells: (used, u64::from(self.probes.cells().capacity() - OVERFLOW_CELLS)),
             undecodable: pass.undecodable,
             cgroups_skipped: self.cgroups.skipped(),
-            kubernetes: self.books.about(&self.cgroups),
+            kubernetes,
         }
     }
 
@@ -318,6 +319,11 @@ fn add_idle(
             *sum += count;
         }
     }
+}
+
+/// Locks a collector. Each pass reads the counters anew: a panic in an earlier one leaves nothing half-done that matters.
+pub fn lock(collector: &Mutex<Collector>) -> MutexGuard<'_, Collector> {
+    collector.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn nameless_cell(key: &SeriesKey, counts: &Counts) -> CellSnapshot {

@@ -6,7 +6,10 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use observer_common::cell::OVERFLOW_CELLS;
 use thiserror::Error;
 
-use crate::cli::{KernelLog, KubeOption, LogFormat, RunArgs};
+use crate::{
+    bpf::Options,
+    cli::{KernelLog, KubeOption, LogFormat, RunArgs},
+};
 
 /// What `run` works with.
 #[derive(Clone, Debug)]
@@ -79,6 +82,20 @@ pub struct AddressError {
 const MIN_CELLS: u32 = OVERFLOW_CELLS + 1;
 /// These are 512 MiB of kernel memory.
 const MAX_CELLS: u32 = 1 << 17;
+
+impl Config {
+    /// What of it the loader of the kernel programs needs.
+    #[must_use]
+    pub fn options(&self) -> Options<'_> {
+        Options {
+            cells: self.cells,
+            record_buffer: self.record_buffer,
+            kernel_log: self.kernel_log,
+            simulate_lacking: &self.simulate_lacking,
+            abi: self.simulate_abi,
+        }
+    }
+}
 
 impl TryFrom<RunArgs> for Config {
     type Error = ConfigError;

@@ -4,7 +4,7 @@ use std::{
     net::{SocketAddr, TcpListener as StdListener},
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -20,9 +20,9 @@ use tracing::{info, warn};
 
 use crate::{
     attribute::Names,
-    bpf::{self, KernelLogger, Options, Origin, Pins, ProbeState},
+    bpf::{self, KernelLogger, Origin, Pins, ProbeState},
     cli::RunArgs,
-    collect::Collector,
+    collect::{Collector, lock},
     config::{AddressError, Config},
     exit::Code,
     export::{App, BuildInfo, Part, serve},
@@ -70,15 +70,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         cells = config.cells,
         "starting"
     );
-    let options = Options {
-        cells: config.cells,
-        record_buffer: config.record_buffer,
-        kernel_log: config.kernel_log,
-        simulate_lacking: &config.simulate_lacking,
-        abi: config.simulate_abi,
-    };
     let KernelSide { probes, origin, log } =
-        KernelSide::start(pins.as_ref(), &options, &cgroup_root)?;
+        KernelSide::start(pins.as_ref(), &config.options(), &cgroup_root)?;
     bpf::heap::trim();
     for (probe, state) in probes.states() {
         if let ProbeState::Unavailable(reason) = state {
@@ -198,11 +191,6 @@ async fn tick(app: Arc<App>) {
             warn!(%error, "a pass over the cells failed");
         }
     }
-}
-
-fn lock(collector: &Mutex<Collector>) -> std::sync::MutexGuard<'_, Collector> {
-    // Each pass reads the counters anew: a panic in an earlier one leaves nothing half-done that matters.
-    collector.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn forward_kernel_log(mut log: KernelLogger) {

@@ -168,6 +168,7 @@ impl Probes {
             programs: parts.programs,
         })
     }
+
     /// How each probe ended up.
     #[must_use]
     pub fn states(&self) -> &[(&'static Probe, ProbeState)] {

@@ -5,7 +5,7 @@ use std::{
     future::{Future, IntoFuture as _},
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -24,7 +24,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::error;
 
 use super::{BuildInfo, Pages, Part, negotiate::Format};
-use crate::collect::Collector;
+use crate::collect::{Collector, lock};
 
 /// What the endpoints share.
 pub struct App {
@@ -111,8 +111,7 @@ async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap, part: Part) ->
 }
 
 fn pages(app: &App, format: Format, part: Part) -> io::Result<Pages> {
-    // A panic while the lock was held leaves counters that are read anew in each pass.
-    let mut collector = app.collector.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut collector = lock(&app.collector);
     let snapshot = match part {
         // What is over is shown once more to those who ask for it, and to nobody else.
         Part::Own => collector.about_itself(),

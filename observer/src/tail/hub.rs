@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -18,7 +18,10 @@ use super::{
     Filter,
     line::{Clock, Dropped, line},
 };
-use crate::{collect::Collector, records::Record};
+use crate::{
+    collect::{Collector, lock},
+    records::Record,
+};
 
 /// How often the ring buffer is read while somebody listens.
 const POLL: Duration = Duration::from_millis(100);
@@ -150,7 +153,7 @@ impl Worker {
     /// Reads up to [`TURN`] records; returns how many it were.
     fn turn(&mut self) -> usize {
         let collector = Arc::clone(&self.collector);
-        let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut collector = lock(&collector);
         let mut walked = false;
         for count in 0..TURN {
             let Some(bytes) = self.records.next() else { return count };
@@ -189,8 +192,8 @@ impl Worker {
         }
     }
 
-    fn collector(&self) -> std::sync::MutexGuard<'_, Collector> {
-        self.collector.lock().unwrap_or_else(PoisonError::into_inner)
+    fn collector(&self) -> MutexGuard<'_, Collector> {
+        lock(&self.collector)
     }
 }
 
