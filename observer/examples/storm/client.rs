@@ -3,7 +3,10 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -24,15 +27,17 @@ const BATCH: usize = 64;
 /// Opens connections until stdin ends, or the server does.
 pub(crate) fn run(server: SocketAddr, seed: u64, books: &Books) -> Result<bool> {
     let ended = AtomicBool::new(false);
+    let opening = RwLock::default();
     let obeyed = thread::scope(|scope| {
-        let ended = &ended;
+        let (ended, opening) = (&ended, &opening);
         for thread in 0..THREADS {
             let mut random = Rng::with_seed(seed.wrapping_add(thread));
             scope.spawn(move || {
-                while !ended.load(Ordering::Relaxed) && batch(server, &mut random, books) {}
+                while !ended.load(Ordering::Relaxed) && batch(server, &mut random, books, opening) {
+                }
             });
         }
-        let obeyed = obey(books);
+        let obeyed = obey(books, opening);
         ended.store(true, Ordering::Relaxed);
         obeyed
     });
@@ -41,12 +46,16 @@ pub(crate) fn run(server: SocketAddr, seed: u64, books: &Books) -> Result<bool> 
 }
 
 /// Opens a batch and ends it; false if the server is not there any more.
-fn batch(server: SocketAddr, random: &mut Rng, books: &Books) -> bool {
+fn batch(server: SocketAddr, random: &mut Rng, books: &Books, opening: &RwLock<()>) -> bool {
     let mut open = Vec::with_capacity(BATCH);
     let mut connect = || {
         let ending = Ending::MIX[random.usize(..Ending::MIX.len())];
-        let mut stream = TcpStream::connect(somewhere(server, random)).ok()?;
-        books.open();
+        let mut stream = {
+            let _opening = opening.read().ok()?;
+            let stream = TcpStream::connect(somewhere(server, random)).ok()?;
+            books.open();
+            stream
+        };
         if ending == Ending::Silent {
             drop(stream);
             books.close(Reason::Local);

@@ -7,7 +7,8 @@
 //!
 //! Both speak JSON lines on stdout and take lines on stdin, like the example `workload`: `books` prints the books as
 //! they stand, the end of stdin ends the program after what is under way, and prints them for the last time. The server
-//! first prints `{"ready":"0.0.0.0:1234"}`.
+//! first prints `{"ready":"0.0.0.0:1234"}`. The client also obeys `hold`: no connection is being opened from the moment
+//! that it prints its books until `go on`.
 //!
 //! The client of each connection decides by its first byte how it is to end (see [`Ending`]), and each end counts it
 //! under what the kernel must have seen there. Plain threads and blocking sockets: nothing costs less.
@@ -16,7 +17,7 @@ mod books;
 mod client;
 mod server;
 
-use std::{io, net::SocketAddr, process::ExitCode};
+use std::{io, net::SocketAddr, process::ExitCode, sync::RwLock};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -100,13 +101,21 @@ fn main() -> Result<ExitCode> {
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Obeys stdin until its end.
-fn obey(books: &Books) -> io::Result<()> {
+/// Obeys stdin until its end. `opening` is read by whoever opens a connection.
+fn obey(books: &Books, opening: &RwLock<()>) -> io::Result<()> {
+    let mut held = None;
     for line in io::stdin().lines() {
-        if line? == "books" {
-            books.print()?;
+        match line?.as_str() {
+            "books" => books.print()?,
+            "hold" => {
+                held = opening.write().ok();
+                books.print()?;
+            }
+            "go on" => held = None,
+            other => return Err(io::Error::other(format!("no command: {other}"))),
         }
     }
+    drop(held);
     Ok(())
 }
 

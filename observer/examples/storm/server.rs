@@ -4,7 +4,10 @@ use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd as _,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -39,7 +42,7 @@ pub(crate) fn run(address: SocketAddr, books: &Books) -> Result<bool> {
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
         let threads = [(); THREADS].map(|()| scope.spawn(|| serve(&listener, &ended, books)));
-        let obeyed = obey(books);
+        let obeyed = obey(books, &RwLock::default());
         ended.store(true, Ordering::Relaxed);
         for thread in threads {
             thread.join().expect("no panic")?;

@@ -86,9 +86,14 @@ impl Storm {
         self.calm(opened, [Closed::Anyhow(opened), Closed::Anyhow(opened)], took)
     }
 
-    /// Kills the server in the midst of it. Its kernel has accepted whatever the client has opened.
+    /// Kills the server in the midst of it. Its kernel has accepted whatever the client has opened: no handshake is under
+    /// way at that moment, since one that meets the listener's end is over for the client only.
     pub(crate) fn kill_server(mut self) -> Calm {
+        self.client.say("hold");
+        let _: Books = self.client.line();
+        poll(PATIENCE, || (!self.server.is_connecting()).then_some(())).expect("handshakes end");
         self.server.kill();
+        self.client.say("go on");
         let took = self.since.elapsed();
         let opened = last_books(&mut self.client).opened;
         self.calm(opened, [Closed::Anyhow(opened), Closed::Anyhow(opened)], took)

@@ -1,7 +1,7 @@
 //! The examples that tests start: each obeys lines on stdin and answers in lines of JSON on stdout.
 
 use std::{
-    fmt,
+    fmt, fs,
     io::{BufRead, BufReader, Write},
     path::PathBuf,
     process::{ChildStdin, ChildStdout, Command, Stdio},
@@ -76,6 +76,15 @@ impl Program {
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    /// Whether any handshake is under way in its network namespace, at either end.
+    pub(crate) fn is_connecting(&self) -> bool {
+        const SYN_SENT: &str = "02";
+        const SYN_RECV: &str = "03";
+        let table = fs::read_to_string(format!("/proc/{}/net/tcp", self.id())).expect("it runs");
+        let mut states = table.lines().filter_map(|line| line.split_whitespace().nth(3));
+        states.any(|state| state == SYN_SENT || state == SYN_RECV)
     }
 
     /// Kills it by SIGKILL: the kernel closes its connections.
