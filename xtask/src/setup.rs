@@ -10,6 +10,8 @@ mod components;
 mod linker;
 mod tools;
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, anyhow};
 use apt::Apt;
 
@@ -23,6 +25,8 @@ pub(crate) enum Purpose {
     Bench,
     Lint,
     Lab,
+    /// The lab's guests of that architecture.
+    Arm64,
 }
 
 /// One thing that has to be on the machine.
@@ -63,6 +67,10 @@ enum Means {
     StaticBusybox,
     /// `cargo <name>`, a component of the toolchain.
     Component { name: &'static str },
+    /// The standard library for a target.
+    Target { name: &'static str },
+    /// A file from a distribution's package.
+    File { path: &'static str, package: &'static str },
 }
 
 const NEEDS: &[Need] = &[
@@ -215,6 +223,45 @@ const NEEDS: &[Need] = &[
         optional: false,
     },
     Need {
+        name: "QEMU for arm64",
+        reason: "the lab boots a kernel for arm64 in it",
+        purposes: &[Purpose::Arm64],
+        means: Means::Program {
+            program: "qemu-system-aarch64",
+            packages: &["qemu-system-arm"],
+            service: None,
+        },
+        optional: false,
+    },
+    Need {
+        name: "a C compiler for arm64",
+        reason: "it links what the lab runs on arm64, and compiles the C in some crates",
+        purposes: &[Purpose::Arm64],
+        means: Means::Program {
+            program: "aarch64-linux-gnu-gcc",
+            packages: &["gcc-aarch64-linux-gnu"],
+            service: None,
+        },
+        optional: false,
+    },
+    Need {
+        name: "a C library for arm64",
+        reason: "what the lab runs on arm64 is linked with it, statically",
+        purposes: &[Purpose::Arm64],
+        means: Means::File {
+            path: "/usr/aarch64-linux-gnu/lib/libc.a",
+            package: "libc6-dev-arm64-cross",
+        },
+        optional: false,
+    },
+    Need {
+        name: "Rust for arm64",
+        reason: "the lab runs the daemon and its tests on arm64",
+        purposes: &[Purpose::Arm64],
+        means: Means::Target { name: "aarch64-unknown-linux-gnu" },
+        optional: false,
+    },
+    Need {
         name: "wrk",
         reason: "the benchmark loads nginx with it",
         purposes: &[Purpose::Bench],
@@ -326,6 +373,9 @@ impl Means {
                 .map(|path| path.display().to_string())
                 .map_err(|error| error.to_string()),
             Self::Component { name } => components::check(name),
+            Self::Target { name } => components::check_target(name),
+            Self::File { path, .. } if Path::new(path).is_file() => Ok((*path).to_owned()),
+            Self::File { path, .. } => Err(format!("there is no {path}")),
         }
     }
 
@@ -346,6 +396,8 @@ impl Means {
                 components::install_crate(program, version, arguments)
             }
             Self::Component { name } => components::install(name),
+            Self::Target { name } => components::install_target(name),
+            Self::File { package, .. } => apt.install_any(&[package]),
         }
     }
 }

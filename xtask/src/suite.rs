@@ -20,6 +20,11 @@ pub(crate) struct Suite {
 impl Suite {
     /// Keeps its files in `directory`.
     pub(crate) fn new(directory: &Path, suite: &str) -> Result<Self> {
+        Self::of(directory, suite, architecture())
+    }
+
+    /// The same for any of Debian's architectures.
+    pub(crate) fn of(directory: &Path, suite: &str, architecture: &str) -> Result<Self> {
         let apt = directory.join("apt");
         fs::create_dir_all(apt.join("lists/partial"))?;
         fs::create_dir_all(apt.join("archives/partial"))?;
@@ -31,15 +36,20 @@ impl Suite {
         let sources = apt.join("sources.list");
         fs::write(
             &sources,
-            format!("deb [arch={}{key}] {} {suite} main\n", architecture(), mirror()?),
+            format!("deb [arch={architecture}{key}] {} {suite} main\n", mirror()?),
         )?;
+        // Nothing counts as installed: packages are unpacked.
+        fs::write(apt.join("status"), "")?;
         let at = apt.display();
         Ok(Self {
             options: [
                 format!("Dir::Etc::SourceList={at}/sources.list"),
                 "Dir::Etc::SourceParts=/dev/null".into(),
                 format!("Dir::State::Lists={at}/lists"),
+                format!("Dir::State::status={at}/status"),
                 format!("Dir::Cache={at}"),
+                format!("APT::Architecture={architecture}"),
+                format!("APT::Architectures::={architecture}"),
                 // A mirror that is a snapshot has Release files of the past.
                 "Acquire::Check-Valid-Until=false".into(),
                 "Acquire::Check-Date=false".into(),
@@ -90,6 +100,18 @@ impl Suite {
         )?;
         let mut files = directory.read_dir()?.flatten().map(|entry| entry.path());
         files.next().context("apt-get downloaded nothing")
+    }
+
+    /// Downloads packages with all that they depend on, and returns where they lie.
+    pub(crate) fn download_all(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+        let archives = self.directory.join("archives");
+        fs::remove_dir_all(&archives)?;
+        fs::create_dir_all(archives.join("partial"))?;
+        let install = ["install", "--download-only", "--yes", "--quiet", "--no-install-recommends"];
+        cmd::say("+", &format!("apt-get {} {}", install[..2].join(" "), packages.join(" ")));
+        cmd::output(self.command("apt-get", &install).args(packages))?;
+        let files = archives.read_dir()?.flatten().map(|entry| entry.path());
+        Ok(files.filter(|file| file.extension().is_some_and(|of| of == "deb")).collect())
     }
 }
 

@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::cmd;
+use super::origin::Origin;
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
@@ -39,15 +38,17 @@ impl Initramfs {
         self.entry(at, LINK, to.as_os_str().as_encoded_bytes())
     }
 
-    /// Adds a program of the host's at the absolute path `at`, without its debug information and with the shared
-    /// libraries it is linked to.
-    pub(super) fn host_program(&mut self, at: &Path, program: &Path) -> Result<()> {
-        let directory = tempfile::tempdir()?;
-        let stripped = directory.path().join("stripped");
-        cmd::output(cmd::command("strip").arg("-o").arg(&stripped).arg(program))?;
-        self.program(at, &fs::read(stripped)?)?;
-        for library in libraries(program) {
-            self.program(&library, &fs::read(&library)?)?;
+    /// Adds a program at the absolute path `at`, without its debug information and with the shared libraries it is
+    /// linked to.
+    pub(super) fn linked_program(
+        &mut self,
+        at: &Path,
+        program: &Path,
+        origin: &Origin,
+    ) -> Result<()> {
+        self.program(at, &origin.stripped(program)?)?;
+        for (at, library) in origin.libraries(program)? {
+            self.program(&at, &fs::read(library)?)?;
         }
         Ok(())
     }
@@ -93,22 +94,6 @@ impl Initramfs {
     }
 }
 
-/// The shared libraries of a program, the dynamic linker included; none for a static one.
-fn libraries(program: &Path) -> Vec<PathBuf> {
-    // `ldd` fails for a static program.
-    cmd::output(Command::new("ldd").arg(program))
-        .map(|list| library_paths(&list))
-        .unwrap_or_default()
-}
-
-/// The paths in what `ldd` prints.
-fn library_paths(list: &str) -> Vec<PathBuf> {
-    list.lines()
-        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-        .map(PathBuf::from)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,15 +116,5 @@ mod tests {
         assert_eq!(names, ["a", "a/b", "a/c", "TRAILER!!!"]);
         assert!(at.iter().all(|at| at % 4 == 0));
         assert!(text.contains("12345\0\0\0"));
-    }
-
-    #[test]
-    fn libraries_are_read_from_ldd() {
-        let list = "\tlinux-vdso.so.1 (0x7f)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x7f)\n\t/lib64/ld.so (0x7f)\n";
-        assert_eq!(
-            library_paths(list),
-            [PathBuf::from("/lib/x/libc.so.6"), PathBuf::from("/lib64/ld.so")]
-        );
-        assert!(library_paths("\tnot a dynamic executable\n").is_empty());
     }
 }

@@ -7,13 +7,16 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::architecture::{AMD64, ARM64, Architecture};
 use crate::cmd;
 use crate::suite::{Suite, unpack};
 
-/// The package that depends on a suite's newest kernel for virtual machines.
-const NEWEST: &str = "linux-image-cloud-amd64";
+/// The package that depends on a suite's newest kernel for virtual machines, before the architecture.
+const NEWEST: &str = "linux-image-cloud-";
 /// How a package with a kernel is called before its release.
 const IMAGE: &str = "linux-image-";
+/// The file that an image is kept in.
+const IMAGE_FILE: &str = "vmlinuz";
 /// How long a resolved kernel is taken for the newest one.
 const FRESH: Duration = Duration::from_hours(24);
 /// Modules that the tests need, below a kernel's `kernel` directory.
@@ -27,15 +30,21 @@ struct Source {
     suite: &'static str,
     /// What its release starts with: the table must mean what it says.
     series: &'static str,
+    architecture: &'static Architecture,
     refused: bool,
 }
 
 const SOURCES: &[Source] = &[
-    Source { name: "5.10", suite: "bullseye", series: "5.10.", refused: true },
-    Source { name: "6.1", suite: "bookworm", series: "6.1.", refused: false },
-    Source { name: "6.12", suite: "trixie", series: "6.12.", refused: false },
-    Source { name: "sid", suite: "sid", series: "", refused: false },
+    Source { refused: true, ..source("5.10", "bullseye", "5.10.") },
+    source("6.1", "bookworm", "6.1."),
+    source("6.12", "trixie", "6.12."),
+    source("sid", "sid", ""),
+    Source { architecture: &ARM64, ..source("arm64", "trixie", "6.12.") },
 ];
+
+const fn source(name: &'static str, suite: &'static str, series: &'static str) -> Source {
+    Source { name, suite, series, architecture: &AMD64, refused: false }
+}
 
 /// A kernel on this machine.
 #[derive(Clone, Debug)]
@@ -44,6 +53,7 @@ pub(super) struct Kernel {
     pub(super) name: String,
     /// The package's version, or the file it came from.
     pub(super) version: String,
+    pub(super) architecture: &'static Architecture,
     /// What QEMU boots.
     pub(super) image: PathBuf,
     /// Modules to load, by file.
@@ -52,11 +62,14 @@ pub(super) struct Kernel {
     pub(super) refused: bool,
 }
 
-/// The kernels that are named, or all that the lab knows. A name that it does not know is a package (`.deb`) or an image.
+/// All kernels that the lab knows; those of another architecture need a cross build, and are left out without `foreign`.
+pub(super) fn all(foreign: bool, cache: &Path, refresh: bool) -> Result<Vec<Kernel>> {
+    let wanted = |source: &&Source| foreign || source.architecture.cross.is_none();
+    SOURCES.iter().filter(wanted).map(|source| source.kernel(cache, refresh)).collect()
+}
+
+/// The kernels that are named. A name that the lab does not know is a package (`.deb`) or an image.
 pub(super) fn resolve(names: &[String], cache: &Path, refresh: bool) -> Result<Vec<Kernel>> {
-    if names.is_empty() {
-        return SOURCES.iter().map(|source| source.kernel(cache, refresh)).collect();
-    }
     let one = |name: &String| match SOURCES.iter().find(|source| source.name == name) {
         Some(source) => source.kernel(cache, refresh),
         None => from_file(Path::new(name), cache),
@@ -73,6 +86,7 @@ fn from_file(path: &Path, cache: &Path) -> Result<Kernel> {
         return Ok(Kernel {
             name,
             version,
+            architecture: Architecture::of_image(&fs::read(path)?),
             image: path.to_owned(),
             modules: Vec::new(),
             refused: false,
@@ -83,7 +97,8 @@ fn from_file(path: &Path, cache: &Path) -> Result<Kernel> {
     let unpacked = tempfile::tempdir_in(&directory)?;
     unpack(path, unpacked.path())?;
     keep(unpacked.path(), &directory)?;
-    Ok(kept(&directory, name, version, false))
+    let architecture = Architecture::of_image(&fs::read(directory.join(IMAGE_FILE))?);
+    Ok(kept(&directory, name, version, architecture, false))
 }
 
 impl Source {
@@ -110,7 +125,7 @@ impl Source {
     }
 
     fn describe(&self, directory: &Path, version: String) -> Kernel {
-        kept(directory, self.name.to_owned(), version, self.refused)
+        kept(directory, self.name.to_owned(), version, self.architecture, self.refused)
     }
 
     fn cached(&self, directory: &Path) -> Option<(Kernel, Duration)> {
@@ -123,9 +138,9 @@ impl Source {
     }
 
     fn newest(&self, directory: &Path, cached: Option<&Kernel>) -> Result<Kernel> {
-        let apt = Suite::new(directory, self.suite)?;
+        let apt = Suite::of(directory, self.suite, self.architecture.name)?;
         apt.update()?;
-        let (packages, version) = newest_kernel(&apt)?;
+        let (packages, version) = newest_kernel(&apt, self.architecture.name)?;
         ensure!(
             version.starts_with(self.series),
             "Debian {} has {version} now, not {}*: the table in this file is out of date",
@@ -148,7 +163,7 @@ impl Source {
 /// Keeps the image and the modules of unpacked packages in `directory`.
 fn keep(unpacked: &Path, directory: &Path) -> Result<()> {
     let image = find_image(unpacked).context("the packages hold no kernel image")?;
-    fs::rename(image, directory.join("vmlinuz"))?;
+    fs::rename(image, directory.join(IMAGE_FILE))?;
     for module in MODULES {
         let Some((packed, program)) = find_module(unpacked, module) else { continue };
         let into = File::create(directory.join(Path::new(module).file_name().context("a file")?))?;
@@ -159,11 +174,17 @@ fn keep(unpacked: &Path, directory: &Path) -> Result<()> {
 }
 
 /// The kernel that [`keep`] kept.
-fn kept(directory: &Path, name: String, version: String, refused: bool) -> Kernel {
+fn kept(
+    directory: &Path,
+    name: String,
+    version: String,
+    architecture: &'static Architecture,
+    refused: bool,
+) -> Kernel {
     let modules =
         MODULES.iter().filter_map(|module| Some(directory.join(Path::new(module).file_name()?)));
     let modules = modules.filter(|module| module.is_file()).collect();
-    Kernel { name, version, image: directory.join("vmlinuz"), modules, refused }
+    Kernel { name, version, architecture, image: directory.join(IMAGE_FILE), modules, refused }
 }
 
 /// Directories of modules: `/lib` is a link to `/usr/lib` by now, but not in older packages.
@@ -194,9 +215,10 @@ fn find_module(unpacked: &Path, module: &str) -> Option<(PathBuf, &'static str)>
 }
 
 /// The packages of the newest kernel's image and modules, and their version.
-fn newest_kernel(apt: &Suite) -> Result<(Vec<String>, String)> {
-    let depends = apt.depends(NEWEST)?;
-    let image = newest_image(&depends).with_context(|| format!("{NEWEST} depends on no kernel"))?;
+fn newest_kernel(apt: &Suite, architecture: &str) -> Result<(Vec<String>, String)> {
+    let newest = format!("{NEWEST}{architecture}");
+    let depends = apt.depends(&newest)?;
+    let image = newest_image(&depends).with_context(|| format!("{newest} depends on no kernel"))?;
     let release = image.trim_start_matches(IMAGE);
     // Newer kernels come in two packages, and the third one only depends on them.
     let mut packages: Vec<_> =

@@ -2,8 +2,11 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`architecture`] | what QEMU, Debian and Rust call the guests' architectures |
 //! | [`kernels`] | gets the kernels from the configured Debian mirror |
 //! | [`programs`] | builds what runs in the guests |
+//! | [`origin`] | finds the other programs that they need: this machine's, or packages for another architecture |
+//! | [`world`] | puts together what all guests of an architecture have |
 //! | [`portable`] | shows that the kernel programs are the same for every architecture |
 //! | [`initramfs`] | packs it into the guests' file system |
 //! | [`qemu`] | runs one guest, and notices panics, stalls and overtime |
@@ -15,15 +18,18 @@
 //! What happens inside a guest is told by two scripts, `lab/init` and `lab/steps`. This machine's own kernel is one
 //! more row: the same steps, without a guest. Consoles, reports and the table are kept below `target/lab`.
 
+mod architecture;
 mod expected;
 mod initramfs;
 mod kernels;
+mod origin;
 mod portable;
 mod programs;
 mod qemu;
 mod self_test;
 mod table;
 mod verdict;
+mod world;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,23 +42,20 @@ use clap::Args;
 
 use crate::cmd;
 use crate::setup::{self, Purpose};
+use architecture::{AMD64, ARM64, Architecture};
 use expected::Expected;
-use initramfs::Initramfs;
 use kernels::Kernel;
-use programs::Programs;
-pub(crate) use programs::busybox;
+pub(crate) use origin::busybox;
 use qemu::{Ended, Guest};
 use table::Row;
 use verdict::{Outcome, Report};
+use world::World;
 
-const INIT: &str = include_str!("../../lab/init");
 const STEPS: &str = include_str!("../../lab/steps");
 const EXPECTED: &str = include_str!("../../lab/expected.txt");
 
 /// The name of this machine's own kernel.
 const HOST: &str = "host";
-/// The part of the guests' file systems that all share.
-const SHARED: &str = "shared.cpio";
 /// Wall-clock limit of a guest, in seconds: an emulated kernel on a loaded machine.
 const LIMIT: u64 = 900;
 /// Lines of a failed test that are shown; the report has all.
@@ -62,10 +65,10 @@ const SHOWN: usize = 30;
 #[expect(clippy::struct_excessive_bools, reason = "they are the switches of a command line")]
 #[derive(Args, Default)]
 pub(crate) struct LabArgs {
-    /// Only these: 5.10, 6.1, 6.12, sid, host, a package (.deb) or an image; may be repeated
+    /// Only these: 5.10, 6.1, 6.12, sid, arm64, host, a package (.deb) or an image; may be repeated
     #[arg(long = "kernel", value_name = "KERNEL")]
     kernels: Vec<String>,
-    /// Only load the programs and check the refusals: no system tests
+    /// Only load the programs and check the refusals: no system tests, and no architecture that needs a cross build
     #[arg(long)]
     quick: bool,
     /// Only these steps of `lab/steps`, such as `check` or `tests-of-restart`; may be repeated
@@ -80,7 +83,7 @@ pub(crate) struct LabArgs {
     /// Make observer believe that the guests' kernels lack this hook, to see the lab turn red
     #[arg(long, value_name = "HOOK")]
     lacking: Option<String>,
-    /// Put the compatibility table into the README
+    /// Put the compatibility table into the README, with all kernels
     #[arg(long, conflicts_with_all = ["kernels", "steps", "lacking"])]
     write_docs: bool,
     /// Show that the lab notices failures, unexpected skips, panics, hangs and a missing hook
@@ -93,22 +96,32 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
     setup::ensure(&[Purpose::Build, Purpose::Lab])?;
     let directory = cmd::target_directory()?.join("lab");
     fs::create_dir_all(&directory)?;
-    let programs = Programs::build()?;
     let with_host = args.kernels.is_empty() || args.kernels.iter().any(|name| name == HOST);
     let named: Vec<_> = args.kernels.iter().filter(|name| *name != HOST).cloned().collect();
-    let kernels = if named.is_empty() && !args.kernels.is_empty() {
-        Vec::new()
+    let cache = directory.join("kernels");
+    let kernels = if args.kernels.is_empty() {
+        kernels::all(!args.quick || args.write_docs, &cache, args.refresh)?
     } else {
-        kernels::resolve(&named, &directory.join("kernels"), args.refresh)?
+        kernels::resolve(&named, &cache, args.refresh)?
     };
     for Kernel { name, version, .. } in &kernels {
         cmd::say("*", &format!("kernel {name}: {version}"));
     }
-    pack(&programs, &directory.join(SHARED))?;
-    if args.kernels.is_empty() && args.steps.is_empty() {
-        portable::check(&programs.object, &directory)?;
+    let wanted = |of: &'static Architecture| kernels.iter().any(|kernel| kernel.architecture == of);
+    let mut worlds = Vec::new();
+    if with_host || wanted(&AMD64) {
+        worlds.push(World::build(&AMD64, &directory, args.refresh)?);
     }
-    let lab = Lab { directory, programs, expected: Expected::parse(EXPECTED)? };
+    if wanted(&ARM64) {
+        setup::ensure(&[Purpose::Arm64])?;
+        worlds.push(World::build(&ARM64, &directory, args.refresh)?);
+    }
+    let lab = Lab { directory, worlds, expected: Expected::parse(EXPECTED)? };
+    if args.kernels.is_empty() && args.steps.is_empty() {
+        let object = |of| lab.world(of).ok().map(|world| world.programs.object.as_path());
+        let ours = object(&AMD64).context("this machine's programs were built")?;
+        portable::check(ours, object(&ARM64), &lab.directory)?;
+    }
     if args.self_test {
         return self_test::run(&lab, &kernels);
     }
@@ -124,7 +137,8 @@ pub(crate) fn quick() -> Result<()> {
 struct Lab {
     /// Where everything is kept.
     directory: PathBuf,
-    programs: Programs,
+    /// One for each architecture among the kernels, and this machine's if its own kernel is one of them.
+    worlds: Vec<World>,
     expected: Expected,
 }
 
@@ -137,9 +151,15 @@ struct Job<'a> {
 }
 
 impl Lab {
+    fn world(&self, of: &Architecture) -> Result<&World> {
+        let world = self.worlds.iter().find(|world| world.architecture == of);
+        world.with_context(|| format!("nothing was built for {}", of.name))
+    }
+
     fn run(&self, kernels: &[Kernel], with_host: bool, args: &LabArgs) -> Result<()> {
-        let archives =
-            kernels.iter().map(|kernel| self.initramfs(kernel)).collect::<Result<Vec<_>>>()?;
+        let archive =
+            |kernel: &Kernel| self.world(kernel.architecture)?.initramfs(kernel, &self.directory);
+        let archives = kernels.iter().map(archive).collect::<Result<Vec<_>>>()?;
         let jobs = kernels.iter().zip(&archives).flat_map(|(kernel, initramfs)| {
             let job = |(processors, steps)| Job { kernel, processors, steps, initramfs };
             plan(kernel, args).into_iter().map(job)
@@ -156,8 +176,8 @@ impl Lab {
             }
             // The first guest of a kernel has the statistics.
             if rows.last().is_none_or(|row: &Row| row.name != kernel.name) {
-                let (name, version) = (kernel.name.clone(), kernel.version.clone());
-                rows.push(Row { name, version, report });
+                let Kernel { name, version, architecture, .. } = kernel.clone();
+                rows.push(Row { name, version, architecture, report });
             }
         }
         if with_host {
@@ -166,7 +186,8 @@ impl Lab {
             if !self.judge("this machine", HOST, &report, &ended) {
                 red.push("this machine".to_owned());
             }
-            rows.push(Row { name: HOST.to_owned(), version: String::new(), report });
+            let name = HOST.to_owned();
+            rows.push(Row { name, version: String::new(), architecture: &AMD64, report });
         }
         table::write(&rows, &self.directory)?;
         println!("\nlogs and the compatibility table are in {}", self.directory.display());
@@ -214,20 +235,6 @@ impl Lab {
         ended.into_iter().map(|(_, ended)| ended).collect()
     }
 
-    /// Writes a guest's file system: what all have, and the kernel's modules.
-    fn initramfs(&self, kernel: &Kernel) -> Result<PathBuf> {
-        let path = self.directory.join(format!("{}.initramfs", kernel.name));
-        let own = self.directory.join("modules.cpio");
-        let mut archive = Initramfs::create(&own)?;
-        for module in &kernel.modules {
-            let name = module.file_name().context("a module is a file")?;
-            archive.file(&Path::new("/lab/modules").join(name), &fs::read(module)?)?;
-        }
-        archive.finish()?;
-        fs::write(&path, [fs::read(self.directory.join(SHARED))?, fs::read(own)?].concat())?;
-        Ok(path)
-    }
-
     /// Prints the verdicts; whether all is as it should be.
     fn judge(&self, name: &str, kernel: &str, report: &Report, ended: &Ended) -> bool {
         println!("\n{name}: {} ({:.1} s)", report.kernel, ended.took.as_secs_f64());
@@ -261,7 +268,8 @@ impl Lab {
             steps.extend((!args.quick).then_some("tests"));
         }
         let tests = self.directory.join("tests");
-        self.programs.link_tests(&tests)?;
+        let programs = &self.world(&AMD64)?.programs;
+        programs.link_tests(&tests)?;
         let script = self.directory.join("steps");
         fs::write(&script, STEPS)?;
         let started = Instant::now();
@@ -269,7 +277,7 @@ impl Lab {
             format!("LAB kernel {}\n", fs::read_to_string("/proc/sys/kernel/osrelease")?.trim());
         for step in steps {
             let mut command = cmd::as_root("env")?;
-            command.arg(format!("OBSERVER={}", self.programs.observer.display()));
+            command.arg(format!("OBSERVER={}", programs.observer.display()));
             command.arg(format!("LAB_TESTS={}", tests.display()));
             command.args(["timeout", &args.limit.to_string(), "sh"]).arg(&script).arg(step);
             let output = command.output().context("starting a step")?;
@@ -294,15 +302,4 @@ fn plan<'a>(kernel: &Kernel, args: &'a LabArgs) -> Vec<(u32, Vec<&'a str>)> {
         return vec![(2, quick.into())];
     }
     vec![(2, [&quick[..], &["tests"]].concat()), (1, vec!["check", "tests-of-ground_truth"])]
-}
-
-/// Writes what every guest has.
-fn pack(programs: &Programs, path: &Path) -> Result<()> {
-    let mut archive = Initramfs::create(path)?;
-    archive.host_program(Path::new("/bin/busybox"), &busybox()?)?;
-    archive.link(Path::new("/bin/sh"), Path::new("busybox"))?;
-    archive.program(Path::new("/init"), INIT.as_bytes())?;
-    archive.program(Path::new("/lab/steps"), STEPS.as_bytes())?;
-    programs.pack(&mut archive)?;
-    archive.finish()
 }

@@ -15,9 +15,13 @@ use crate::toolchain::{self, Toolchain};
 /// Another architecture as aya-build calls it.
 const OTHER: &str = "aarch64";
 
-/// Builds the kernel programs as for the other architecture, below `directory`, and compares them with `embedded`.
-pub(super) fn check(embedded: &Path, directory: &Path) -> Result<()> {
-    let other = build(&directory.join("portable"))?;
+/// Compares the kernel programs that the daemon embeds here with those that it embeds where it is built for the other
+/// architecture; without such a daemon, they are built as for one, below `directory`.
+pub(super) fn check(embedded: &Path, other: Option<&Path>, directory: &Path) -> Result<()> {
+    let other = match other {
+        Some(other) => other.to_owned(),
+        None => build(&directory.join("portable"))?,
+    };
     let [ours, theirs] = [embedded, other.as_path()].map(sections);
     let (ours, theirs) = (ours?, theirs?);
     ensure!(!ours.is_empty(), "{} has no sections", embedded.display());

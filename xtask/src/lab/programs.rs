@@ -5,17 +5,19 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
+use super::architecture::Architecture;
 use super::initramfs::Initramfs;
+use super::origin::Origin;
 use crate::cmd;
 
 /// Test programs of `observer/tests` that need nothing but the kernel and [`TOOLS`].
 const TESTS: &[&str] = &["ground_truth", "handshakes", "restart"];
 /// Examples of `observer` that they start, which cargo puts beside the daemon.
 const EXAMPLES: &[&str] = &["workload", "peer"];
-/// Programs of this machine that they start; busybox has some of these too, but with fewer options.
+/// Programs that they start, of this machine or from packages ([`Origin`]); busybox has some of these too, but with fewer options.
 const TOOLS: &[&str] = &["ip", "bpftool", "mount", "umount", "unshare"];
 
 /// What cargo built.
@@ -50,11 +52,16 @@ struct Profile {
 }
 
 impl Programs {
-    pub(super) fn build() -> Result<Self> {
+    /// Builds them for guests of an architecture.
+    pub(super) fn build(architecture: &Architecture) -> Result<Self> {
         // As `cargo xtask test` does: for one package alone cargo may build everything once more, with other features.
         let arguments = ["test", "--no-run", "--message-format=json-render-diagnostics"];
         let mut cargo = cmd::cargo(&arguments);
-        cmd::show(&cargo);
+        match &architecture.cross {
+            // There is no other build to share with, so only what is needed.
+            Some(cross) => cross.apply(cargo.args(["--package", "observer"])),
+            None => cmd::show(&cargo),
+        }
         let output = cargo.stderr(Stdio::inherit()).output().context("starting cargo")?;
         if !output.status.success() {
             bail!("the tests do not build");
@@ -112,32 +119,23 @@ impl Programs {
     }
 
     /// Puts everything into an archive. Tests know the daemon by the path that it has here, so it has it there too.
-    pub(super) fn pack(&self, archive: &mut Initramfs) -> Result<()> {
+    pub(super) fn pack(&self, archive: &mut Initramfs, origin: &Origin) -> Result<()> {
         for program in self.examples.iter().chain([&self.observer]) {
-            archive.host_program(program, program)?;
+            archive.linked_program(program, program, origin)?;
         }
         archive.link(Path::new("/usr/bin/observer"), &self.observer)?;
         for (name, path) in &self.tests {
-            archive.host_program(&Path::new("/lab/tests").join(name), path)?;
+            archive.linked_program(&Path::new("/lab/tests").join(name), path, origin)?;
         }
         for tool in TOOLS {
-            archive.host_program(&Path::new("/usr/bin").join(tool), &tool_path(tool)?)?;
+            archive.linked_program(
+                &Path::new("/usr/bin").join(tool),
+                &origin.tool(tool)?,
+                origin,
+            )?;
         }
         Ok(())
     }
-}
-
-fn tool_path(tool: &str) -> Result<PathBuf> {
-    let path = cmd::which(tool);
-    path.with_context(|| format!("there is no program {tool}: run `cargo xtask setup --tests`"))
-}
-
-/// The static busybox of this machine, which is a guest's shell and everything else.
-pub(crate) fn busybox() -> Result<PathBuf> {
-    let path = cmd::which("busybox").context("there is no busybox: install busybox-static")?;
-    let dynamic = cmd::succeeds(std::process::Command::new("ldd").arg(&path));
-    ensure!(!dynamic, "{} needs shared libraries: install busybox-static", path.display());
-    Ok(path)
 }
 
 #[cfg(test)]

@@ -8,12 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::architecture::Architecture;
 use super::kernels::Kernel;
 use crate::cmd;
 
-/// The processor: all that QEMU emulates but `cmpxchg16b`, of which QEMU 7.2 spoils the flags when there are several
-/// processors, and the kernel's allocator with them.
-const PROCESSOR: &str = "max,-cx16";
 const MEMORY_MIB: u32 = 1024;
 
 /// What the console must not show. TCG is slow, but not so slow that the kernel's watchdogs bark.
@@ -57,15 +55,18 @@ impl Guest<'_> {
     pub(super) fn boot(&self) -> Result<Ended> {
         fs::create_dir_all(&self.directory)?;
         let [console, report] = ["console.log", "report.log"].map(|name| self.directory.join(name));
-        let mut qemu = cmd::command("qemu-system-x86_64");
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", PROCESSOR, "-nodefaults", "-no-reboot"]);
+        let Architecture { emulator, machine, line, .. } = self.kernel.architecture;
+        let mut qemu = cmd::command(emulator);
+        qemu.args(*machine).args(["-accel", "tcg,thread=multi", "-nodefaults", "-no-reboot"]);
         qemu.args(["-display", "none", "-monitor", "none"]);
         qemu.args(["-m", &MEMORY_MIB.to_string(), "-smp", &self.processors.to_string()]);
         qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
         qemu.args(["-append", &self.command_line()]);
-        for log in [&console, &report] {
-            qemu.args(["-serial", &format!("file:{}", log.display())]);
-        }
+        qemu.args(["-serial", &format!("file:{}", console.display())]);
+        // Here a comma would begin the next property.
+        let file = report.display().to_string().replace(',', ",,");
+        qemu.args(["-chardev", &format!("file,id=report,path={file}")]);
+        qemu.args(["-device", &format!("{},chardev=report", line.0)]);
         let started = Instant::now();
         let child = qemu.stdin(Stdio::null()).spawn().context("starting QEMU")?;
         let in_time = Running(child).wait(self.limit)?;
@@ -82,7 +83,8 @@ impl Guest<'_> {
     fn command_line(&self) -> String {
         let lacking = self.lacking.map(|hook| format!(" OBSERVER_SIMULATE_LACKING={hook}"));
         let (steps, lacking) = (self.steps.join(","), lacking.unwrap_or_default());
-        format!("console=ttyS0 panic=-1 oops=panic LAB_STEPS={steps}{lacking}")
+        let Architecture { console, line: (_, line), .. } = self.kernel.architecture;
+        format!("console={console} panic=-1 oops=panic LAB_LINE={line} LAB_STEPS={steps}{lacking}")
     }
 }
 

@@ -64,7 +64,7 @@ const CASES: &[Case] = &[
 pub(super) fn run(lab: &Lab, kernels: &[Kernel]) -> Result<()> {
     let kernel =
         kernels.iter().rfind(|kernel| !kernel.refused).context("no kernel to test the lab with")?;
-    let initramfs = lab.initramfs(kernel)?;
+    let initramfs = lab.world(kernel.architecture)?.initramfs(kernel, &lab.directory)?;
     let mut missed = 0;
     for case in CASES {
         let guest = Guest {

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::HOST;
+use super::architecture::Architecture;
 use super::verdict::{Outcome, Report};
 
 /// A kernel and what was seen on it.
@@ -16,6 +17,7 @@ pub(super) struct Row {
     pub(super) name: String,
     /// The version of its package, where there is one: Debian's releases stay the same over many.
     pub(super) version: String,
+    pub(super) architecture: &'static Architecture,
     pub(super) report: Report,
 }
 
@@ -41,18 +43,26 @@ impl Row {
         json!({
             "name": self.name,
             "release": self.report.kernel,
+            "architecture": self.architecture.name,
             "state": if self.report.refused.is_some() { "refused" } else { "supported" },
             "reason": self.report.refused,
             "hooks": hooks.collect::<Vec<_>>(),
         })
     }
 
-    /// The kernel's version without what its distributor calls it; the one that was not booted is told apart.
+    /// The kernel's version without what its distributor calls it; the one that was not booted is told apart, and
+    /// another architecture than this machine's.
     fn title(&self) -> String {
         let packaged = self.version.starts_with(|first: char| first.is_ascii_digit());
         let version = if packaged { &self.version } else { &self.report.kernel };
         let version = version.split(['-', '+']).next().unwrap_or(version);
-        if self.name == HOST { format!("{version} (not in QEMU)") } else { version.to_owned() }
+        if self.name == HOST {
+            format!("{version} (not in QEMU)")
+        } else if self.architecture.cross.is_some() {
+            format!("{version} ({})", self.architecture.name)
+        } else {
+            version.to_owned()
+        }
     }
 
     /// The cell of a program.
@@ -137,10 +147,12 @@ fn markdown(rows: &[Row]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::architecture::{AMD64, ARM64};
     use super::*;
 
     fn row(text: &str) -> Row {
-        Row { name: "6.1".to_owned(), version: String::new(), report: Report::read(text) }
+        let report = Report::read(text);
+        Row { name: "6.1".to_owned(), version: String::new(), architecture: &AMD64, report }
     }
 
     fn rows() -> [Row; 2] {
@@ -165,6 +177,15 @@ mod tests {
         assert!(text.contains("\n| `a` | `x` | refused | active (7) |\n"), "{text}");
         assert!(text.contains("\n| `b` | `z` | refused | unavailable |\n"), "{text}");
         assert!(text.contains("\n5.10.0 is refused: too old\n"), "{text}");
+    }
+
+    #[test]
+    fn a_column_says_its_architecture_if_it_is_another_one() {
+        let [_, mut row] = rows();
+        assert_eq!(row.title(), "6.1.0");
+        row.architecture = &ARM64;
+        assert_eq!(row.title(), "6.1.0 (arm64)");
+        assert_eq!(row.json()["architecture"], "arm64");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Components of the toolchain, and programs that cargo builds from crates.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 
 use crate::cmd;
@@ -20,6 +22,30 @@ pub(super) fn install(name: &str) -> Result<()> {
     cmd::run(
         cmd::command("rustup").args(["component", "add", component]).current_dir(cmd::workspace()),
     )
+}
+
+/// Where the standard library for a target is.
+pub(super) fn check_target(name: &str) -> Result<String, String> {
+    let mut rustc = cmd::command("rustc");
+    rustc.args(["--print", "target-libdir", "--target", name]).current_dir(cmd::workspace());
+    let directory = cmd::output(&mut rustc).map_err(|error| format!("{error:#}"))?;
+    let mut files = Path::new(&directory).read_dir().into_iter().flatten().flatten();
+    if files.any(|file| file.file_name().to_string_lossy().starts_with("libstd-")) {
+        Ok(directory)
+    } else {
+        Err(format!("the toolchain has no standard library for {name}"))
+    }
+}
+
+/// Adds the standard library for a target.
+pub(super) fn install_target(name: &str) -> Result<()> {
+    ensure!(
+        cmd::which("rustup").is_some(),
+        "without rustup it has to come from where rustc came from, such as Debian's \
+         libstd-rust-dev of that architecture and rustc's version"
+    );
+    let mut rustup = cmd::command("rustup");
+    cmd::run(rustup.args(["target", "add", name]).current_dir(cmd::workspace()))
 }
 
 /// What an installed program calls itself.

@@ -1,0 +1,114 @@
+//! The architectures that guests have: what QEMU emulates of each, and what Debian and Rust call it.
+
+use crate::cmd;
+
+/// An architecture of guests.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Architecture {
+    /// As Debian calls it.
+    pub(super) name: &'static str,
+    /// The target that programs are cross-built for; none if they are the very ones that run on this machine.
+    pub(super) cross: Option<Cross>,
+    pub(super) emulator: &'static str,
+    /// Board and processor.
+    pub(super) machine: &'static [&'static str],
+    /// The board's own serial line, where the kernel's messages go.
+    pub(super) console: &'static str,
+    /// A further serial line as QEMU calls it, and as the guest does: the verdicts go there, away from the kernel's
+    /// messages.
+    pub(super) line: (&'static str, &'static str),
+}
+
+/// How programs for another architecture are built.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Cross {
+    /// Of Rust.
+    pub(super) target: &'static str,
+    /// What the names of its C compiler and binutils start with.
+    pub(super) prefix: &'static str,
+}
+
+pub(super) static AMD64: Architecture = Architecture {
+    name: "amd64",
+    cross: None,
+    emulator: "qemu-system-x86_64",
+    // All that QEMU emulates but `cmpxchg16b`, of which QEMU 7.2 spoils the flags when there are several processors, and
+    // the kernel's allocator with them.
+    machine: &["-cpu", "max,-cx16"],
+    console: "ttyS0",
+    line: ("isa-serial", "ttyS1"),
+};
+
+pub(super) static ARM64: Architecture = Architecture {
+    name: "arm64",
+    cross: Some(Cross { target: "aarch64-unknown-linux-gnu", prefix: "aarch64-linux-gnu-" }),
+    emulator: "qemu-system-aarch64",
+    // All that QEMU emulates. Kernels sign return addresses, those of BPF programs too, and QEMU's own cipher for that
+    // costs a fifth of the architecture's.
+    machine: &["-machine", "virt", "-cpu", "max,pauth-impdef=on"],
+    console: "ttyAMA0",
+    // The board has one line only.
+    line: ("pci-serial", "ttyS0"),
+};
+
+/// Where the boot protocols of arm64 and RISC-V have a magic number (the kernel's `Documentation/arch/arm64/booting.rst`).
+const MAGIC_AT: usize = 56;
+const MAGIC: &[u8] = b"ARM\x64";
+
+impl Architecture {
+    /// That of a kernel's image.
+    pub(super) fn of_image(image: &[u8]) -> &'static Self {
+        let magic = image.get(MAGIC_AT..MAGIC_AT + MAGIC.len());
+        if magic == Some(MAGIC) { &ARM64 } else { &AMD64 }
+    }
+
+    /// What takes debug information out of a program for it.
+    pub(super) fn strip(&self) -> String {
+        format!("{}strip", self.cross.as_ref().map_or("", |cross| cross.prefix))
+    }
+}
+
+impl Cross {
+    /// Has cargo build for it. What is built is linked statically: then it does not matter that the C library that it is
+    /// linked with is this machine's, and older or newer than the guest's.
+    pub(super) fn apply(&self, cargo: &mut std::process::Command) {
+        let compiler = format!("{}gcc", self.prefix);
+        let variable = self.target.replace('-', "_");
+        let of_cargo = format!("CARGO_TARGET_{}", variable.to_uppercase());
+        cargo.args(["--target", self.target]);
+        cargo.env(format!("{of_cargo}_LINKER"), &compiler);
+        // For this target only: build scripts and procedural macros cannot be linked statically.
+        cargo.env(format!("{of_cargo}_RUSTFLAGS"), "-C target-feature=+crt-static");
+        // For the crates with C in them.
+        cargo.env(format!("CC_{variable}"), compiler);
+        cargo.env(format!("AR_{variable}"), format!("{}ar", self.prefix));
+        cmd::show(cargo);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_tells_its_architecture() {
+        let mut image = [0; 64];
+        assert_eq!(Architecture::of_image(&image), &AMD64);
+        image[MAGIC_AT..60].copy_from_slice(MAGIC);
+        assert_eq!(Architecture::of_image(&image), &ARM64);
+        assert_eq!(Architecture::of_image(&image[..58]), &AMD64);
+    }
+
+    #[test]
+    fn a_cross_build_is_told_linker_and_compiler() {
+        let mut cargo = cmd::cargo(&["build"]);
+        ARM64.cross.as_ref().unwrap().apply(&mut cargo);
+        let told = |name: &str| {
+            let value = cargo.get_envs().find(|(told, _)| *told == name)?.1?;
+            value.to_str().map(str::to_owned)
+        };
+        let gcc = Some("aarch64-linux-gnu-gcc".to_owned());
+        assert_eq!(told("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER"), gcc);
+        assert_eq!(told("CC_aarch64_unknown_linux_gnu"), gcc);
+    }
+}
