@@ -1,6 +1,6 @@
 //! The architectures that guests have: what QEMU emulates of each, and what Debian and Rust call it.
 
-use crate::cmd;
+use std::process::Command;
 
 /// An architecture of guests.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(super) static ARM64: Architecture = Architecture {
     line: ("pci-serial", "ttyS0"),
 };
 
-/// Where the boot protocols of arm64 and RISC-V have a magic number (the kernel's `Documentation/arch/arm64/booting.rst`).
+/// Where an image for arm64 has its magic number (the kernel's `Documentation/arch/arm64/booting.rst`).
 const MAGIC_AT: usize = 56;
 const MAGIC: &[u8] = b"ARM\x64";
 
@@ -71,7 +71,7 @@ impl Architecture {
 impl Cross {
     /// Has cargo build for it. What is built is linked statically: then it does not matter that the C library that it is
     /// linked with is this machine's, and older or newer than the guest's.
-    pub(super) fn apply(&self, cargo: &mut std::process::Command) {
+    pub(super) fn apply(&self, cargo: &mut Command) {
         let compiler = format!("{}gcc", self.prefix);
         let variable = self.target.replace('-', "_");
         let of_cargo = format!("CARGO_TARGET_{}", variable.to_uppercase());
@@ -82,13 +82,13 @@ impl Cross {
         // For the crates with C in them.
         cargo.env(format!("CC_{variable}"), compiler);
         cargo.env(format!("AR_{variable}"), format!("{}ar", self.prefix));
-        cmd::show(cargo);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cmd;
 
     #[test]
     fn an_image_tells_its_architecture() {

@@ -99,23 +99,25 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
     let with_host = args.kernels.is_empty() || args.kernels.iter().any(|name| name == HOST);
     let named: Vec<_> = args.kernels.iter().filter(|name| *name != HOST).cloned().collect();
     let cache = directory.join("kernels");
+    // A cross build is too much for what has to be quick, and for what any kernel shows.
+    let foreign = args.write_docs || !(args.quick || args.self_test);
     let kernels = if args.kernels.is_empty() {
-        kernels::all(!args.quick || args.write_docs, &cache, args.refresh)?
+        kernels::all(foreign, &cache, args.refresh)?
     } else {
         kernels::resolve(&named, &cache, args.refresh)?
     };
     for Kernel { name, version, .. } in &kernels {
         cmd::say("*", &format!("kernel {name}: {version}"));
     }
-    let wanted = |of: &'static Architecture| kernels.iter().any(|kernel| kernel.architecture == of);
-    let mut worlds = Vec::new();
-    if with_host || wanted(&AMD64) {
-        worlds.push(World::build(&AMD64, &directory, args.refresh)?);
-    }
-    if wanted(&ARM64) {
+    let booted = |of| kernels.iter().any(|kernel| kernel.architecture == of);
+    let (ours, others) = (with_host || booted(&AMD64), booted(&ARM64));
+    if others {
         setup::ensure(&[Purpose::Arm64])?;
-        worlds.push(World::build(&ARM64, &directory, args.refresh)?);
     }
+    let wanted = [(ours, &AMD64), (others, &ARM64)].into_iter().filter(|(wanted, _)| *wanted);
+    let worlds = wanted
+        .map(|(_, of)| World::build(of, &directory, args.refresh))
+        .collect::<Result<Vec<_>>>()?;
     let lab = Lab { directory, worlds, expected: Expected::parse(EXPECTED)? };
     if args.kernels.is_empty() && args.steps.is_empty() {
         let object = |of| lab.world(of).ok().map(|world| world.programs.object.as_path());

@@ -57,11 +57,11 @@ impl Programs {
         // As `cargo xtask test` does: for one package alone cargo may build everything once more, with other features.
         let arguments = ["test", "--no-run", "--message-format=json-render-diagnostics"];
         let mut cargo = cmd::cargo(&arguments);
-        match &architecture.cross {
+        if let Some(cross) = &architecture.cross {
             // There is no other build to share with, so only what is needed.
-            Some(cross) => cross.apply(cargo.args(["--package", "observer"])),
-            None => cmd::show(&cargo),
+            cross.apply(cargo.args(["--package", "observer"]));
         }
+        cmd::show(&cargo);
         let output = cargo.stderr(Stdio::inherit()).output().context("starting cargo")?;
         if !output.status.success() {
             bail!("the tests do not build");
