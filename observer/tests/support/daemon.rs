@@ -23,8 +23,9 @@ use super::{
     process::Process,
 };
 
-/// How long the daemon may take to load its programs: the verifier of a debug kernel is slow.
-const START: Duration = Duration::from_mins(1);
+/// How long the daemon may take to load its programs: the verifier is slow in a debug kernel, and slower in an emulated
+/// one under load.
+const START: Duration = Duration::from_mins(3);
 
 /// How long it may take to end.
 const STOP: Duration = Duration::from_secs(20);

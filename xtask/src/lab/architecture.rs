@@ -79,6 +79,10 @@ impl Cross {
         cargo.env(format!("{of_cargo}_LINKER"), &compiler);
         // For this target only: build scripts and procedural macros cannot be linked statically.
         cargo.env(format!("{of_cargo}_RUSTFLAGS"), "-C target-feature=+crt-static");
+        // An emulated processor is slow, and there is no other build to share with. Debug assertions stay.
+        cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
+        // Nothing with debug information gets into a guest.
+        cargo.env("CARGO_PROFILE_DEV_DEBUG", "none");
         // For the crates with C in them.
         cargo.env(format!("CC_{variable}"), compiler);
         cargo.env(format!("AR_{variable}"), format!("{}ar", self.prefix));

@@ -18,7 +18,8 @@ use crate::suite::{Suite, unpack};
 /// The suite of the packages, that of the kernel.
 const SUITE: &str = "trixie";
 /// What has busybox, and the programs that the tests start; with what these depend on.
-const PACKAGES: &[&str] = &["busybox-static", "bpftool", "iproute2", "mount", "util-linux"];
+const PACKAGES: &[&str] =
+    &["busybox-static", "bpftool", "haproxy", "iproute2", "mount", "nginx", "util-linux"];
 /// Where packages have programs.
 const PROGRAMS: &[&str] = &["usr/bin", "usr/sbin", "bin", "sbin"];
 /// Where packages have libraries, below which there may be a directory for the architecture.

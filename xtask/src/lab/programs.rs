@@ -58,7 +58,7 @@ impl Programs {
         let arguments = ["test", "--no-run", "--message-format=json-render-diagnostics"];
         let mut cargo = cmd::cargo(&arguments);
         if let Some(cross) = &architecture.cross {
-            // There is no other build to share with, so only what is needed.
+            // No more than what guests get.
             cross.apply(cargo.args(["--package", "observer"]));
         }
         cmd::show(&cargo);
