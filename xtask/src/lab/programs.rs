@@ -12,11 +12,23 @@ use super::initramfs::Initramfs;
 use crate::cmd;
 
 /// Test programs of `observer/tests` that need nothing but the kernel and [`TOOLS`].
-const TESTS: &[&str] = &["ground_truth", "handshakes", "restart"];
+const TESTS: &[&str] = &[
+    "adoption",
+    "endings",
+    "failures",
+    "ground_truth",
+    "handshakes",
+    "overflow",
+    "pinned",
+    "restart",
+    "soak",
+    "tail",
+];
 /// Examples of `observer` that they start, which cargo puts beside the daemon.
-const EXAMPLES: &[&str] = &["workload", "peer"];
+const EXAMPLES: &[&str] = &["workload", "peer", "storm"];
 /// Programs of this machine that they start; busybox has some of these too, but with fewer options.
-const TOOLS: &[&str] = &["ip", "bpftool", "mount", "umount", "unshare"];
+const TOOLS: &[&str] =
+    &["ip", "bpftool", "mount", "umount", "unshare", "setpriv", "nginx", "haproxy"];
 
 /// What cargo built.
 pub(super) struct Programs {
