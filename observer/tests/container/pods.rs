@@ -127,7 +127,7 @@ impl<'a> Pod<'a> {
             args: vec![manifest.argument().to_owned()],
             envs: envs.collect(),
             mounts,
-            linux: linux(Some(capabilities), true),
+            linux: Some(linux(Some(capabilities), true)),
             ..ContainerConfig::default()
         })
     }
@@ -155,7 +155,7 @@ impl<'a> Pod<'a> {
             mounts: mounts.chain([mount(&programs, "/programs", true)]).collect(),
             // It ends with its input.
             stdin: true,
-            linux: linux(None, false),
+            linux: Some(linux(None, false)),
             ..ContainerConfig::default()
         })
     }
@@ -175,7 +175,7 @@ fn mount(path: &Path, point: &str, readonly: bool) -> Mount {
 }
 
 /// A read-only root, the default seccomp profile, and capabilities, where they differ from the runtime's own.
-fn linux(capabilities: Option<Capability>, no_new_privs: bool) -> Option<LinuxContainerConfig> {
+fn linux(capabilities: Option<Capability>, no_new_privs: bool) -> LinuxContainerConfig {
     let security_context = Some(LinuxContainerSecurityContext {
         capabilities,
         namespace_options: Some(namespaces()),
@@ -183,7 +183,7 @@ fn linux(capabilities: Option<Capability>, no_new_privs: bool) -> Option<LinuxCo
         no_new_privs,
         seccomp: Some(SecurityProfile {}),
     });
-    Some(LinuxContainerConfig { security_context })
+    LinuxContainerConfig { security_context }
 }
 
 /// A container that runs.

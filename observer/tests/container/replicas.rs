@@ -1,7 +1,7 @@
 //! As close to a cluster as one machine comes: containerd, runc and CNI, pods made as a kubelet makes them, the image as
 //! the manifest says, and an API server that tells it names.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{fs, net::SocketAddr, path::Path};
 
 use serde::Deserialize;
 
@@ -27,7 +27,7 @@ use crate::{
 };
 
 const AGENT: &str = "c0a7a1e0-0000-4000-8000-000000000001";
-/// Pods of one StatefulSet, and the two ways in which cgroups are named.
+/// Pods of one `StatefulSet`, and the two ways in which cgroups are named.
 const REPLICAS: [(&str, &str, Driver); 2] = [
     ("chat-0", "c0a7a1e0-0000-4000-8000-000000000002", Driver::Cgroupfs),
     ("chat-1", "c0a7a1e0-0000-4000-8000-000000000003", Driver::Systemd),
@@ -110,7 +110,7 @@ fn observe<'a>(
     pod: &Pod<'a>,
     node: &Node,
     api: &ApiServer,
-    account: &PathBuf,
+    account: &Path,
 ) -> (Agent, Container<'a>) {
     let manifest = Manifest::base();
     let server = (api.address().ip().to_string(), api.address().port().to_string());

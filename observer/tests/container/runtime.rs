@@ -4,6 +4,7 @@
 use std::{
     cell::RefCell,
     fs,
+    net::IpAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -37,6 +38,10 @@ const PLUGINS: &str = "/usr/lib/cni";
 const NETWORK: &str = "198.51.100.0/24";
 /// Where containerd, runc and the library for CNI keep what they keep, whatever they are told.
 const PLACES: [&str; 2] = ["/run/containerd", "/var/lib/cni"];
+
+/// What a pod consists of, as far as it could be left behind.
+const KINDS: [&str; 7] =
+    ["sandbox", "shim", "mount", "network namespace", "cgroup", "cable", "address"];
 
 /// Becomes containerd, after it has covered the places that others may use as well.
 const ENTER: &str = r#"
@@ -119,27 +124,37 @@ impl Containerd {
         self.uids.borrow_mut().push(uid.to_owned());
     }
 
-    /// What there is of pods: sandboxes, processes, mounts, cgroups of any hierarchy, network namespaces, cables and
-    /// addresses.
-    fn present(&self) -> Vec<String> {
-        let pods = self.cri.pods().expect("it answers");
-        let mut all: Vec<_> = pods.into_iter().map(|id| format!("sandbox {id}")).collect();
-        all.extend(self.shims().into_iter().map(|(pid, line)| format!("process {pid}: {line}")));
+    /// What there is of pods now, each thing with its kind, one of [`KINDS`].
+    fn present(&self) -> Vec<(&'static str, String)> {
+        let sandboxes = self.cri.pods().expect("it answers").into_iter();
+        let mut all: Vec<_> = sandboxes.map(|id| ("sandbox", id)).collect();
+        let shims = self.shims().into_iter();
+        all.extend(shims.map(|(pid, line)| ("shim", format!("{pid}: {line}"))));
+        // Of the mounts that it sees, and nobody else.
         let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", self.process.id()));
         let mounts = mounts.expect("it runs");
-        let at = self.path("state").display().to_string();
-        all.extend(mounts.lines().filter(|line| line.contains(&at)).map(str::to_owned));
-        all.extend(self.cgroups().iter().map(|path| path.display().to_string()));
-        for namespaces in ["io.containerd.grpc.v1.cri/netns", "netns"] {
-            let files = fs::read_dir(self.path("state").join(namespaces));
-            let files = files.into_iter().flatten().flatten();
-            all.extend(files.map(|file| file.path().display().to_string()));
-        }
-        all.extend(self.cables().into_iter().map(|name| format!("link {name}")));
+        let state = self.path("state").display().to_string();
+        all.extend(mounts.lines().filter(|line| line.contains(&state)).map(|line| {
+            let is_network = line.contains(" - nsfs ");
+            (if is_network { "network namespace" } else { "mount" }, line.to_owned())
+        }));
+        let cgroups = self.cgroups().into_iter();
+        all.extend(cgroups.map(|path| ("cgroup", path.display().to_string())));
+        all.extend(self.cables().into_iter().map(|name| ("cable", name)));
         let addresses = fs::read_dir(self.path("addresses/pods")).into_iter().flatten().flatten();
         let addresses = addresses.map(|file| file.file_name().display().to_string());
-        all.extend(addresses.filter(|name| name.parse::<std::net::IpAddr>().is_ok()));
+        let addresses = addresses.filter(|name| name.parse::<IpAddr>().is_ok());
+        all.extend(addresses.map(|name| ("address", name)));
         all
+    }
+
+    /// That of each kind there is something for each of so many pods, and it would be noticed if it stayed.
+    pub(crate) fn assert_seen(&self, pods: usize) {
+        let all = self.present();
+        for kind in KINDS {
+            let found = all.iter().filter(|(of, _)| *of == kind).count();
+            assert!(found >= pods, "of {pods} pods {found} have a {kind}: {all:#?}");
+        }
     }
 
     /// Waits until nothing is left of any pod; panics with what stays.
@@ -149,25 +164,18 @@ impl Containerd {
             left = self.present();
             left.is_empty().then_some(())
         })
-        .unwrap_or_else(|| panic!("of the pods there stayed:\n{}", left.join("\n")));
+        .unwrap_or_else(|| panic!("of the pods there stayed: {left:#?}"));
     }
 
-    /// How much there is to be looked for, so that finding nothing proves something.
-    pub(crate) fn assert_seen(&self, pods: usize) {
-        let all = self.present();
-        let state = self.path("state").display().to_string();
-        let kinds: [(&str, &dyn Fn(&str) -> bool); 7] = [
-            ("sandboxes", &|line| line.starts_with("sandbox ")),
-            ("shims", &|line| line.starts_with("process ")),
-            ("mounts", &|line| line.contains(" - overlay ")),
-            ("cgroups", &|line| line.starts_with("/sys/fs/cgroup/")),
-            ("network namespaces", &|line| line.starts_with(&state)),
-            ("cables", &|line| line.starts_with("link ")),
-            ("addresses", &|line| line.starts_with("198.51.100.")),
-        ];
-        for (kind, is) in kinds {
-            let found = all.iter().filter(|line| is(line)).count();
-            assert!(found >= pods, "{found} {kind} of {pods} pods:\n{}", all.join("\n"));
+    /// Prints what it and its containers have logged.
+    fn tell(&self) {
+        let mut logs = vec![self.path("log")];
+        for uid in self.uids.borrow().iter() {
+            let files = fs::read_dir(self.path("logs").join(uid)).into_iter().flatten().flatten();
+            logs.extend(files.map(|file| file.path()));
+        }
+        for log in logs {
+            eprintln!("{}:\n{}", log.display(), fs::read_to_string(&log).unwrap_or_default());
         }
     }
 
@@ -253,24 +261,22 @@ impl Drop for Containerd {
                 eprintln!("the pod {id} is ended by force: {error}");
             }
         }
-        self.process.signal(Signal::SIGTERM);
-        self.process.wait(PATIENCE);
-        for pid in cgroups::processes(&self.cgroups()) {
-            let _ = kill(pid, Signal::SIGKILL);
-        }
-        for (pid, _) in self.shims() {
+        let shims = self.shims().into_iter().map(|(pid, _)| pid);
+        for pid in shims.chain(cgroups::processes(&self.cgroups())) {
+            // It may have ended meanwhile.
             let _ = kill(pid, Signal::SIGKILL);
         }
         for uid in self.uids.borrow().iter() {
             cgroups::remove_pod(uid);
         }
+        self.process.signal(Signal::SIGTERM);
+        self.process.wait(PATIENCE);
         for place in &self.made {
             // Unless somebody else has come to use it.
             let _ = fs::remove_dir(place);
         }
         if thread::panicking() {
-            let log = fs::read_to_string(self.path("log")).unwrap_or_default();
-            eprintln!("containerd's log:\n{log}");
+            self.tell();
         }
     }
 }
