@@ -207,7 +207,8 @@ const NEEDS: &[Need] = &[
     },
     Need {
         name: "busybox",
-        reason: "it is all that the lab's guests and the sandboxes of pods have beside what is tested; it must be static",
+        reason: "it is all that the lab's guests have beside what they test, and the sandboxes of \
+                 pods have; it must be static",
         purposes: &[Purpose::Test, Purpose::Lab],
         means: Means::StaticBusybox,
         optional: false,

@@ -203,7 +203,9 @@ impl Container<'_> {
     /// What it has written up to now. The runtime puts a time, the stream and a mark before each line.
     pub(crate) fn said(&self) -> Vec<String> {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3));
+        // The last one may not be whole yet.
+        let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let lines = whole.lines().filter_map(|line| line.splitn(4, ' ').nth(3));
         lines.map(str::to_owned).collect()
     }
 

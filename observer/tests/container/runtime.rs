@@ -230,7 +230,8 @@ fn configure(directory: &Path) -> PathBuf {
     fs::create_dir(&networks).expect("it can be written");
     fs::write(networks.join("pods.conflist"), network.to_string()).expect("it can be written");
     let (at, image) = (directory.display(), image::NAME);
-    // Where the machine's root may not make processes dearer to the kernel, neither may this one.
+    // CRI wants sandboxes to be the last that are killed for want of memory, which root may ask for with
+    // CAP_SYS_RESOURCE only: without it they are no dearer to the kernel than containerd is.
     let config = format!(
         r#"version = 2
 root = "{at}/root"
