@@ -5,6 +5,8 @@
 //! over all cells `sum(opened + adopted) = sum(closed) + sum(active)`: every connection is opened or adopted once, and
 //! closed once.
 
+use core::mem::offset_of;
+
 use crate::protocol::{FAILURES, REASONS, RESET_CAUSES};
 
 /// What a cell counts for. 16 bytes, no padding: it is the key of a kernel hash map.
@@ -47,14 +49,10 @@ pub struct Cell {
     pub closed: [u64; REASONS],
     /// Sum of the lifetimes of the connections that ended here, nanoseconds.
     pub lifetime_sum_ns: u64,
-    /// WebSocket data messages received and sent ([`crate::conn::RX`], [`crate::conn::TX`]).
-    pub messages: [u64; 2],
     /// WebSocket protocol errors: frames that violate RFC 6455 and closes with an error code.
     pub errors: u64,
     /// Lifetimes of the connections that ended here, see [`lifetime_bucket`].
     pub lifetime: [u64; LIFETIME_BUCKETS],
-    /// Payload bytes received and sent.
-    pub bytes: [u64; 2],
     /// Segments sent again.
     pub retransmits: u64,
     /// Resets received.
@@ -82,11 +80,29 @@ pub struct Cell {
     /// Times from adoption to the end, see [`lifetime_bucket`].
     pub adopted_lifetime: [u64; LIFETIME_BUCKETS],
     /// Room to grow without moving the table.
-    pub reserved: [u64; 114],
+    pub reserved: [u64; 54],
+    /// What every segment adds to: a share for each of so many processors, so that they seldom wait for one another.
+    pub traffic: [Traffic; SHARES],
 }
+
+/// Traffic of a cell's connections, as some of the processors have counted it: a cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Traffic {
+    /// Payload bytes received and sent ([`crate::conn::RX`], [`crate::conn::TX`]).
+    pub bytes: [u64; 2],
+    /// WebSocket data messages received and sent.
+    pub messages: [u64; 2],
+    /// Always 0.
+    pub zero: [u64; 4],
+}
+
+/// Shares of a cell's traffic, a power of two; processors beyond as many take turns from the first on.
+pub const SHARES: usize = 8;
 
 const _: () = assert!(size_of::<CellKey>() == 16);
 const _: () = assert!(size_of::<Cell>() == 4096);
+const _: () = assert!(offset_of!(Cell, traffic).is_multiple_of(64) && size_of::<Traffic>() == 64);
 
 /// From this silence on, the end of a connection by the peer or by a reset counts as an idle close: 5 s, less what the
 /// timer of a proxy that cuts after 5 s may be early by, which counts from before its own last write.

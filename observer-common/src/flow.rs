@@ -57,7 +57,8 @@ pub mod upgrade {
     pub const OTHER: u8 = 4;
 }
 
-/// One direction of a connection. 24 bytes.
+/// One direction of a connection: 64 bytes, a cache line of its own in [`crate::conn::Conn`], since the two directions
+/// pass on different processors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Stream {
@@ -75,9 +76,17 @@ pub struct Stream {
     pub left: u64,
     /// Scratch of the frame followers: frame type and flags, the search's state, opcode.
     pub aux: [u8; 8],
+    /// Coarse monotonic nanoseconds of the last payload, 0 without any.
+    pub payload_ns: u64,
+    /// Payload bytes.
+    pub bytes: u64,
+    /// Payload bytes that were skipped by a segment ahead of its predecessor and are still to come.
+    pub hole: u32,
+    /// Always 0.
+    pub zero: [u32; 5],
 }
 
-const _: () = assert!(size_of::<Stream>() == 24);
+const _: () = assert!(size_of::<Stream>() == 64);
 
 /// [`Flow::unanswered`] is not known. What asks for an upgrade may then be part of a body that quotes a request: only
 /// the very next response can grant it.
@@ -106,7 +115,7 @@ pub struct Flow {
     pub zero: [u8; 3],
 }
 
-const _: () = assert!(size_of::<Flow>() == 56);
+const _: () = assert!(size_of::<Flow>() == 136);
 
 impl Flow {
     /// A connection of which nothing has been seen.
@@ -120,11 +129,32 @@ impl Flow {
         self.response.state = http1::RESPONSE_START;
     }
 
+    /// The stream from client to server (`request`), or back.
+    #[inline(always)]
+    #[must_use]
+    pub const fn stream(&self, request: bool) -> &Stream {
+        if request { &self.request } else { &self.response }
+    }
+
+    /// As [`Self::stream`].
+    #[inline(always)]
+    pub const fn stream_mut(&mut self, request: bool) -> &mut Stream {
+        if request { &mut self.request } else { &mut self.response }
+    }
+
+    /// Coarse monotonic nanoseconds of the last payload in either direction, 0 without any.
+    #[inline(always)]
+    #[must_use]
+    pub const fn payload_ns(&self) -> u64 {
+        let (one, other) = (self.request.payload_ns, self.response.payload_ns);
+        if one > other { one } else { other }
+    }
+
     /// The state in which [`http1::run`] takes up the next bytes of a stream in [`mode::HTTP1`].
     #[inline(always)]
     #[must_use]
     pub fn http1_state(&self, request: bool) -> u8 {
-        if request { self.request.state } else { self.response.state }
+        self.stream(request).state
     }
 
     /// Draws the conclusions from a run over the request stream (`request`) or the response stream. Returns true if

@@ -6,11 +6,11 @@
 
 use core::{mem::offset_of, ptr};
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_smp_processor_id};
 use observer_common::{
     cell::{
-        Cell, CellKey, IDLE_BUCKETS, IDLE_CLOSE_NS, LIFETIME_BUCKETS, RTT_BUCKETS, idle_bucket,
-        lifetime_bucket, overflow_cell, rtt_bucket,
+        Cell, CellKey, IDLE_BUCKETS, IDLE_CLOSE_NS, LIFETIME_BUCKETS, RTT_BUCKETS, SHARES, Traffic,
+        idle_bucket, lifetime_bucket, overflow_cell, rtt_bucket,
     },
     conn::{Conn, NO_CELL, flag, kind},
     loss::Loss,
@@ -236,8 +236,8 @@ fn end(conn: &Conn, cell: *mut Cell, reason: Reason, now: u64) {
 /// may be ahead of a reading by less than a tick.
 #[inline(always)]
 pub(crate) fn idle_ns(conn: &Conn, now: u64) -> u64 {
-    let since = if conn.payload_ns == 0 { conn.born_ns } else { conn.payload_ns };
-    now.saturating_sub(since)
+    let payload = conn.flow.payload_ns();
+    now.saturating_sub(if payload == 0 { conn.born_ns } else { payload })
 }
 
 /// The cell of a counted connection, or the one a connecting socket would be born into.
@@ -257,27 +257,37 @@ pub(crate) fn one(conn: &Conn, offset: usize) {
     }
 }
 
-/// Adds payload bytes.
+/// This processor's share of the traffic of the connection's cell.
 #[inline(always)]
-pub(crate) fn bytes(conn: &mut Conn, direction: usize, bytes: u32) {
-    let direction = direction & 1;
-    conn.bytes[direction] += u64::from(bytes);
+fn traffic(conn: &Conn) -> Option<*mut Traffic> {
     // SAFETY: storage of a live socket.
     let index = unsafe { ptr::read_volatile(&raw const conn.cell) };
-    if let Some(cell) = cell(index) {
+    let cell = cell(index)?;
+    // SAFETY: no arguments.
+    let share = unsafe { bpf_get_smp_processor_id() } as usize & (SHARES - 1);
+    // SAFETY: a part of the map's value; the index is masked.
+    Some(unsafe { &raw mut (*cell).traffic[share] })
+}
+
+/// Adds payload bytes of the client's stream (`request`) or the server's.
+#[inline(always)]
+pub(crate) fn bytes(conn: &mut Conn, request: bool, bytes: u32) {
+    let direction = conn.direction(request) & 1;
+    conn.flow.stream_mut(request).bytes += u64::from(bytes);
+    if let Some(traffic) = traffic(conn) {
         // SAFETY: a counter of a map value; the index is masked.
-        unsafe { atomic::add(&raw mut (*cell).bytes[direction], u64::from(bytes)) }
+        unsafe { atomic::add(&raw mut (*traffic).bytes[direction], u64::from(bytes)) }
     }
 }
 
 /// Adds payload bytes of a stream that was once ahead: they may be the missing ones. Which are is not known, but their
 /// number is: once all have come, each was counted once.
 #[inline(always)]
-pub(crate) fn fill_hole(conn: &mut Conn, direction: usize, bytes_come: u32) {
-    let hole = conn.holes[direction & 1];
-    let filled = if bytes_come < hole { bytes_come } else { hole };
-    conn.holes[direction & 1] = hole - filled;
-    bytes(conn, direction, filled);
+pub(crate) fn fill_hole(conn: &mut Conn, request: bool, bytes_come: u32) {
+    let stream = conn.flow.stream_mut(request);
+    let filled = if bytes_come < stream.hole { bytes_come } else { stream.hole };
+    stream.hole -= filled;
+    bytes(conn, request, filled);
 }
 
 /// Adds a sample of the round-trip time in microseconds.
@@ -297,20 +307,23 @@ pub(crate) fn rtt(conn: &Conn, us: u32) {
     }
 }
 
-/// Adds to the WebSocket counters of the connection's cell.
+/// Adds WebSocket messages of the client's stream (`request`) or the server's.
 #[inline(always)]
-pub(crate) fn frames(conn: &Conn, direction: usize, messages: u64, errors: u64) {
+pub(crate) fn messages(conn: &Conn, request: bool, messages: u64) {
+    if let Some(traffic) = traffic(conn) {
+        let direction = conn.direction(request) & 1;
+        // SAFETY: a counter of a map value; the index is masked.
+        unsafe { atomic::add(&raw mut (*traffic).messages[direction], messages) }
+    }
+}
+
+/// Adds WebSocket protocol errors.
+#[inline(always)]
+pub(crate) fn errors(conn: &Conn, errors: u64) {
     // SAFETY: storage of a live socket.
     let index = unsafe { ptr::read_volatile(&raw const conn.cell) };
     if let Some(cell) = cell(index) {
-        // SAFETY: counters in a map value; the index is masked.
-        unsafe {
-            if messages != 0 {
-                atomic::add(&raw mut (*cell).messages[direction & 1], messages);
-            }
-            if errors != 0 {
-                atomic::add(&raw mut (*cell).errors, errors);
-            }
-        }
+        // SAFETY: a counter of a map value.
+        unsafe { atomic::add(&raw mut (*cell).errors, errors) }
     }
 }

@@ -14,7 +14,7 @@ use observer_common::{
     record::ConnRecord,
 };
 
-/// State of each socket: allocated with it, freed with it. About 320 bytes a connection.
+/// State of each socket: allocated with it, freed with it.
 ///
 /// `BPF_F_CLONE` copies a listener's state to the sockets it accepts. aya's own type has a fixed flag set.
 #[repr(C)]
@@ -117,8 +117,6 @@ pub(crate) static SCRATCH: PerCpuArray<Scratch, { SCRATCHES as usize }> = PerCpu
 #[repr(C)]
 pub(crate) struct Note {
     pub(crate) flow: Flow,
-    /// Payload bytes received.
-    pub(crate) bytes: u64,
     /// 1 when the note waits for its child.
     pub(crate) armed: u32,
     /// The listener's port, host order.

@@ -117,6 +117,10 @@ pub struct RunArgs {
     /// Pretend that the kernel lacks this hook (tests).
     #[arg(long, env = "OBSERVER_SIMULATE_LACKING", value_name = "HOOK", hide = true)]
     pub simulate_lacking: Vec<String>,
+
+    /// Load programs that return at once: what their hooks cost by themselves (bench).
+    #[arg(long, hide = true)]
+    pub simulate_empty: bool,
 }
 
 /// Where pods get their names from.

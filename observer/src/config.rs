@@ -46,6 +46,8 @@ pub struct Config {
     pub record_buffer: u32,
     /// Hooks to pretend away.
     pub simulate_lacking: Vec<String>,
+    /// Whether the programs return at once.
+    pub simulate_empty: bool,
 }
 
 /// A value on the command line that cannot be used.
@@ -92,6 +94,7 @@ impl Config {
             record_buffer: self.record_buffer,
             kernel_log: self.kernel_log,
             simulate_lacking: &self.simulate_lacking,
+            simulate_empty: self.simulate_empty,
             abi: self.simulate_abi,
         }
     }
@@ -133,6 +136,7 @@ impl TryFrom<RunArgs> for Config {
             socket: args.socket,
             record_buffer: args.record_buffer,
             simulate_lacking: args.simulate_lacking,
+            simulate_empty: args.simulate_empty,
         })
     }
 }

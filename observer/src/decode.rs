@@ -5,7 +5,9 @@
 use std::mem::offset_of;
 
 use observer_common::{
-    cell::{Cell, CellKey, IDLE_BUCKETS, IDLE_USED, OVERFLOW_CELLS, overflow_cell},
+    cell::{
+        Cell, CellKey, IDLE_BUCKETS, IDLE_USED, OVERFLOW_CELLS, SHARES, Traffic, overflow_cell,
+    },
     protocol::{Protocol, REASONS, RESET_CAUSES, Reason, ResetCause, Role},
 };
 use thiserror::Error;
@@ -103,9 +105,9 @@ fn counts(word: impl Fn(usize) -> u64) -> Counts {
             )
         }),
         idle_closes: idle_closes(&word),
-        messages: array(at, offset_of!(Cell, messages)),
+        messages: traffic(at, offset_of!(Traffic, messages)),
         errors: at(offset_of!(Cell, errors)),
-        bytes: array(at, offset_of!(Cell, bytes)),
+        bytes: traffic(at, offset_of!(Traffic, bytes)),
         retransmits: at(offset_of!(Cell, retransmits)),
         resets_received: at(offset_of!(Cell, resets_received)),
         resets_sent: array(at, offset_of!(Cell, resets_sent)),
@@ -123,6 +125,13 @@ fn counts(word: impl Fn(usize) -> u64) -> Counts {
 /// The first `N` of the words at `offset`.
 fn array<const N: usize>(at: impl Fn(usize) -> u64, offset: usize) -> [u64; N] {
     std::array::from_fn(|i| at(offset + 8 * i))
+}
+
+/// The sums over all shares of the two words at `offset` within each.
+fn traffic(at: impl Fn(usize) -> u64, offset: usize) -> [u64; 2] {
+    let first = offset_of!(Cell, traffic) + offset;
+    let share = |index: usize| first + index * size_of::<Traffic>();
+    std::array::from_fn(|direction| (0..SHARES).map(|index| at(share(index) + 8 * direction)).sum())
 }
 
 /// The sum of the words at `offset` from `FROM` up to `TO`.
@@ -158,7 +167,9 @@ mod tests {
             (offset_of!(Cell, closed) + 8 * Reason::Peer as usize, 5),
             (offset_of!(Cell, closed) + 8 * 7, 6),
             (offset_of!(Cell, lifetime_sum_ns), 7),
-            (offset_of!(Cell, messages) + 8, 8),
+            (offset_of!(Cell, traffic) + offset_of!(Traffic, messages) + 8, 3),
+            (offset_of!(Cell, traffic) + 7 * 64 + offset_of!(Traffic, messages) + 8, 5),
+            (offset_of!(Cell, traffic) + 64 + offset_of!(Traffic, bytes), 14),
             (offset_of!(Cell, errors), 9),
             (offset_of!(Cell, lifetime) + 8 * 28, 10),
             (offset_of!(Cell, idle) + 8 * (IDLE_BUCKETS * Reason::Peer as usize + 2), 11),
@@ -179,6 +190,7 @@ mod tests {
             (c.lifetime.sum_ns(), c.messages, c.errors, c.lifetime.buckets().unwrap()[28]),
             (7, [0, 8], 9, 10)
         );
+        assert_eq!(c.bytes, [14, 0]);
         let idle = &c.idle[Reason::Peer as usize];
         assert_eq!((idle.sum_ns(), idle.buckets().unwrap()[2]), (12, 11));
         assert_eq!(c.idle[Reason::Local as usize].buckets(), None);

@@ -5,16 +5,14 @@ mod support;
 
 use std::{
     process::{Command, Output, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use support::{
     bpffs::Bpffs,
+    churn::Churn,
     daemon::{Daemon, executable},
     leaks::BpfSnapshot,
     lock::SystemLock,
@@ -30,7 +28,9 @@ const KILLS: u32 = 10;
 const PATIENCE: Duration = Duration::from_mins(1);
 const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 /// Connections a second that the load is to reach at least, over all kills.
-const RATE: f64 = 2000.0;
+fn least() -> f64 {
+    scaled(2000) as f64
+}
 
 /// Connections held over all kills.
 fn held() -> u64 {
@@ -55,39 +55,26 @@ impl Served {
     }
 }
 
-/// Connections that come and go until it is told to stop.
-struct Churn {
+/// Connections that come and go between two pods.
+struct Coming {
+    churn: Churn,
     served: Served,
     client: Arc<Pod>,
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<u64>,
 }
 
-impl Churn {
+impl Coming {
     fn start(protocol: Protocol) -> Self {
         let served = Served::new(protocol);
         let client = Arc::new(Pod::new());
-        let stop = Arc::new(AtomicBool::new(false));
         let drive = Drive { short: churning(), ..Drive::new(protocol, served.server.addr) };
-        let thread = thread::spawn({
-            let (client, stop) = (Arc::clone(&client), Arc::clone(&stop));
-            move || {
-                let mut opened = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    let mut driver = Driver::start(&drive, &client.cgroup, None);
-                    driver.ready();
-                    opened += driver.finish().opened;
-                }
-                opened
-            }
-        });
-        Self { served, client, stop, thread }
+        let pod = Arc::clone(&client);
+        let churn = Churn::start(move || Driver::start(&drive, &pod.cgroup, None));
+        Self { churn, served, client }
     }
 
     /// Ends it; how many connections there were, and both pods.
     fn finish(self) -> (u64, Served, Arc<Pod>) {
-        self.stop.store(true, Ordering::Relaxed);
-        (self.thread.join().expect("the churn itself failed"), self.served, self.client)
+        (self.churn.finish(), self.served, self.client)
     }
 }
 
@@ -134,11 +121,11 @@ fn killed_ten_times_under_load_and_exact() {
     driver.ready();
 
     let began = Instant::now();
-    let churn: Vec<_> = [Protocol::Tcp, Protocol::Http1, Protocol::Ws].map(Churn::start).into();
+    let churn: Vec<_> = [Protocol::Tcp, Protocol::Http1, Protocol::Ws].map(Coming::start).into();
     for _ in 0..KILLS {
         // Amid connections that the daemon has not seen, and that no daemon sees.
         let seen = churned(&daemon, &churn);
-        daemon.wait_until(PATIENCE, |metrics| opened(metrics, &churn) > seen + 500.0);
+        daemon.wait_until(PATIENCE, |metrics| opened(metrics, &churn) > seen + scaled(500) as f64);
         daemon.kill();
         daemon = start(&bpffs, &[]);
         origin(&daemon, "taken_over");
@@ -147,7 +134,7 @@ fn killed_ten_times_under_load_and_exact() {
     let mut all = 0;
     let mut expected = exactly(&served.pod, "server", held(), 0, held());
     expected.extend(exactly(&client, "client", held(), 0, held()));
-    let ended: Vec<_> = churn.into_iter().map(Churn::finish).collect();
+    let ended: Vec<_> = churn.into_iter().map(Coming::finish).collect();
     let took = began.elapsed();
     for (opened, served, client) in &ended {
         all += opened;
@@ -175,15 +162,15 @@ fn killed_ten_times_under_load_and_exact() {
     assert!(detached.status.success(), "{detached:?}");
     assert!(bpffs.is_clean(), "detached, and something is left");
     before.assert_same();
-    assert!(rate >= RATE, "the load itself: {rate:.0} connections a second");
+    assert!(rate >= least(), "the load itself: {rate:.0} connections a second");
 }
 
-fn opened(metrics: &support::metrics::Metrics, churn: &[Churn]) -> f64 {
+fn opened(metrics: &support::metrics::Metrics, churn: &[Coming]) -> f64 {
     let sum = |pod: &Pod| metrics.sum("tcp_connections_opened_total", &[("pod", &pod.name)]);
     churn.iter().map(|churn| sum(&churn.served.pod)).sum()
 }
 
-fn churned(daemon: &Daemon, churn: &[Churn]) -> f64 {
+fn churned(daemon: &Daemon, churn: &[Coming]) -> f64 {
     opened(&daemon.scrape(), churn)
 }
 

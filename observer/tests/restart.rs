@@ -10,16 +10,13 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::Arc,
     time::Duration,
 };
 
 use support::{
     cgroup::{ROOT, TestCgroup},
+    churn::Churn,
     daemon::Daemon,
     leaks::BpfSnapshot,
     lock::SystemLock,
@@ -203,49 +200,29 @@ impl Load {
     }
 }
 
-/// Connections that come and go, for as long as this value lives.
-struct Churn {
-    pods: [Arc<Pod>; 2],
+/// Connections that come and go between two pods.
+struct Coming {
+    churn: Churn,
     _server: Server,
-    stop: Arc<AtomicBool>,
-    /// Comes to the number of connections that were opened.
-    thread: Option<JoinHandle<u64>>,
+    pods: [Arc<Pod>; 2],
 }
 
-impl Churn {
+impl Coming {
     /// Takes two numbers of pods, `number` and the next one.
     fn start(number: u32, protocol: Protocol) -> Self {
         let pods = [(number, "server"), (number + 1, "client")]
             .map(|(number, role)| Arc::new(Pod::new(number, role, protocol)));
         let server = Server::start(protocol, ANY_PORT.into(), &pods[0].cgroup, None);
         let drive = Drive { short: churning(), ..Drive::new(protocol, server.addr) };
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, pod) = (Arc::clone(&stop), Arc::clone(&pods[1]));
-        let thread = thread::spawn(move || {
-            let mut opened = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                let mut driver = Driver::start(&drive, &pod.cgroup, None);
-                driver.ready();
-                opened += driver.finish().opened;
-            }
-            opened
-        });
-        Self { pods, _server: server, stop, thread: Some(thread) }
+        let pod = Arc::clone(&pods[1]);
+        let churn = Churn::start(move || Driver::start(&drive, &pod.cgroup, None));
+        Self { churn, _server: server, pods }
     }
 
     /// Lets the connections end, and returns how many there were.
-    fn finish(mut self) -> ([Arc<Pod>; 2], u64) {
-        self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().expect("it ends once");
-        (self.pods.clone(), thread.join().expect("no connection failed"))
-    }
-}
-
-impl Drop for Churn {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // Its panic, if it had one, has been shown.
-        let _ = self.thread.take().map(JoinHandle::join);
+    fn finish(self) -> ([Arc<Pod>; 2], u64) {
+        let opened = self.churn.finish();
+        (self.pods, opened)
     }
 }
 
@@ -274,7 +251,7 @@ fn kill_and_restart(daemon: Daemon, numbers: u32, before: &BpfSnapshot) -> Daemo
         load.has(&daemon, Counts { opened: held_open(), active: held_open(), ..Counts::NONE });
     }
     let churn = [(Protocol::Ws, numbers + 20), (Protocol::Tcp, numbers + 22)]
-        .map(|(protocol, number)| Churn::start(number, protocol));
+        .map(|(protocol, number)| Coming::start(number, protocol));
     wait_for_churn(&daemon, &churn);
     daemon.kill();
     before.assert_same();
@@ -289,7 +266,7 @@ fn kill_and_restart(daemon: Daemon, numbers: u32, before: &BpfSnapshot) -> Daemo
     count_exactly(&daemon, numbers + 30, &mut held);
 
     // Which of the churn opened after the start nobody knows. What opened has closed.
-    for (pods, opened) in churn.map(Churn::finish) {
+    for (pods, opened) in churn.map(Coming::finish) {
         for pod in pods {
             is_over(&daemon, &pod, opened);
         }
@@ -338,7 +315,7 @@ fn count_exactly(daemon: &Daemon, numbers: u32, held: &mut [Load]) {
 }
 
 /// Waits until the daemon is in the midst of it.
-fn wait_for_churn(daemon: &Daemon, churn: &[Churn]) {
+fn wait_for_churn(daemon: &Daemon, churn: &[Coming]) {
     daemon.wait_until(PATIENCE, |metrics| {
         assert_plausible(metrics);
         let closed = |pod: &Pod| metrics.sum("tcp_connections_closed_total", &[("pod", &pod.uid)]);

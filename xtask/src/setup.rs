@@ -172,6 +172,18 @@ const NEEDS: &[Need] = &[
         optional: false,
     },
     Need {
+        name: "CNI plugins",
+        reason: "containerd makes the network of pods with them",
+        purposes: &[Purpose::Test],
+        means: Means::Program {
+            // Not in the path, where another program has the name.
+            program: "/usr/lib/cni/bridge",
+            packages: &["containernetworking-plugins"],
+            service: None,
+        },
+        optional: false,
+    },
+    Need {
         name: "iproute2",
         reason: "tests make network namespaces and the veth pairs between them",
         purposes: &[Purpose::Test],
@@ -203,7 +215,8 @@ const NEEDS: &[Need] = &[
     },
     Need {
         name: "busybox",
-        reason: "it is all that the lab's guests have beside what they test; it must be static",
+        reason: "it is all that the lab's guests have beside what they test, and the sandboxes of \
+                 pods have; it must be static",
         purposes: &[Purpose::Test, Purpose::Lab],
         means: Means::StaticBusybox,
         optional: false,

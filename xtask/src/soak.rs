@@ -116,9 +116,11 @@ fn build() -> Result<PathBuf> {
     struct Target {
         name: String,
     }
+    // `cargo test --examples` would build the examples' own tests instead.
+    cmd::run(&mut cmd::cargo(&["build", "--release", "--package", "observer", "--examples"]))?;
     let arguments = ["test", "--release", "--package", "observer", "--no-run", "--test", "soak"];
     let mut cargo = cmd::cargo(&arguments);
-    cargo.args(["--examples", "--message-format=json-render-diagnostics"]);
+    cargo.arg("--message-format=json-render-diagnostics");
     cmd::show(&cargo);
     let output = cargo.stderr(Stdio::inherit()).output().context("starting cargo")?;
     if !output.status.success() {

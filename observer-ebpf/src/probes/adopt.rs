@@ -14,7 +14,7 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_getsockopt, bpf_se
 use observer_common::conn::{Conn, NO_CELL, flag, kind};
 
 use super::callbacks::STATE_FLAG;
-use crate::{count, maps::FOUND, storage};
+use crate::{count, floor::empty, maps::FOUND, storage};
 
 const IPPROTO_TCP: c_int = 6;
 /// `TCP_BPF_SOCK_OPS_CB_FLAGS`, linux/bpf.h.
@@ -33,7 +33,7 @@ struct Visit {
 pub(crate) extern "C" fn adopt_socket(ctx: *const c_void) -> i32 {
     // SAFETY: the hook's context.
     let sk = unsafe { (*ctx.cast::<Visit>()).sk_common };
-    if sk.is_null() {
+    if empty() || sk.is_null() {
         return 0;
     }
     // SAFETY: every kind of socket has a cookie.

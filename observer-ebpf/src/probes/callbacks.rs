@@ -16,6 +16,7 @@ use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
 use observer_common::protocol::Role;
 
 use super::lifecycle;
+use crate::floor::empty;
 
 // enum in linux/bpf.h, stable.
 const CONNECT: u32 = 3;
@@ -32,6 +33,9 @@ const PASS: u32 = 1;
 /// See the module.
 #[sock_ops]
 pub(crate) fn socket_callback(ctx: SockOpsContext) -> u32 {
+    if empty() {
+        return PASS;
+    }
     match ctx.op() {
         CONNECT => watch(&ctx),
         op @ (ACTIVE_ESTABLISHED | PASSIVE_ESTABLISHED) => {

@@ -12,12 +12,15 @@
 use core::ffi::c_void;
 
 use super::lifecycle;
-use crate::storage;
+use crate::{floor::empty, storage};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 /// See the module.
 #[btf_tracepoint(function = "inet_sk_error_report")]
 pub(crate) fn socket_error(ctx: BtfTracePointContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let sk: *const c_void = ctx.arg(0);
     // SAFETY: the hook's socket argument.
     if let Some(conn) = unsafe { storage::get(sk) } {

@@ -19,7 +19,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use observer_common::{
     cell::Cell,
-    conn::{Conn, NO_CELL, RX, flag, kind},
+    conn::{Conn, NO_CELL, flag, kind},
     loss::Loss,
     protocol::{
         FAILURES, Failure, Protocol, RESET_CAUSES as CAUSES, Reason, ResetCause, Role, Timeout,
@@ -28,6 +28,7 @@ use observer_common::{
 
 use crate::{
     count,
+    floor::empty,
     maps::{ERROR_FIRST, NOTE},
     record, storage,
 };
@@ -50,6 +51,9 @@ const SAME_CALL_NS: u64 = 1_000_000;
 /// See the module.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn socket_state(ctx: BtfTracePointContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let sk: *const c_void = ctx.arg(0);
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);
@@ -70,7 +74,9 @@ pub(crate) fn socket_state(ctx: BtfTracePointContext) -> i32 {
 /// The last traces of a socket are removed: what CLOSE has not settled is settled here.
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub(crate) fn socket_destroyed(ctx: BtfTracePointContext) -> i32 {
-    destroyed(ctx.arg(0));
+    if !empty() {
+        destroyed(ctx.arg(0));
+    }
     0
 }
 
@@ -88,10 +94,7 @@ fn reset(conn: &mut Conn, role: Role) {
     conn.role = role as u8;
     conn.flags = 0;
     conn.cell = NO_CELL;
-    conn.payload_ns = 0;
     conn.error_ns = 0;
-    conn.bytes = [0, 0];
-    conn.holes = [0, 0];
     conn.retransmits = 0;
     conn.reset_cause = 0;
     conn.flow.start();
@@ -154,8 +157,7 @@ fn accepted(conn: &mut Conn) {
         let note = unsafe { &mut *note };
         if note.armed != 0 && note.port == u32::from(conn.port) && note.cgroup == conn.cgroup {
             conn.flow = note.flow;
-            conn.bytes[RX] = note.bytes;
-            conn.payload_ns = conn.born_ns;
+            conn.flow.request.payload_ns = conn.born_ns;
             noted = true;
         }
         note.armed = 0;

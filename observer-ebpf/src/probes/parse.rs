@@ -12,12 +12,12 @@ use core::ptr;
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use observer_common::{
     CHUNK,
-    conn::{Conn, RX, TX},
+    conn::Conn,
     flow::{Flow, mode, stream_flag},
     http1,
     http2::{self, Verdict},
     loss::Loss,
-    protocol::{Protocol, Role},
+    protocol::Protocol,
 };
 
 use super::{
@@ -133,7 +133,7 @@ fn load(ctx: &SkBuffContext, job: &Job, claim: &Claim) -> usize {
 /// Goes on with what is left of the job, in whatever mode the stream is in now.
 #[inline(always)]
 pub(super) fn proceed(ctx: &SkBuffContext, flow: &Flow, job: &Job) {
-    let stream = if job.request { &flow.request } else { &flow.response };
+    let stream = flow.stream(job.request);
     if job.left != 0 && stream.mode != mode::OFF {
         job::call(ctx, stream.mode, job);
     } else if stream.flags & stream_flag::KEPT != 0 {
@@ -217,8 +217,7 @@ pub(crate) fn parse_websocket(ctx: SkBuffContext) -> i32 {
         return PASS;
     }
     let Some(Target::Conn(conn)) = target(&ctx) else { return PASS };
-    let direction = direction(conn, job.request);
-    if websocket::follow(ctx.skb.skb, conn, direction, FRAMES) {
+    if websocket::follow(ctx.skb.skb, conn, FRAMES) {
         proceed(&ctx, &conn.flow, &Job::take(ctx.skb.skb));
     } else {
         job::call(&ctx, mode::WEBSOCKET, &Job::take(ctx.skb.skb));
@@ -226,10 +225,4 @@ pub(crate) fn parse_websocket(ctx: SkBuffContext) -> i32 {
         conn.flow.resync(job.request);
     }
     PASS
-}
-
-/// The direction of the client's bytes (`request`) or the server's at this socket.
-#[inline(always)]
-pub(super) fn direction(conn: &Conn, request: bool) -> usize {
-    if (conn.role == Role::Server as u8) == request { RX } else { TX }
 }

@@ -50,7 +50,7 @@ fn conn<'a>(ctx: &SkBuffContext) -> Option<&'a mut Conn> {
 pub(crate) fn keep_segment(ctx: SkBuffContext) -> i32 {
     let job = Job::take(ctx.skb.skb);
     let Some(conn) = conn(&ctx) else { return PASS };
-    let stream = if job.request { &mut conn.flow.request } else { &mut conn.flow.response };
+    let stream = conn.flow.stream_mut(job.request);
     let used = (stream.flags & stream_flag::KEPT) >> stream_flag::KEPT_SHIFT;
     let mut slot = SLOTS;
     for candidate in 0..SLOTS {
@@ -93,9 +93,8 @@ pub(crate) fn replay_segments(ctx: SkBuffContext) -> i32 {
     let Some(conn) = conn(&ctx) else { return PASS };
     // SAFETY: the packet's socket has a cookie.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
-    let direction = parse::direction(conn, job.request);
     for slot in 0..SLOTS {
-        let stream = if job.request { &mut conn.flow.request } else { &mut conn.flow.response };
+        let stream = conn.flow.stream_mut(job.request);
         let bit = 1 << (slot + stream_flag::KEPT_SHIFT);
         if stream.flags & bit == 0 {
             continue;
@@ -114,15 +113,15 @@ pub(crate) fn replay_segments(ctx: SkBuffContext) -> i32 {
         }
         stream.flags &= !bit;
         // What the stream has gone past without it.
-        count::fill_hole(conn, direction, if seen < len { seen } else { len });
+        count::fill_hole(conn, job.request, if seen < len { seen } else { len });
         if seen >= len {
             continue;
         }
         let left = len - seen;
-        let stream = if job.request { &mut conn.flow.request } else { &mut conn.flow.response };
+        let stream = conn.flow.stream_mut(job.request);
         stream.next_seq = seq.wrapping_add(len);
         let mode = stream.mode;
-        count::bytes(conn, direction, left);
+        count::bytes(conn, job.request, left);
         let kept = Job {
             offset: seen,
             left,
@@ -168,7 +167,6 @@ pub(crate) fn parse_kept_frames(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     let Some(conn) = conn(&ctx) else { return PASS };
     let first = Job::take(skb);
-    let direction = parse::direction(conn, first.request);
     let Some(stash) = stash(&ctx, &first) else {
         count::lost(Loss::Gap);
         conn.flow.resync(first.request);
@@ -177,7 +175,7 @@ pub(crate) fn parse_kept_frames(ctx: SkBuffContext) -> i32 {
     let mut tally = websocket::Tally::default();
     for _ in 0..FRAMES {
         let mut job = Job::take(skb);
-        let stream = if job.request { &mut conn.flow.request } else { &mut conn.flow.response };
+        let stream = conn.flow.stream_mut(job.request);
         if stream.pos == 0 {
             job = job.advanced(frame::skip(stream, job.left));
             job.put(skb);
@@ -200,7 +198,7 @@ pub(crate) fn parse_kept_frames(ctx: SkBuffContext) -> i32 {
         tally.add(bits);
         job.advanced(used).put(skb);
     }
-    tally.count(conn, direction);
+    tally.count(conn, first.request);
     parse::proceed(&ctx, &conn.flow, &Job::take(skb));
     PASS
 }

@@ -21,11 +21,14 @@ use observer_common::{
 };
 
 use super::lifecycle;
-use crate::{count, maps::RESET_CAUSES, storage};
+use crate::{count, floor::empty, maps::RESET_CAUSES, storage};
 
 /// The peer reset the connection.
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub(crate) fn reset_received(ctx: BtfTracePointContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let sk: *const c_void = ctx.arg(0);
     // SAFETY: the hook's socket argument.
     if let Some(conn) = unsafe { storage::get(sk) } {
@@ -53,7 +56,7 @@ pub(crate) fn reset_sent_plain(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn sent(sk: *const c_void, cause: u8) {
-    if sk.is_null() {
+    if empty() || sk.is_null() {
         return;
     }
     // SAFETY: the hook's socket argument; the helper has no storage for what is no full socket.

@@ -38,7 +38,7 @@ use super::{
     packet::{self, Segment},
     websocket,
 };
-use crate::{count, maps::NOTE, storage};
+use crate::{count, floor::empty, maps::NOTE, storage};
 
 const TCP_SYN_SENT: u32 = 2;
 const TCP_SYN_RECV: u32 = 3;
@@ -70,6 +70,9 @@ pub(crate) fn segment_out(ctx: SkBuffContext) -> i32 {
 
 #[inline(always)]
 fn segment(ctx: &SkBuffContext, direction: usize) {
+    if empty() {
+        return;
+    }
     let skb = ctx.skb.skb;
     let Some(segment) = packet::segment(skb) else { return };
     // SAFETY: a context field.
@@ -200,7 +203,7 @@ fn handshake(ctx: &SkBuffContext, sk: *mut bpf_sock, segment: &Segment) {
     note.flow.start();
     note.flow.request.next_seq = segment.seq.wrapping_add(segment.payload);
     note.flow.request.flags = stream_flag::SYNCED;
-    note.bytes = u64::from(segment.payload);
+    note.flow.request.bytes = u64::from(segment.payload);
     note.port = u32::from(conn.port);
     note.cgroup = conn.cgroup;
     note.armed = 1;
@@ -275,14 +278,14 @@ fn payload(
     mut segment: Segment,
     direction: usize,
 ) {
-    let request = (conn.role == Role::Server as u8) == (direction == RX);
+    let request = conn.is_request(direction);
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    conn.payload_ns = now;
     if now.wrapping_sub(conn.rtt_ns) >= RTT_INTERVAL_NS {
         sample_rtt(conn, sk, now);
     }
-    let stream = if request { &mut conn.flow.request } else { &mut conn.flow.response };
+    let stream = conn.flow.stream_mut(request);
+    stream.payload_ns = now;
     if stream.flags & stream_flag::SYNCED == 0 {
         stream.next_seq = segment.seq;
         stream.flags |= stream_flag::SYNCED;
@@ -303,12 +306,9 @@ fn payload(
             conn.retransmits += 1;
             count::one(conn, offset_of!(Cell, retransmits));
         }
-        if conn.holes[direction] != 0 {
-            count::fill_hole(
-                conn,
-                direction,
-                if seen < segment.payload { seen } else { segment.payload },
-            );
+        if conn.flow.stream(request).hole != 0 {
+            let come = if seen < segment.payload { seen } else { segment.payload };
+            count::fill_hole(conn, request, come);
         }
         if seen >= segment.payload {
             return;
@@ -320,7 +320,7 @@ fn payload(
     if ahead > 0 && direction == RX && beyond_window(sk, segment.seq) {
         return;
     }
-    let stream = if request { &mut conn.flow.request } else { &mut conn.flow.response };
+    let stream = conn.flow.stream_mut(request);
     let mode = stream.mode;
     let mut job =
         Job { offset: segment.offset, left: segment.payload, request, seq: segment.seq, kept: 0 };
@@ -334,13 +334,13 @@ fn payload(
         count::lost(Loss::Gap);
         conn.flow.resync(request);
     }
-    let stream = if request { &mut conn.flow.request } else { &mut conn.flow.response };
+    let stream = conn.flow.stream_mut(request);
     stream.next_seq = segment.seq.wrapping_add(segment.payload);
     let kept = stream.flags & stream_flag::KEPT != 0;
     let state = stream.state;
-    count::bytes(conn, direction, segment.payload);
+    count::bytes(conn, request, segment.payload);
     if ahead > 0 {
-        conn.holes[direction] += ahead.unsigned_abs();
+        conn.flow.stream_mut(request).hole += ahead.unsigned_abs();
         if kept {
             // What was kept is part of the gap, or follows this segment.
             job::call(ctx, mode::REPLAY, &job);
@@ -373,7 +373,7 @@ fn payload(
     }
     if mode == mode::WEBSOCKET {
         job.put(ctx.skb.skb);
-        if websocket::follow(ctx.skb.skb, conn, direction, INLINE_FRAMES) && !kept {
+        if websocket::follow(ctx.skb.skb, conn, INLINE_FRAMES) && !kept {
             return;
         }
         job = Job::take(ctx.skb.skb);

@@ -27,9 +27,12 @@ impl Tally {
 
     /// Adds the stretch to the connection's cell.
     #[inline(always)]
-    pub(super) fn count(self, conn: &Conn, direction: usize) {
-        if self.messages | self.errors != 0 {
-            count::frames(conn, direction, self.messages, self.errors);
+    pub(super) fn count(self, conn: &Conn, request: bool) {
+        if self.messages != 0 {
+            count::messages(conn, request, self.messages);
+        }
+        if self.errors != 0 {
+            count::errors(conn, self.errors);
         }
     }
 }
@@ -37,15 +40,10 @@ impl Tally {
 /// Follows at most `frames` frames of the job in the control buffer and leaves there what remains; true when the segment
 /// is consumed.
 #[inline(always)]
-pub(super) fn follow(
-    skb: *mut __sk_buff,
-    conn: &mut Conn,
-    direction: usize,
-    frames: usize,
-) -> bool {
+pub(super) fn follow(skb: *mut __sk_buff, conn: &mut Conn, frames: usize) -> bool {
     let mut tally = Tally::default();
     let request = Job::take(skb).request;
-    let stream = if request { &mut conn.flow.request } else { &mut conn.flow.response };
+    let stream = conn.flow.stream_mut(request);
     for _ in 0..frames {
         if stream.pos != 0 {
             break;
@@ -72,7 +70,7 @@ pub(super) fn follow(
     if stream.pos == 0 {
         Job::advance(skb, websocket::skip(stream, Job::left(skb)));
     }
-    tally.count(conn, direction);
+    tally.count(conn, request);
     Job::left(skb) == 0
 }
 

@@ -2,8 +2,14 @@
 
 use std::{
     io::{self, Write},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
+
+use hdrhistogram::Histogram;
 
 use serde_json::{Value, json};
 
@@ -29,6 +35,28 @@ impl Counter {
     }
 }
 
+/// Times from a message to its answer, to within a hundredth.
+pub(crate) struct RoundTrips(Mutex<Histogram<u64>>);
+
+impl Default for RoundTrips {
+    fn default() -> Self {
+        Self(Mutex::new(Histogram::new(2).expect("two digits are possible")))
+    }
+}
+
+impl RoundTrips {
+    pub(crate) fn add(&self, time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(nanoseconds);
+    }
+
+    /// In microseconds.
+    fn quantile(&self, quantile: f64) -> f64 {
+        let times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        times.value_at_quantile(quantile) as f64 / 1e3
+    }
+}
+
 /// The counters of one server or one driver.
 #[derive(Default)]
 pub(crate) struct Books {
@@ -47,6 +75,8 @@ pub(crate) struct Books {
     pub(crate) messages_out: Counter,
     /// Connections that went otherwise than they should have (driver only).
     pub(crate) failures: Counter,
+    /// Of messages that were sent one at a time (driver only).
+    pub(crate) round_trips: RoundTrips,
 }
 
 impl Books {
@@ -77,6 +107,10 @@ impl Books {
             "messages_in": self.messages_in.get(),
             "messages_out": self.messages_out.get(),
             "failures": self.failures.get(),
+            "round_trip_us": {
+                "p50": self.round_trips.quantile(0.50),
+                "p99": self.round_trips.quantile(0.99),
+            },
         })
     }
 }

@@ -20,7 +20,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -214,7 +214,9 @@ async fn run_short<S: Session>(target: &Target, messages: u64) -> Result<()> {
 
 async fn exchange(books: &Books, session: &mut impl Session) -> Result<()> {
     let number = books.messages_out.increment();
+    let sent = Instant::now();
     within(session.exchange(number)).await?;
+    books.round_trips.add(sent.elapsed());
     books.messages_in.increment();
     Ok(())
 }

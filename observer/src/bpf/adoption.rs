@@ -14,7 +14,7 @@ use aya::{
 use nix::time::{ClockId, clock_gettime};
 use observer_common::{
     conn::{Conn, MAX_FOUND, NO_CELL, flag, kind},
-    flow::Flow,
+    flow::{Flow, Stream},
     protocol::Role,
 };
 use thiserror::Error;
@@ -100,20 +100,16 @@ fn state(socket: &Existing) -> Conn {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(1, |now| {
         now.tv_sec().unsigned_abs() * 1_000_000_000 + now.tv_nsec().unsigned_abs()
     });
+    let quiet = u64::try_from(socket.quiet.as_nanos()).unwrap_or(0);
+    let payload_ns = now.saturating_sub(quiet).max(1);
     let (local, peer) = (socket.local, socket.peer);
     Conn {
         cookie: socket.cookie,
         cgroup: socket.cgroup,
         born_ns: now,
-        payload_ns: now.saturating_sub(u64::try_from(socket.quiet.as_nanos()).unwrap_or(0)).max(1),
-        closed_ns: 0,
-        error_ns: 0,
         rtt_ns: 0,
-        syn_ns: 0,
-        bytes: [0; 2],
-        holes: [0; 2],
-        retransmits: 0,
         cell: NO_CELL,
+        retransmits: 0,
         port: if socket.role == Role::Server { local.port() } else { peer.port() },
         kind: kind::ESTABLISHED,
         role: socket.role as u8,
@@ -122,9 +118,13 @@ fn state(socket: &Existing) -> Conn {
         zero: 0,
         local_port: local.port(),
         peer_port: peer.port(),
+        zero_too: 0,
+        flow: Flow { request: Stream { payload_ns, ..Stream::default() }, ..Flow::default() },
+        closed_ns: 0,
+        error_ns: 0,
+        syn_ns: 0,
         local_addr: words(local.ip()),
         peer_addr: words(peer.ip()),
-        flow: Flow::default(),
     }
 }
 
@@ -166,6 +166,9 @@ mod tests {
         assert_eq!(state(&existing(Role::Server)).port, 9000);
         let client = state(&existing(Role::Client));
         assert_eq!(client.port, 40000);
-        assert!(client.born_ns - client.payload_ns >= 3_000_000_000 || client.payload_ns == 1);
+        assert!(
+            client.born_ns - client.flow.payload_ns() >= 3_000_000_000
+                || client.flow.payload_ns() == 1
+        );
     }
 }

@@ -40,9 +40,11 @@ pub fn load(options: &Options<'_>) -> Result<Loaded, LoadError> {
         KernelLog::Off => 0,
         KernelLog::Debug => aya_log::Level::Debug as u8,
     };
+    let empty = u8::from(options.simulate_empty);
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
         .override_global(aya_log::LEVEL, &log_level, false)
+        .override_global("EMPTY", &empty, true)
         .map_max_entries("CELLS", options.cells)
         .map_max_entries("INDEX", options.cells)
         .map_max_entries("FREE", options.cells)

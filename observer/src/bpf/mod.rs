@@ -105,6 +105,8 @@ pub struct Options<'a> {
     pub kernel_log: KernelLog,
     /// Hooks to pretend away.
     pub simulate_lacking: &'a [String],
+    /// Whether the programs return at once.
+    pub simulate_empty: bool,
     /// ABI version to pretend.
     pub abi: Option<u32>,
 }

@@ -193,7 +193,7 @@ pub fn fingerprint(options: &Options<'_>, cgroup_root: &Path) -> String {
     add(OBJECT);
     add(&options.cells.to_le_bytes());
     add(&options.record_buffer.to_le_bytes());
-    add(&[options.kernel_log as u8]);
+    add(&[options.kernel_log as u8, u8::from(options.simulate_empty)]);
     for lacking in options.simulate_lacking {
         add(lacking.as_bytes());
     }

@@ -1,12 +1,29 @@
 //! The image as the manifest runs it: read-only, with three capabilities, in namespaces of its own. And what each
 //! capability is for: what becomes of it without that one.
+//!
+//! - [`sandbox`]: a container made by hand, for what no runtime would do;
+//! - [`replicas`]: the test with pods of a real runtime;
+//! - [`runtime`], [`cri`], [`image`], [`cgroups`]: containerd, how it is spoken to, what it needs and what it leaves;
+//! - [`pods`]: pods as a kubelet has it make them.
 
+#[expect(dead_code, reason = "this test uses its part of the API server")]
+#[path = "../kubernetes/api.rs"]
+mod api;
+mod cgroups;
+mod cri;
+mod image;
+#[expect(dead_code, reason = "this test uses its part of the API server")]
+#[path = "../kubernetes/objects.rs"]
+mod objects;
+mod pods;
+mod replicas;
+mod runtime;
+mod sandbox;
 #[expect(dead_code, reason = "each test file uses its part of the support library")]
 #[path = "../support/mod.rs"]
 mod support;
-
-mod runtime;
-mod sandbox;
+#[path = "../kubernetes/tls.rs"]
+mod tls;
 
 use std::{
     fs::{self, File},
@@ -16,11 +33,10 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
-use runtime::Containerd;
 use sandbox::Manifest;
 use support::{
     bpffs::Bpffs,
-    cgroup::{self, TestCgroup},
+    cgroup::TestCgroup,
     daemon::Daemon,
     http,
     leaks::BpfSnapshot,
@@ -69,8 +85,8 @@ impl Drop for Node {
 struct Container {
     daemon: Daemon,
     address: IpAddr,
-    /// Its files, where no runtime keeps them.
-    _scratch: Option<TempDir>,
+    /// Its files.
+    _scratch: TempDir,
 }
 
 impl Container {
@@ -80,13 +96,11 @@ impl Container {
         let mut command =
             sandbox::command(manifest, &manifest.capabilities(), places, &node.pair.a);
         let daemon = Daemon::spawn(&mut command);
-        Self { daemon, address: node.pair.a.ipv4(), _scratch: Some(scratch) }
+        Self { daemon, address: node.pair.a.ipv4(), _scratch: scratch }
     }
 
     fn scrape(&self, port: u16) -> Metrics {
-        let address = SocketAddr::new(self.address, port);
-        let answer = http::get(address, "/metrics", Some(CLASSIC)).expect("it answers");
-        Metrics::parse(&answer.body).expect("it is well-formed")
+        scrape(SocketAddr::new(self.address, port))
     }
 
     fn wait_for(&self, expected: &[Expected]) {
@@ -104,6 +118,21 @@ impl Container {
     fn proc(&self, file: &str) -> String {
         fs::read_to_string(format!("/proc/{}/{file}", self.process())).expect("it runs")
     }
+}
+
+fn scrape(address: SocketAddr) -> Metrics {
+    let answer = http::get(address, "/metrics", Some(CLASSIC)).expect("it answers");
+    Metrics::parse(&answer.body).expect("it is well-formed")
+}
+
+/// That a process has what the manifest gives it, and no more: `status` is that of `/proc`.
+fn assert_confined(status: &str, manifest: &Manifest) {
+    let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let expected = manifest.capabilities().iter().map(|name| 1_u64 << sandbox::number(name)).sum();
+    let effective = line("CapEff:").map(|hex| u64::from_str_radix(hex, 16));
+    assert_eq!(effective, Some(Ok(expected)), "{status}");
+    assert_eq!(line("CapEff:"), line("CapBnd:"), "{status}");
+    assert_eq!(line("NoNewPrivs:"), Some("1"), "{status}");
 }
 
 #[test]
@@ -127,14 +156,7 @@ fn it_counts_with_what_the_manifest_gives_it() {
     let node = Node::new();
     let container = Container::start(&manifest, &node);
 
-    // It has what the manifest says, and no more.
-    let status = container.proc("status");
-    let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let expected = manifest.capabilities().iter().map(|name| 1_u64 << sandbox::number(name)).sum();
-    let effective = line("CapEff:").map(|hex| u64::from_str_radix(hex, 16));
-    assert_eq!(effective, Some(Ok(expected)), "{status}");
-    assert_eq!(line("CapEff:"), line("CapBnd:"), "{status}");
-    assert_eq!(line("NoNewPrivs:"), Some("1"), "{status}");
+    assert_confined(&container.proc("status"), &manifest);
     let root = container.proc("mountinfo");
     let root = root.lines().find(|line| line.split(' ').nth(4) == Some("/"));
     assert!(root.is_some_and(|line| line.split(' ').nth(5) == Some("ro,relatime")), "{root:?}");
@@ -249,62 +271,6 @@ fn without_one_of_its_capabilities_it_says_which_and_ends() {
         assert!(said.contains(&complaint), "without {lacking}: {said}");
     }
     drop(node);
-    before.assert_same();
-}
-
-/// As close to a cluster as one machine comes: containerd and runc, their default seccomp profile, cgroups as a kubelet
-/// names them.
-#[test]
-fn containers_of_a_real_runtime_are_counted_and_gone() {
-    const AGENT: (&str, &str) = ("c0a7a1e0-0000-4000-8000-000000000001", "observer-agent");
-    const POD: &str = "c0a7a1e0-0000-4000-8000-000000000002";
-    const IDS: [&str; 2] = [
-        "aaaa000000000000000000000000000000000000000000000000000000000001",
-        "bbbb000000000000000000000000000000000000000000000000000000000002",
-    ];
-    let _lock = SystemLock::acquire();
-    let before = BpfSnapshot::take();
-    let (node, network) = (Node::new(), NetnsPair::new());
-    let clients = TestCgroup::new("observer-container-clients");
-    let containerd = Containerd::start();
-    let mut agent = containerd.observer(&Manifest::base(), AGENT, &node.pair.a, &node.bpffs);
-    let daemon = Daemon::spawn(&mut agent);
-    let agent = Container { daemon, address: node.pair.a.ipv4(), _scratch: None };
-
-    let processes = cgroup::ROOT.join(&runtime::cgroup(AGENT.0, AGENT.1)[1..]).join("cgroup.procs");
-    let process = fs::read_to_string(processes).expect("the agent runs in its cgroup");
-    let status = fs::read_to_string(format!("/proc/{}/status", process.trim()));
-    let status = status.expect("it is one process");
-    assert!(status.contains("\nSeccomp:\t2\n"), "no seccomp profile: {status}");
-
-    // A pod whose container is restarted: the counts of each are its own, and the pod's add up.
-    let pod = [("pod", POD)];
-    for (before, id) in IDS.into_iter().enumerate() {
-        let listen = SocketAddr::new(network.a.ipv4(), 0);
-        let server = containerd.server("ws", listen, (POD, id), &network.a);
-        let drive = Drive { short: 10, long: 5, ..Drive::new(Protocol::Ws, server.addr) };
-        let mut driver = Driver::start(&drive, &clients, Some(&network.b));
-        driver.ready();
-        let of = [("pod", POD), ("container", &id[..12]), ("protocol", "websocket")];
-        agent.wait_for(&[
-            Expected::sum("websocket_connections_active", &pod, 5),
-            Expected::sum("tcp_connections_active", &of, 5),
-            Expected::sum("tcp_connections_identified_total", &of, 15),
-            Expected::sum("websocket_connections_total", &pod, 15 * (before as u64 + 1)),
-        ]);
-        driver.close();
-        agent.wait_for(&[Expected::sum("tcp_connections_closed_total", &of, 15)]);
-        server.stop();
-    }
-    // The pod is over when its cgroup is, which a kubelet removes.
-    let gone = |metrics: &Metrics| {
-        runtime::remove_cgroups();
-        metrics.samples.iter().all(|sample| sample.labels.get("pod").is_none_or(|p| p != POD))
-    };
-    metrics::wait_until(PATIENCE, || agent.scrape(PORTS[0]), gone);
-    // The runtime passes its SIGTERM on.
-    agent.daemon.stop();
-    drop((containerd, node));
     before.assert_same();
 }
 

@@ -11,7 +11,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{bpffs::Bpffs, netns::Netns, tools};
+use crate::{
+    api,
+    support::{bpffs::Bpffs, netns::Netns, tools},
+};
 
 /// Where `cargo xtask image` puts it.
 pub(crate) fn image() -> PathBuf {
@@ -88,8 +91,13 @@ impl Manifest {
         names.map(|name| name.as_str().expect("a name").to_owned()).collect()
     }
 
+    /// The image that it is made from.
+    pub(crate) fn image(&self) -> &str {
+        self.container["image"].as_str().expect("a name")
+    }
+
     /// What it runs the program with.
-    fn argument(&self) -> &str {
+    pub(crate) fn argument(&self) -> &str {
         self.container["args"][0].as_str().expect("a command of the program")
     }
 
@@ -98,7 +106,7 @@ impl Manifest {
         let variables = self.container["env"].as_array().expect("it has one").iter();
         variables.map(|variable| {
             let name = variable["name"].as_str().expect("a name");
-            (name, variable["value"].as_str().unwrap_or("node-a"))
+            (name, variable["value"].as_str().unwrap_or(api::NODE))
         })
     }
 

@@ -9,7 +9,7 @@
 //! - [`idle`]: real proxies that cut connections because nothing was said;
 //! - [`books`]: the expectations, series by series: what is not expected must not be there.
 //!
-//! The resets' causes are those of Linux 6.18; older kernels say less.
+//! The resets' causes are those of Linux 6.18; kernels before 6.10 do not say them, and the books then expect none.
 
 mod attempts;
 mod books;

@@ -1,7 +1,7 @@
 //! An API server for the pods of one node: lists in pages, watches with bookmarks, and all that can go wrong.
 //!
-//! It listens on an address of the loopback network that nobody else uses, so that it can go away and come back: while
-//! it is away, connections to it are refused.
+//! It listens on an address that nobody else uses, of the loopback network unless it is told another, so that it can go
+//! away and come back: while it is away, connections to it are refused.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,7 +28,7 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::watch, time::timeout};
 use crate::{objects::Object, tls};
 
 /// Nobody else listens there.
-const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 77, 0, 1));
+pub(crate) const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 77, 0, 1));
 /// The node whose pods it has.
 pub(crate) const NODE: &str = "node-1";
 /// It never sends more pods in a page, whatever limit is asked for.
@@ -98,18 +98,18 @@ impl Shared {
 impl ApiServer {
     /// A server that is away yet.
     pub(crate) fn new() -> Self {
-        Self::with(None)
+        Self::with(ADDRESS, None)
     }
 
-    /// One that speaks TLS, and wants to see a token.
-    pub(crate) fn with_tls(token: &str) -> Self {
-        let server = Self::with(Some(tls::Identity::new(ADDRESS)));
+    /// One at an address of the caller's that speaks TLS, and wants to see a token.
+    pub(crate) fn with_tls(address: IpAddr, token: &str) -> Self {
+        let server = Self::with(address, Some(tls::Identity::new(address)));
         server.shared.store().token = Some(token.to_owned());
         server
     }
 
-    fn with(tls: Option<tls::Identity>) -> Self {
-        let listener = std::net::TcpListener::bind((ADDRESS, 0)).expect("a free port");
+    fn with(address: IpAddr, tls: Option<tls::Identity>) -> Self {
+        let listener = std::net::TcpListener::bind((address, 0)).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let store = Mutex::new(Store { version: 100, ..Store::default() });
         let shared = Arc::new(Shared { store, changed: watch::Sender::new(0) });

@@ -15,7 +15,7 @@ mod tls;
 
 use std::{fs, process::Command};
 
-use api::{ApiServer, Ending, NODE};
+use api::{ADDRESS, ApiServer, Ending, NODE};
 use objects::{Object, SECRET, Started};
 use pods::{
     PATIENCE, Running, absent, container, counts, current, drive_once, short, stateful, totals, uid,
@@ -475,7 +475,7 @@ fn after_a_restart_pods_go_on_and_totals_begin_anew() {
 fn in_a_cluster_it_asks_by_its_service_account() {
     let _lock = SystemLock::acquire();
     let token = "a-token-of-a-service-account";
-    let mut api = ApiServer::with_tls(token);
+    let mut api = ApiServer::with_tls(ADDRESS, token);
     api.appear();
     let (web, client) = (uid(), uid());
     api.apply(&stateful(&web, "web-0", "web"));

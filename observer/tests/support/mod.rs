@@ -7,6 +7,7 @@
 
 pub(crate) mod bpffs;
 pub(crate) mod cgroup;
+pub(crate) mod churn;
 pub(crate) mod daemon;
 pub(crate) mod http;
 pub(crate) mod leaks;

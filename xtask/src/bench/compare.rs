@@ -29,6 +29,8 @@ pub(super) struct Comparison {
     pub(super) processor_ratio: Spread,
     /// What the watcher's process itself used meanwhile, in percent of a processor.
     pub(super) watcher_percent: Spread,
+    /// The slowest of a hundred operations, microseconds, without and with it, where the load tells.
+    pub(super) p99_us: Option<[Spread; 2]>,
     /// Operations a second without and with it, round by round.
     pub(super) pairs: Vec<[f64; 2]>,
 }
@@ -90,6 +92,12 @@ impl Comparison {
             ratio: spread(|(without, with)| with.throughput() / without.throughput())?,
             processor_ratio: spread(|(without, with)| with.efficiency() / without.efficiency())?,
             watcher_percent: spread(|(_, with)| with.watcher_percent())?,
+            p99_us: {
+                let p99 = |which: fn(&(Run, Run)) -> &Run| {
+                    Spread::of(pairs.iter().filter_map(|pair| which(pair).p99_us).collect())
+                };
+                p99(|pair| &pair.0).zip(p99(|pair| &pair.1)).map(<[Spread; 2]>::from)
+            },
             pairs: pairs
                 .iter()
                 .map(|(without, with)| [without.throughput(), with.throughput()])
@@ -111,6 +119,7 @@ mod tests {
             elapsed: Duration::from_secs(2),
             ticks,
             watcher_ticks: 4,
+            p99_us: Some(ticks as f64),
         };
         let pairs = [
             (run(100.0, 10), run(90.0, 10)),
@@ -123,6 +132,7 @@ mod tests {
         assert_eq!(found.ratio, Spread { median: 0.9, min: 0.8, max: 0.9 });
         assert_eq!(found.processor_ratio, found.ratio);
         assert_eq!(found.watcher_percent, Spread { median: 2.0, min: 2.0, max: 2.0 });
+        assert_eq!(found.p99_us.map(|both| both.map(|one| one.median)), Some([10.0, 10.0]));
         assert_eq!(found.pairs.len(), 3);
     }
 }

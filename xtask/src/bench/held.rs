@@ -1,6 +1,8 @@
-//! Memory of the daemon with very many connections open.
+//! Memory of the daemon and of the kernel with very many connections open.
 
-use std::time::Duration;
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
@@ -25,7 +27,16 @@ pub(super) struct Held {
     pub(super) connections: usize,
     /// Resident memory after a scrape.
     pub(super) resident_kib: u64,
+    /// What the kernel gives back for each socket when the programs and their maps go, in bytes; each connection has
+    /// two sockets here.
+    pub(super) kernel_bytes_per_socket: f64,
 }
+
+/// How long the kernel may take to give all memory back.
+const FREED: Duration = Duration::from_secs(15);
+/// How long its memory must not have shrunk by more than [`STEADY_KIB`] until all is taken for given back.
+const STEADY: Duration = Duration::from_secs(2);
+const STEADY_KIB: u64 = 256;
 
 pub(super) fn measure(bench: &Bench<'_>) -> Result<Held> {
     let connections = PAIRS * EACH;
@@ -48,7 +59,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Held> {
         // The client first: it leaves in order.
         processes.push((client, server));
     }
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let text = metrics::get(watcher.address(), "/metrics")?;
         let open = |line: &str| {
@@ -61,9 +72,33 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Held> {
         if counted >= connections {
             break;
         }
-        ensure!(std::time::Instant::now() < deadline, "{counted} of {connections} are counted");
+        ensure!(Instant::now() < deadline, "{counted} of {connections} are counted");
     }
     let resident_kib = pods::resident_kib(watcher.id())?;
+    let before = slab_kib()?;
     watcher.stop()?;
-    Ok(Held { connections, resident_kib })
+    let freed = before.saturating_sub(settled_slab_kib()?);
+    drop(processes);
+    let kernel_bytes_per_socket = freed as f64 * 1024.0 / (2 * connections) as f64;
+    Ok(Held { connections, resident_kib, kernel_bytes_per_socket })
+}
+
+/// Memory of the kernel's small objects once it shrinks no more: the state of sockets is freed after a grace period.
+fn settled_slab_kib() -> Result<u64> {
+    let deadline = Instant::now() + FREED;
+    let (mut lowest, mut since) = (slab_kib()?, Instant::now());
+    while since.elapsed() < STEADY && Instant::now() < deadline {
+        sleep(Duration::from_millis(100));
+        let now = slab_kib()?;
+        if now + STEADY_KIB < lowest {
+            (lowest, since) = (now, Instant::now());
+        }
+    }
+    Ok(lowest)
+}
+
+/// Memory of the kernel's small objects, which the state of sockets is among.
+fn slab_kib() -> Result<u64> {
+    pods::kib(&fs::read_to_string("/proc/meminfo")?, "SUnreclaim:")
+        .context("/proc/meminfo tells the kernel's memory")
 }

@@ -81,6 +81,8 @@ pub(super) struct Run {
     pub(super) ticks: u64,
     /// That of the process that watched, if one did.
     pub(super) watcher_ticks: u64,
+    /// Of a hundred operations, how long all but the slowest took, where the load tells.
+    pub(super) p99_us: Option<f64>,
 }
 
 impl Run {
@@ -99,6 +101,9 @@ impl Run {
         100.0 * self.watcher_ticks as f64 / TICKS_PER_SECOND / self.elapsed.as_secs_f64()
     }
 }
+
+/// Operations, how long they took, and the 99th percentile of each in microseconds.
+type Done = (f64, Duration, Option<f64>);
 
 /// The servers; they end when this is dropped.
 pub(super) struct Servers {
@@ -132,28 +137,34 @@ impl Servers {
     pub(super) fn run(&mut self, load: Load, bench: &Bench<'_>) -> Result<Run> {
         let server = if load == Load::WebSocket { self.echo.id() } else { self.nginx.child.id() };
         let before = ticks(server)?;
-        let (operations, elapsed) = match load {
+        let (operations, elapsed, p99_us) = match load {
             Load::KeepAlive => self.wrk(bench.plan.run, &[])?,
             Load::Short => self.wrk(bench.plan.run, &["-H", "Connection: close"])?,
             Load::WebSocket => self.echo(&bench.log)?,
             Load::Bulk => self.bulk(bench.plan.run)?,
         };
-        Ok(Run { operations, elapsed, ticks: ticks(server)? - before, watcher_ticks: 0 })
+        let ticks = ticks(server)? - before;
+        Ok(Run { operations, elapsed, ticks, watcher_ticks: 0, p99_us })
     }
 
-    fn wrk(&self, time: Duration, more: &[&str]) -> Result<(f64, Duration)> {
+    fn wrk(&self, time: Duration, more: &[&str]) -> Result<Done> {
         let mut wrk = cmd::command("wrk");
-        wrk.args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{}s", time.as_secs())]);
+        wrk.args([
+            "--latency",
+            "-t1",
+            &format!("-c{CONNECTIONS}"),
+            &format!("-d{}s", time.as_secs()),
+        ]);
         wrk.args(more).arg(format!("http://{}/tiny", self.nginx.address));
         let started = Instant::now();
         let said = cmd::output(&mut wrk)?;
         let elapsed = started.elapsed();
         ensure!(!said.contains("Non-2xx"), "wrk got errors: {said}");
         let requests = requests(&said).with_context(|| format!("wrk says: {said}"))?;
-        Ok((requests, elapsed))
+        Ok((requests, elapsed, p99(&said)))
     }
 
-    fn echo(&self, log: &File) -> Result<(f64, Duration)> {
+    fn echo(&self, log: &File) -> Result<Done> {
         let mut drive = cmd::command(&self.workload);
         let [connections, messages] =
             [u64::from(CONNECTIONS), self.messages].map(|n| n.to_string());
@@ -167,11 +178,11 @@ impl Servers {
         let answers = books["messages_in"].as_f64().context("the books count messages")?;
         driver.tell("close")?;
         driver.wait()?;
-        Ok((answers, elapsed))
+        Ok((answers, elapsed, books["round_trip_us"]["p99"].as_f64()))
     }
 
     /// Fetches the file again and again, in GiB.
-    fn bulk(&self, time: Duration) -> Result<(f64, Duration)> {
+    fn bulk(&self, time: Duration) -> Result<Done> {
         let mut buffer = vec![0; 256 << 10];
         let mut received = 0_usize;
         let started = Instant::now();
@@ -187,7 +198,7 @@ impl Servers {
             }
             ensure!(received - before > BULK, "nginx sent only {} bytes", received - before);
         }
-        Ok((received as f64 / f64::from(1 << 30), started.elapsed()))
+        Ok((received as f64 / f64::from(1 << 30), started.elapsed(), None))
     }
 }
 
@@ -253,6 +264,19 @@ fn requests(said: &str) -> Option<f64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// Microseconds in wrk's line "     99%    1.23ms".
+fn p99(said: &str) -> Option<f64> {
+    let line = said.lines().find_map(|line| line.trim().strip_prefix("99%"))?.trim();
+    let at = line.find(|c: char| c.is_ascii_alphabetic())?;
+    let unit = match &line[at..] {
+        "us" => 1.0,
+        "ms" => 1e3,
+        "s" => 1e6,
+        _ => return None,
+    };
+    Some(line[..at].parse::<f64>().ok()? * unit)
+}
+
 /// Processor time of a server and of ourselves with all children that have ended, in ticks.
 fn ticks(server: u32) -> Result<u64> {
     Ok(ticks_of(server)? + ticks_in("self", 4)?)
@@ -286,6 +310,16 @@ mod tests {
         assert_eq!(spent(stat, 2), Some(30));
         assert_eq!(spent(stat, 4), Some(730));
         assert_eq!(spent("nonsense", 2), None);
+    }
+
+    #[test]
+    fn wrk_tells_the_percentile() {
+        let said =
+            |time: &str| format!("  Latency Distribution\n     50%   70.00us\n     99%  {time}\n");
+        assert_eq!(p99(&said("214.00us")), Some(214.0));
+        assert_eq!(p99(&said("1.50ms")), Some(1_500.0));
+        assert_eq!(p99(&said("many")), None);
+        assert_eq!(p99("unable to connect"), None);
     }
 
     #[test]

@@ -105,8 +105,8 @@ fn memory(process: u32, field: &str) -> Result<u64> {
     kib(&status, field).context("/proc tells a process's memory")
 }
 
-/// A field of `/proc/<pid>/status` in KiB.
-fn kib(status: &str, field: &str) -> Option<u64> {
+/// A field of `/proc/<pid>/status` or `/proc/meminfo` in KiB.
+pub(super) fn kib(status: &str, field: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(field))?;
     value.trim().strip_suffix(" kB")?.parse().ok()
 }

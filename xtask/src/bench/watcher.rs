@@ -25,6 +25,8 @@ const IN_TRACEFS: &str = r#"mount -t tracefs tracefs /sys/kernel/tracing; exec "
 #[serde(rename_all = "lowercase")]
 pub(super) enum Kind {
     Observer,
+    /// The observer with programs that return at once: what the hooks cost by themselves.
+    Empty,
     /// Prints a line per TCP connection that ended.
     Tcplife,
     /// Prints a line per change of state of a TCP connection.
@@ -32,11 +34,12 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::Observer, Self::Tcplife, Self::Tcpstates];
+    pub(super) const ALL: [Self; 4] = [Self::Observer, Self::Empty, Self::Tcplife, Self::Tcpstates];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Observer => "observer",
+            Self::Empty => "empty programs",
             Self::Tcplife => "tcplife",
             Self::Tcpstates => "tcpstates",
         }
@@ -55,8 +58,8 @@ pub(super) struct Watcher {
 impl Watcher {
     /// Starts it and waits until it watches.
     pub(super) fn start(kind: Kind, bench: &Bench<'_>) -> Result<Self> {
-        if kind == Kind::Observer {
-            return Self::observer(&bench.programs.join("observer"));
+        if matches!(kind, Kind::Observer | Kind::Empty) {
+            return Self::observer(kind, &bench.programs.join("observer"));
         }
         ensure!(cmd::which(kind.name()).is_some(), "not installed");
         let mut command = cmd::command("unshare");
@@ -77,11 +80,12 @@ impl Watcher {
     }
 
     /// The observer on a free port.
-    fn observer(program: &Path) -> Result<Self> {
+    fn observer(kind: Kind, program: &Path) -> Result<Self> {
         let started = Instant::now();
         let mut command = cmd::command(program);
         command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json"]);
-        let mut watcher = Self::spawn(Kind::Observer, &mut command)?;
+        command.args((kind == Kind::Empty).then_some("--simulate-empty"));
+        let mut watcher = Self::spawn(kind, &mut command)?;
         let mut log = BufReader::new(watcher.child.stderr.take().context("piped")?).lines();
         let mut last = String::new();
         let address = loop {

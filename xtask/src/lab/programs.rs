@@ -14,11 +14,24 @@ use super::origin::Origin;
 use crate::cmd;
 
 /// Test programs of `observer/tests` that need nothing but the kernel and [`TOOLS`].
-const TESTS: &[&str] = &["ground_truth", "handshakes", "restart"];
+const TESTS: &[&str] = &[
+    "adoption",
+    "endings",
+    "failures",
+    "ground_truth",
+    "handshakes",
+    "overflow",
+    "pinned",
+    "restart",
+    "soak",
+    "tail",
+];
 /// Examples of `observer` that they start, which cargo puts beside the daemon.
-const EXAMPLES: &[&str] = &["workload", "peer"];
-/// Programs that they start, of this machine or from packages ([`Origin`]); busybox has some of these too, but with fewer options.
-const TOOLS: &[&str] = &["ip", "bpftool", "mount", "umount", "unshare"];
+const EXAMPLES: &[&str] = &["workload", "peer", "storm"];
+/// Programs that they start, of this machine or from packages ([`Origin`]); busybox has some of these too, but with
+/// fewer options.
+const TOOLS: &[&str] =
+    &["ip", "bpftool", "mount", "umount", "unshare", "setpriv", "nginx", "haproxy"];
 
 /// What cargo built.
 pub(super) struct Programs {
