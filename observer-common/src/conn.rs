@@ -15,21 +15,21 @@ pub const TX: usize = 1;
 /// What kind of socket carries the state, and how far it has come.
 pub mod kind {
     /// Fresh storage.
-    pub const NEW: u8 = 0;
+    pub const NEW: u32 = 0;
     /// A listener; a socket with this kind in any other state than LISTEN is its freshly accepted child.
-    pub const LISTENER: u8 = 1;
+    pub const LISTENER: u32 = 1;
     /// An active open, not established yet.
-    pub const CONNECTING: u8 = 2;
+    pub const CONNECTING: u32 = 2;
     /// Established, but no hook has told its cgroup yet.
-    pub const ESTABLISHED: u8 = 3;
+    pub const ESTABLISHED: u32 = 3;
     /// Counted in a cell.
-    pub const COUNTED: u8 = 4;
+    pub const COUNTED: u32 = 4;
     /// Ended; nothing may be counted any more.
-    pub const CLOSED: u8 = 5;
+    pub const CLOSED: u32 = 5;
     /// Ended by this node without a FIN; the reset that follows in the same call tells why, or else the socket's end.
-    pub const ABORTING: u8 = 6;
+    pub const ABORTING: u32 = 6;
     /// An active open has ended; an error that is reported in the same call tells why, or else the socket's end.
-    pub const FAILING: u8 = 7;
+    pub const FAILING: u32 = 7;
 }
 
 /// Bits of [`Conn::flags`].
@@ -82,22 +82,21 @@ pub struct Conn {
     pub retransmits: u32,
     /// The server's port, host order.
     pub port: u16,
-    /// [`kind`].
-    pub kind: u8,
     /// [`crate::protocol::Role`].
     pub role: u8,
-    /// [`flag`].
-    pub flags: u16,
     /// [`crate::protocol::ResetCause`] of the reset we sent.
     pub reset_cause: u8,
+    /// [`flag`].
+    pub flags: u16,
     /// Always 0.
-    pub zero: u8,
+    pub zero: u16,
     /// Local port, host order.
     pub local_port: u16,
     /// Peer port, host order.
     pub peer_port: u16,
-    /// Always 0.
-    pub zero_too: u32,
+    /// [`kind`]. A birth is counted by whoever changes it by compare-and-swap: a segment may meet the socket's own events on
+    /// another processor.
+    pub kind: u32,
     /// What the bytes have told so far.
     pub flow: Flow,
     /// `CLOCK_MONOTONIC` nanoseconds at CLOSE.

@@ -2,7 +2,8 @@
 //!
 //! Every function here keeps the invariants of `observer_common::cell`: a connection is opened once, closed once, and
 //! is active in exactly one cell in between, whatever programs run at the same time on other processors. The word that
-//! decides is `Conn::cell`, changed by compare-and-swap: who wins updates the counters.
+//! decides is `Conn::cell`, and before it is in any cell `Conn::kind`, changed by compare-and-swap: who wins updates the
+//! counters.
 
 use core::{mem::offset_of, ptr};
 
@@ -112,10 +113,19 @@ pub(crate) fn adopt(conn: &mut Conn) {
     enter(conn, index, offset_of!(Cell, adopted));
 }
 
-/// Puts a connection into its first cell, where it counts in the word at `counter` and as active.
+/// Changes the kind of a connection; false if it was another, or if another processor was first.
+#[inline(always)]
+pub(crate) fn advance(conn: &mut Conn, from: u32, to: u32) -> bool {
+    // SAFETY: an aligned word of the storage.
+    unsafe { atomic::compare_and_swap(&raw mut conn.kind, from, to) == from }
+}
+
+/// Puts an established connection into its first cell, where it counts in the word at `counter` and as active.
 #[inline(always)]
 fn enter(conn: &mut Conn, index: u32, counter: usize) {
-    conn.kind = kind::COUNTED;
+    if !advance(conn, kind::ESTABLISHED, kind::COUNTED) {
+        return;
+    }
     // SAFETY: storage of a live socket.
     unsafe { ptr::write_volatile(&raw mut conn.cell, index) };
     if let Some(cell) = cell(index) {

@@ -11,7 +11,7 @@ use support::{
     metrics::Expected,
     netns::{Netns, NetnsPair},
     pod::Pod,
-    scale::scaled,
+    scale::{patience, scaled},
     workload::{Drive, Driver, Protocol, Server},
 };
 
@@ -106,7 +106,7 @@ fn what_was_open_before_the_start_is_counted() {
     let open: Vec<_> = all.iter().flat_map(|held| held.expected(State::Open)).collect();
     let ready = Instant::now();
     daemon.wait_for(PROMPT, &open);
-    assert!(ready.elapsed() < 2 * PROMPT, "{:?} from ready", ready.elapsed());
+    assert!(ready.elapsed() < patience(2 * PROMPT), "{:?} from ready", ready.elapsed());
 
     // They talk, and stay what they are.
     for held in &mut all {

@@ -24,6 +24,7 @@ use support::{
     lock::SystemLock,
     poll::poll,
     process::run_to_end,
+    scale::scaled,
     workload::{Drive, Driver, Protocol, Server},
 };
 use tempfile::TempDir;
@@ -175,7 +176,7 @@ fn a_root_that_lacks_a_capability() {
 fn without_cgroup_v2() {
     let _lock = SystemLock::acquire();
     let words = ["no cgroup-v2 tree is mounted", "mount -t cgroup2"];
-    let unmounted = |args: &[&str]| observer_in_mounts("umount --all --lazy -t cgroup2", args);
+    let unmounted = |args: &[&str]| observer_in_mounts("umount -a -l -t cgroup2", args);
     both_refuse(unmounted, UNSUPPORTED, &words);
     // As in a container that sees the mount table, but not the tree.
     let root = support::cgroup::ROOT.display();
@@ -336,10 +337,11 @@ fn a_signal_under_load_ends_it_and_leaves_nothing() {
         let cgroup = TestCgroup::new("observer-failures");
         let server = Server::start(Protocol::Ws, ([127, 0, 0, 1], 0).into(), &cgroup, None);
         let daemon = Daemon::start(&[]);
-        let drive = Drive { short: 5000, long: 50, ..Drive::new(Protocol::Ws, server.addr) };
+        let short = scaled(5000);
+        let drive = Drive { short, long: 50, ..Drive::new(Protocol::Ws, server.addr) };
         let mut driver = Driver::start(&drive, &cgroup, None);
         daemon.wait_until(PATIENCE, |metrics| {
-            metrics.sum("websocket_connections_total", &[("pod", "/observer-failures")]) > 100.0
+            metrics.sum("websocket_connections_total", &[("pod", "/observer-failures")]) > 50.0
         });
         kill(Pid::from_raw(daemon.id().cast_signed()), signal).expect("the daemon runs");
         let heard = || daemon.log().contains(signal.as_str()).then_some(());
@@ -349,7 +351,7 @@ fn a_signal_under_load_ends_it_and_leaves_nothing() {
         assert!(log.contains("stopped"), "{signal}: {log}");
         before.assert_same();
         let books = driver.ready();
-        assert_eq!(books.opened, 5050, "the load was to go on unharmed: {books:?}");
+        assert_eq!(books.opened, short + 50, "the load was to go on unharmed: {books:?}");
         driver.finish();
     }
 }

@@ -115,7 +115,7 @@ pub(super) fn established(sk: *const c_void) {
 pub(super) fn established_as(sk: *const c_void, role: Role) {
     // SAFETY: the hook's socket.
     if let Some(conn) = unsafe { storage::get_or_create(sk) } {
-        if conn.kind == kind::NEW {
+        if count::advance(conn, kind::NEW, kind::ESTABLISHED) {
             reset(conn, role);
             begin(conn);
         } else {
@@ -127,10 +127,10 @@ pub(super) fn established_as(sk: *const c_void, role: Role) {
 /// A connection is established; does nothing if that is known.
 #[inline(always)]
 pub(super) fn born(conn: &mut Conn) {
-    match conn.kind {
-        kind::LISTENER => accepted(conn),
-        kind::CONNECTING => begin(conn),
-        _ => {}
+    if count::advance(conn, kind::LISTENER, kind::ESTABLISHED) {
+        accepted(conn);
+    } else if count::advance(conn, kind::CONNECTING, kind::ESTABLISHED) {
+        begin(conn);
     }
 }
 
@@ -138,7 +138,6 @@ pub(super) fn born(conn: &mut Conn) {
 fn begin(conn: &mut Conn) {
     // SAFETY: no arguments.
     conn.born_ns = unsafe { bpf_ktime_get_ns() };
-    conn.kind = kind::ESTABLISHED;
     if conn.flags & flag::CONFIRMED != 0 {
         count::open(conn, NO_CELL);
     }
@@ -178,7 +177,7 @@ pub(super) fn closed(sk: *const c_void, old: i32) {
         kind::CONNECTING => failed(conn),
         // A child whose birth was skipped, and which has had no segment since.
         kind::LISTENER if old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT => {
-            accepted(conn);
+            born(conn);
             ended(conn, old);
         }
         kind::ESTABLISHED => {

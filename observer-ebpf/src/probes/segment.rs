@@ -264,7 +264,8 @@ fn introduce(skb: *mut __sk_buff, conn: &mut Conn, sk: *mut bpf_sock) {
         conn.cgroup = unsafe { bpf_sk_cgroup_id(sk.cast()) };
         conn.port = if conn.role == Role::Server as u8 { conn.local_port } else { conn.peer_port };
         conn.flags |= flag::CONFIRMED;
-        if conn.kind == kind::ESTABLISHED {
+        // Not a mere look: of this and a birth on another processor one must see what the other has written.
+        if count::advance(conn, kind::ESTABLISHED, kind::ESTABLISHED) {
             count::open(conn, NO_CELL);
         }
     }

@@ -21,6 +21,7 @@ use crate::{
         pod::{Pod, settle},
         poll::poll,
         process::Process,
+        scale::is_slow,
         scenarios::Failures,
     },
 };
@@ -39,6 +40,12 @@ const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocke
     Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLBMxihnOnP9Z2mvPBQ1Zgs0=\r\n\r\n";
 /// A text message of a server.
 const MESSAGE: &[u8] = b"\x81\x05hello";
+
+/// Milliseconds of the proxies' time-outs: 5 s. Their timers count from before their own last write; on a slow machine
+/// from so much before it that what is left would be below what counts as idle.
+fn time_out() -> u64 {
+    if is_slow() { 5_500 } else { 5_000 }
+}
 
 /// The proxies whose time-outs the users meet.
 pub(crate) fn run(daemon: &Daemon, failures: &mut Failures) {
@@ -75,10 +82,11 @@ fn nginx(listen: SocketAddr, server: SocketAddr, directory: &Path) -> Recipe {
                     proxy_http_version 1.1;
                     proxy_set_header Upgrade $http_upgrade;
                     proxy_set_header Connection upgrade;
-                    proxy_read_timeout 5s;
+                    proxy_read_timeout {}ms;
                 }}
             }}
-        }}"
+        }}",
+        time_out()
     );
     let command = |path: &Path| {
         let mut command = Command::new("nginx");
@@ -98,10 +106,11 @@ fn haproxy(listen: SocketAddr, server: SocketAddr, _: &Path) -> Recipe {
             timeout connect 5s
             timeout client 30s
             timeout server 30s
-            timeout tunnel 5s
+            timeout tunnel {}ms
         listen proxy
             bind {listen}
-            server server {server}\n"
+            server server {server}\n",
+        time_out()
     );
     let command = |path: &Path| {
         let mut command = Command::new("haproxy");

@@ -175,8 +175,12 @@ impl Watch {
         self.shown.extend(now);
     }
 
-    /// Waits until all is shown as it must be; panics with what is not. Returns how many series were compared.
-    pub(crate) fn settle(&mut self, daemon: &Daemon, accounts: &[Account]) -> usize {
+    /// Waits until all is shown as it must be; else says what is not. Returns how many series were compared.
+    pub(crate) fn settle(
+        &mut self,
+        daemon: &Daemon,
+        accounts: &[Account],
+    ) -> Result<usize, String> {
         let mut wrong = Vec::new();
         poll(PATIENCE, || {
             self.look(daemon);
@@ -184,12 +188,16 @@ impl Watch {
             wrong = accounts.iter().flat_map(|one| one.mismatches(shown(&one.pod))).collect();
             wrong.is_empty().then_some(())
         })
-        .unwrap_or_else(|| panic!("the books differ:\n{}", wrong.concat()));
-        accounts.iter().map(|account| account.series().len()).sum()
+        .ok_or_else(|| format!("the books differ:\n{}", wrong.concat()))?;
+        Ok(accounts.iter().map(|account| account.series().len()).sum())
     }
 
     /// The same for the sums over all accounts, in a table that is too small: what found no cell in it is shown together.
-    pub(crate) fn settle_sums(&mut self, daemon: &Daemon, accounts: &[Account]) -> usize {
+    pub(crate) fn settle_sums(
+        &mut self,
+        daemon: &Daemon,
+        accounts: &[Account],
+    ) -> Result<usize, String> {
         const OVERFLOW: &str = "overflow";
         let mut expected: BTreeMap<String, u64> = BTreeMap::new();
         for account in accounts {
@@ -207,8 +215,8 @@ impl Watch {
             wrong = mismatches("all", &expected, samples, true);
             wrong.is_empty().then_some(())
         })
-        .unwrap_or_else(|| panic!("the sums differ:\n{}", wrong.concat()));
-        expected.len()
+        .ok_or_else(|| format!("the sums differ:\n{}", wrong.concat()))?;
+        Ok(expected.len())
     }
 
     /// Waits until all connections of a pod are over, however many were opened before the daemon started.

@@ -365,14 +365,30 @@ impl Stage {
     fn check(&mut self, daemon: &Daemon, held: &[Held]) {
         let accounts: Vec<_> =
             self.over.iter().cloned().chain(held.iter().flat_map(Held::accounts)).collect();
-        self.reached.compared += self.watch.settle(daemon, &accounts);
+        let compared = self.watch.settle(daemon, &accounts);
+        self.reached.compared += compared.unwrap_or_else(|wrong| self.give_up(daemon, &wrong));
     }
 
     /// Compares the sums over all pods, by role, protocol and reason.
     fn sums(&mut self, daemon: &Daemon, held: &[Held]) {
         let accounts: Vec<_> =
             self.over.iter().cloned().chain(held.iter().flat_map(Held::accounts)).collect();
-        self.reached.compared += self.watch.settle_sums(daemon, &accounts);
+        let compared = self.watch.settle_sums(daemon, &accounts);
+        self.reached.compared += compared.unwrap_or_else(|wrong| self.give_up(daemon, &wrong));
+    }
+
+    /// Tells what may explain the difference: what the observer has missed, and which sockets the kernel has: one for
+    /// whose FIN there was no memory stays open (`tcp_send_fin`).
+    fn give_up(&self, daemon: &Daemon, wrong: &str) -> ! {
+        for sample in daemon.scrape().samples {
+            if sample.name.starts_with("observer_") && sample.value != 0.0 {
+                println!("{sample} {}", sample.value);
+            }
+        }
+        for netns in [&self.namespaces.a, &self.namespaces.b] {
+            println!("{}:\n{}", netns.name(), netns.sockets());
+        }
+        panic!("{wrong}");
     }
 }
 

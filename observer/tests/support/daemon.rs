@@ -21,11 +21,11 @@ use super::{
     lock::require_root,
     metrics::{self, CLASSIC, Expected, Metrics},
     process::Process,
+    scale::patience,
 };
 
-/// How long the daemon may take to load its programs: the verifier is slow in a debug kernel, and slower in an emulated
-/// one under load.
-const START: Duration = Duration::from_mins(3);
+/// How long the daemon may take to load its programs: the verifier of a debug kernel is slow.
+const START: Duration = Duration::from_mins(1);
 
 /// How long it may take to end.
 const STOP: Duration = Duration::from_secs(20);
@@ -63,10 +63,10 @@ impl Daemon {
             .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
         let mut process = Process::new(child, "the daemon");
         let (mut log, ready) = Log::read(process.take_stderr());
-        let address = ready.recv_timeout(START).unwrap_or_else(|error| {
+        let address = ready.recv_timeout(patience(START)).unwrap_or_else(|error| {
             process.kill();
             let why = match error {
-                RecvTimeoutError::Timeout => format!("was not ready within {START:?}"),
+                RecvTimeoutError::Timeout => format!("was not ready within {:?}", patience(START)),
                 RecvTimeoutError::Disconnected => "ended before it was ready".to_owned(),
             };
             panic!("the daemon {why}; its log:\n{}", log.finish());

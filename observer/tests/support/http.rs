@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use super::scale::patience;
+
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -24,8 +26,8 @@ pub(crate) struct Response {
 
 /// One GET on a connection of its own, HTTP/1.0 so that the body is never chunked.
 pub(crate) fn get(address: SocketAddr, path: &str, accept: Option<&str>) -> Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&address, patience(PATIENCE))?;
+    stream.set_read_timeout(Some(patience(PATIENCE)))?;
     let accept = accept.map(|types| format!("Accept: {types}\r\n")).unwrap_or_default();
     // In one piece: every server, even a careless one, gets it by one read.
     let request =

@@ -67,6 +67,16 @@ impl Netns {
         assert!(status.is_ok_and(|status| status.success()), "cannot set {setting}");
     }
 
+    /// Its IPv4 TCP sockets as `/proc/net/tcp` has them, but for those in `TIME_WAIT`; a hundred at most.
+    pub(crate) fn sockets(&self) -> String {
+        const TIME_WAIT: &str = "06";
+        let output = self.enter(Command::new("cat").arg("/proc/net/tcp")).output();
+        let table = output.map(|output| output.stdout).unwrap_or_default();
+        let table = String::from_utf8_lossy(&table);
+        let state = |line: &&str| line.split_whitespace().nth(3) != Some(TIME_WAIT);
+        table.lines().filter(state).take(100).collect::<Vec<_>>().join("\n")
+    }
+
     /// Configures the cable's end and brings the namespace up.
     fn configure(&self) {
         // Duplicate address detection would keep the address unusable for a second or two.

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{cgroup::TestCgroup, daemon, netns::Netns, process::Process};
+use super::{cgroup::TestCgroup, daemon, netns::Netns, process::Process, scale::patience};
 
 /// How long a command may take; longer than the peer's own patience, which says what is missing.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -60,7 +60,8 @@ impl Peer {
 
     /// The result of the oldest command whose answer was not taken yet.
     pub(crate) fn answer(&self) -> Result<String> {
-        let answer = self.answers.recv_timeout(PATIENCE).context("the peer does not answer")?;
+        let answer =
+            self.answers.recv_timeout(patience(PATIENCE)).context("the peer does not answer")?;
         match answer.split_once(' ').unwrap_or((&answer, "")) {
             ("ok", result) => Ok(result.to_owned()),
             (_, reason) => bail!("{reason}"),

@@ -5,14 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::scale::patience;
+
 /// Pause between two questions; short beside what is waited for, long beside a system call.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Asks until there is an answer; `None` if there was none within `deadline`.
+/// Asks until there is an answer; `None` if there was none within `deadline`, or longer on a slow machine.
 ///
 /// It asks at least once, and a last time after the deadline.
 pub(crate) fn poll<T>(deadline: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + deadline;
+    let end = Instant::now() + patience(deadline);
     loop {
         let last = Instant::now() >= end;
         let answer = ask();

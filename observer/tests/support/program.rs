@@ -13,7 +13,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
-use super::{cgroup::TestCgroup, daemon, netns::Netns, process::Process};
+use super::{cgroup::TestCgroup, daemon, netns::Netns, process::Process, scale::patience};
 
 /// How long a program may take for its next line: thousands of connections on a slow machine.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -62,7 +62,7 @@ impl Program {
     pub(crate) fn line<T: DeserializeOwned>(&self) -> T {
         let line = self
             .lines
-            .recv_timeout(PATIENCE)
+            .recv_timeout(patience(PATIENCE))
             .unwrap_or_else(|error| panic!("{} printed nothing more: {error}", self.description));
         serde_json::from_str(&line)
             .unwrap_or_else(|error| panic!("{} printed `{line}`: {error}", self.description))

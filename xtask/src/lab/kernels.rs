@@ -19,11 +19,14 @@ const IMAGE: &str = "linux-image-";
 const IMAGE_FILE: &str = "vmlinuz";
 /// How long a resolved kernel is taken for the newest one.
 const FRESH: Duration = Duration::from_hours(24);
-/// Modules that the tests need, below a kernel's `kernel` directory, where it does not have them built in. A kernel that has
-/// those for lists of sockets as modules, such as arm64's, asks for them when they are needed, but no guest has what would
-/// load them then. Guests load all in alphabetical order, which suits what they depend on.
-const MODULES: &[&str] =
-    &["drivers/net/veth.ko", "drivers/net/tun.ko", "net/ipv4/inet_diag.ko", "net/ipv4/tcp_diag.ko"];
+/// Modules that the tests need, below a kernel's `kernel` directory.
+const MODULES: &[&str] = &[
+    "drivers/net/veth.ko",
+    "drivers/net/tun.ko",
+    // A node loads these two when they are asked for; a guest in the order of their names.
+    "net/ipv4/inet_diag.ko",
+    "net/ipv4/tcp_diag.ko",
+];
 /// How a module may be compressed, and what unpacks it.
 const COMPRESSIONS: &[(&str, &str)] = &[("", "cat"), (".xz", "xzcat"), (".zst", "zstdcat")];
 
@@ -134,6 +137,10 @@ impl Source {
     fn cached(&self, directory: &Path) -> Option<(Kernel, Duration)> {
         let stamp = directory.join("version");
         let version = fs::read_to_string(&stamp).ok()?;
+        // Unpacked for another list of modules, it may lack some.
+        if fs::read_to_string(directory.join("modules")).ok()? != MODULES.join("\n") {
+            return None;
+        }
         let resolved = fs::metadata(&stamp).and_then(|file| file.modified()).ok()?;
         let age = SystemTime::now().duration_since(resolved).unwrap_or_default();
         let kernel = self.describe(directory, version);
@@ -157,6 +164,7 @@ impl Source {
             }
             keep(unpacked.path(), directory)?;
         }
+        fs::write(directory.join("modules"), MODULES.join("\n"))?;
         // Last, since it vouches for the image.
         fs::write(directory.join("version"), &version)?;
         Ok(self.describe(directory, version))
