@@ -85,7 +85,8 @@ pub struct Cell {
     pub traffic: [Traffic; SHARES],
 }
 
-/// Traffic of a cell's connections, as some of the processors have counted it: a cache line.
+/// Traffic of a cell's connections, as some of the processors have counted it: two cache lines, since processors fetch a
+/// line's neighbour with it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Traffic {
@@ -94,15 +95,15 @@ pub struct Traffic {
     /// WebSocket data messages received and sent.
     pub messages: [u64; 2],
     /// Always 0.
-    pub zero: [u64; 4],
+    pub zero: [u64; 12],
 }
 
 /// Shares of a cell's traffic, a power of two; processors beyond as many take turns from the first on.
-pub const SHARES: usize = 8;
+pub const SHARES: usize = 4;
 
 const _: () = assert!(size_of::<CellKey>() == 16);
 const _: () = assert!(size_of::<Cell>() == 4096);
-const _: () = assert!(offset_of!(Cell, traffic).is_multiple_of(64) && size_of::<Traffic>() == 64);
+const _: () = assert!(offset_of!(Cell, traffic).is_multiple_of(128) && size_of::<Traffic>() == 128);
 
 /// From this silence on, the end of a connection by the peer or by a reset counts as an idle close: 5 s, less what the
 /// timer of a proxy that cuts after 5 s may be early by, which counts from before its own last write.

@@ -63,7 +63,7 @@ pub const MAX_FOUND: usize = 65_536;
 pub const NO_CELL: u32 = u32::MAX;
 
 /// Per-socket state. Its start shares a cache line with eight bytes of the kernel's, which each look-up reads: what every
-/// segment reads and hardly any writes. Then a line for each direction, then the rest.
+/// segment reads and hardly any writes.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Conn {
@@ -114,8 +114,10 @@ pub struct Conn {
 /// Bytes between the start of a cache line and a socket's state (`struct bpf_local_storage_data`: the map's address).
 const BEFORE: usize = 8;
 
-const _: () = assert!((BEFORE + offset_of!(Conn, flow)).is_multiple_of(64));
-const _: () = assert!(size_of::<Conn>().is_multiple_of(8));
+const _: () = assert!((BEFORE + offset_of!(Conn, flow.request)).is_multiple_of(64));
+const _: () = assert!((BEFORE + offset_of!(Conn, flow.response)).is_multiple_of(64));
+// With the kernel's line before it, it fits what the kernel allocates for it anyway.
+const _: () = assert!(64 + BEFORE + size_of::<Conn>() <= 512);
 
 impl Conn {
     /// The direction of the client's bytes (`request`) or the server's at this socket: [`RX`] or [`TX`].

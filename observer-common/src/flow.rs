@@ -57,8 +57,7 @@ pub mod upgrade {
     pub const OTHER: u8 = 4;
 }
 
-/// One direction of a connection: 64 bytes, a cache line of its own in [`crate::conn::Conn`], since the two directions
-/// pass on different processors.
+/// One direction of a connection: 64 bytes, a cache line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Stream {
@@ -93,13 +92,12 @@ const _: () = assert!(size_of::<Stream>() == 64);
 pub const UNCOUNTED: u8 = u8::MAX;
 
 /// The protocol state of one connection.
+///
+/// Its two streams pass on different processors, each of which writes its own. They are two lines apart from each other and
+/// from what both read: processors fetch a line's neighbours with it, and would take them from each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Flow {
-    /// From client to server.
-    pub request: Stream,
-    /// From server to client.
-    pub response: Stream,
     /// [`Protocol`].
     pub protocol: u8,
     /// [`upgrade`] bits that a request asked for and no response has answered.
@@ -113,20 +111,42 @@ pub struct Flow {
     pub before_answer: u8,
     /// Always 0.
     pub zero: [u8; 3],
+    /// Room.
+    pub apart: [u64; 15],
+    /// From client to server.
+    pub request: Stream,
+    /// Room.
+    pub apart_too: [u64; 8],
+    /// From server to client.
+    pub response: Stream,
 }
 
-const _: () = assert!(size_of::<Flow>() == 136);
+const _: () = assert!(size_of::<Flow>() == 320);
 
 impl Flow {
     /// A connection of which nothing has been seen.
     #[inline(always)]
     pub fn start(&mut self) {
-        *self = Self::default();
+        let nothing = Self::default();
+        self.take(&nothing);
         self.request.mode = mode::HTTP1;
         self.request.state = http1::REQUEST_FIRST;
         // Until the request stream decides, the response may: its request can have been missed (fast open).
         self.response.mode = mode::HTTP1;
         self.response.state = http1::RESPONSE_START;
+    }
+
+    /// Becomes what `other` is.
+    #[inline(always)]
+    pub const fn take(&mut self, other: &Self) {
+        // Not as a whole: the room between would be copied, too.
+        self.protocol = other.protocol;
+        self.asked = other.asked;
+        self.granted = other.granted;
+        self.unanswered = other.unanswered;
+        self.before_answer = other.before_answer;
+        self.request = other.request;
+        self.response = other.response;
     }
 
     /// The stream from client to server (`request`), or back.

@@ -155,7 +155,7 @@ fn accepted(conn: &mut Conn) {
         // SAFETY: this processor's element, written by the segment that made this child.
         let note = unsafe { &mut *note };
         if note.armed != 0 && note.port == u32::from(conn.port) && note.cgroup == conn.cgroup {
-            conn.flow = note.flow;
+            conn.flow.take(&note.flow);
             conn.flow.request.payload_ns = conn.born_ns;
             noted = true;
         }
