@@ -42,8 +42,8 @@ pub enum Action {
 
 #[derive(Debug)]
 enum Stage {
-    /// Waiting for a scrape.
-    Dead { since: Instant, shown: bool },
+    /// Waiting for a scrape that shows these events.
+    Dead { since: Instant, shown: bool, events: u64 },
     /// Out of the index.
     Unlinked { since: Instant, key: CellKey, events: u64 },
 }
@@ -68,8 +68,12 @@ impl Expiry {
                 continue;
             }
             let stage = match stage {
-                None => Stage::Dead { since: now, shown: false },
-                Some(Stage::Dead { since, shown })
+                None => Stage::Dead { since: now, shown: false, events },
+                // Used once more: what a scrape has shown meanwhile may not be all.
+                Some(Stage::Dead { events: before, .. }) if events != before => {
+                    Stage::Dead { since: now, shown: false, events }
+                }
+                Some(Stage::Dead { since, shown, .. })
                     if shown || now.duration_since(since) >= UNSCRAPED =>
                 {
                     actions.push(Action::Unlink(cell, key));
@@ -77,7 +81,7 @@ impl Expiry {
                 }
                 Some(Stage::Unlinked { events: before, .. }) if events != before => {
                     actions.push(Action::Relink(cell, key));
-                    Stage::Dead { since: now, shown: false }
+                    Stage::Dead { since: now, shown: false, events }
                 }
                 Some(Stage::Unlinked { since, .. }) if now.duration_since(since) >= QUIET => {
                     actions.push(Action::Recycle(cell, key));
@@ -131,6 +135,18 @@ mod tests {
         assert!(!expiry.show(20), "the series is over");
         assert!(expiry.tick(unlinked, &done).is_empty());
         assert_eq!(expiry.tick(unlinked + QUIET, &done), [Action::Recycle(20, KEY)]);
+    }
+
+    #[test]
+    fn a_dead_cell_that_is_used_once_more_is_shown_once_more() {
+        let (mut expiry, start) = (Expiry::default(), Instant::now());
+        expiry.tick(start, &dead(0, 3));
+        assert!(expiry.show(20));
+        let used = dead(0, 5);
+        assert!(expiry.tick(start, &used).is_empty());
+        assert!(expiry.tick(start, &used).is_empty(), "the last counts are not shown yet");
+        assert!(expiry.show(20));
+        assert_eq!(expiry.tick(start, &used), [Action::Unlink(20, KEY)]);
     }
 
     #[test]
