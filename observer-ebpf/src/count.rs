@@ -267,12 +267,17 @@ pub(crate) fn one(conn: &Conn, offset: usize) {
     }
 }
 
+/// The cell that the connection is counted in, if it is in any.
+#[inline(always)]
+fn counted(conn: &Conn) -> Option<*mut Cell> {
+    // SAFETY: storage of a live socket.
+    cell(unsafe { ptr::read_volatile(&raw const conn.cell) })
+}
+
 /// This processor's share of the traffic of the connection's cell.
 #[inline(always)]
 fn traffic(conn: &Conn) -> Option<*mut Traffic> {
-    // SAFETY: storage of a live socket.
-    let index = unsafe { ptr::read_volatile(&raw const conn.cell) };
-    let cell = cell(index)?;
+    let cell = counted(conn)?;
     // SAFETY: no arguments.
     let share = unsafe { bpf_get_smp_processor_id() } as usize & (SHARES - 1);
     // SAFETY: a part of the map's value; the index is masked.
@@ -303,9 +308,7 @@ pub(crate) fn fill_hole(conn: &mut Conn, request: bool, bytes_come: u32) {
 /// Adds a sample of the round-trip time in microseconds.
 #[inline(always)]
 pub(crate) fn rtt(conn: &Conn, us: u32) {
-    // SAFETY: storage of a live socket.
-    let index = unsafe { ptr::read_volatile(&raw const conn.cell) };
-    if let Some(cell) = cell(index) {
+    if let Some(cell) = counted(conn) {
         let bucket = rtt_bucket(us) as usize;
         if bucket < RTT_BUCKETS {
             // SAFETY: counters of a map value; the index is checked.
@@ -330,9 +333,7 @@ pub(crate) fn messages(conn: &Conn, request: bool, messages: u64) {
 /// Adds WebSocket protocol errors.
 #[inline(always)]
 pub(crate) fn errors(conn: &Conn, errors: u64) {
-    // SAFETY: storage of a live socket.
-    let index = unsafe { ptr::read_volatile(&raw const conn.cell) };
-    if let Some(cell) = cell(index) {
+    if let Some(cell) = counted(conn) {
         // SAFETY: a counter of a map value.
         unsafe { atomic::add(&raw mut (*cell).errors, errors) }
     }

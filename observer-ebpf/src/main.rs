@@ -1,8 +1,8 @@
 //! The kernel programs of observer.
 //!
 //! `probes/` holds one file per hook family; `maps.rs` every map with its sizing; `count.rs` the books (cells and the
-//! moves between them); `record.rs` the details for whoever listens; `atomic.rs` the BPF atomic instructions; `floor.rs` the switch
-//! by which the bench measures the hooks alone. The protocol parsers are `observer-common`'s.
+//! moves between them); `record.rs` the details for whoever listens; `atomic.rs` the BPF atomic instructions;
+//! `floor.rs` the switch by which the bench measures the hooks alone. The protocol parsers are `observer-common`'s.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]

@@ -115,7 +115,7 @@ pub(super) fn established(sk: *const c_void) {
 pub(super) fn established_as(sk: *const c_void, role: Role) {
     // SAFETY: the hook's socket.
     if let Some(conn) = unsafe { storage::get_or_create(sk) } {
-        if count::advance(conn, kind::NEW, kind::ESTABLISHED) {
+        if conn.kind == kind::NEW && count::advance(conn, kind::NEW, kind::ESTABLISHED) {
             reset(conn, role);
             begin(conn);
         } else {
@@ -127,10 +127,14 @@ pub(super) fn established_as(sk: *const c_void, role: Role) {
 /// A connection is established; does nothing if that is known.
 #[inline(always)]
 pub(super) fn born(conn: &mut Conn) {
-    if count::advance(conn, kind::LISTENER, kind::ESTABLISHED) {
-        accepted(conn);
-    } else if count::advance(conn, kind::CONNECTING, kind::ESTABLISHED) {
-        begin(conn);
+    // Looked at first: most events come for connections whose birth is known, and swaps cost even when they fail.
+    let seen = conn.kind;
+    match seen {
+        kind::LISTENER if count::advance(conn, kind::LISTENER, kind::ESTABLISHED) => accepted(conn),
+        kind::CONNECTING if count::advance(conn, kind::CONNECTING, kind::ESTABLISHED) => {
+            begin(conn);
+        }
+        _ => {}
     }
 }
 
