@@ -341,7 +341,7 @@ fn a_signal_under_load_ends_it_and_leaves_nothing() {
         let drive = Drive { short, long: 50, ..Drive::new(Protocol::Ws, server.addr) };
         let mut driver = Driver::start(&drive, &cgroup, None);
         daemon.wait_until(PATIENCE, |metrics| {
-            metrics.sum("websocket_connections_total", &[("pod", "/observer-failures")]) > 50.0
+            metrics.sum("websocket_connections_total", &[("pod", "/observer-failures")]) > 100.0
         });
         kill(Pid::from_raw(daemon.id().cast_signed()), signal).expect("the daemon runs");
         let heard = || daemon.log().contains(signal.as_str()).then_some(());

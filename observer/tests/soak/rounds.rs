@@ -363,18 +363,21 @@ impl Stage {
 
     /// Compares all that is over and all that is held.
     fn check(&mut self, daemon: &Daemon, held: &[Held]) {
-        let accounts: Vec<_> =
-            self.over.iter().cloned().chain(held.iter().flat_map(Held::accounts)).collect();
+        let accounts = self.accounts(held);
         let compared = self.watch.settle(daemon, &accounts);
         self.reached.compared += compared.unwrap_or_else(|wrong| self.give_up(daemon, &wrong));
     }
 
     /// Compares the sums over all pods, by role, protocol and reason.
     fn sums(&mut self, daemon: &Daemon, held: &[Held]) {
-        let accounts: Vec<_> =
-            self.over.iter().cloned().chain(held.iter().flat_map(Held::accounts)).collect();
+        let accounts = self.accounts(held);
         let compared = self.watch.settle_sums(daemon, &accounts);
         self.reached.compared += compared.unwrap_or_else(|wrong| self.give_up(daemon, &wrong));
+    }
+
+    /// Of all that is over and all that is held.
+    fn accounts(&self, held: &[Held]) -> Vec<Account> {
+        self.over.iter().cloned().chain(held.iter().flat_map(Held::accounts)).collect()
     }
 
     /// Tells what may explain the difference: what the observer has missed, and which sockets the kernel has: one for
