@@ -18,6 +18,9 @@ pub enum Loss {
     ParseLimit = 5,
     /// A segment whose headers could not be read.
     Malformed = 6,
+    /// A connection's end did not find it where it was counted: it was in no cell, and stays active in the one that it was
+    /// opened in; or it was over and still in one when its socket went, which then counts its end.
+    MisplacedEnd = 7,
 }
 
 /// Number of loss counters in the kernel's array.
@@ -25,7 +28,7 @@ pub const LOSSES: usize = 8;
 
 impl Loss {
     /// Every loss, in the order of the counters.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::RingFull,
         Self::TableFull,
         Self::StorageRefused,
@@ -33,6 +36,7 @@ impl Loss {
         Self::Gap,
         Self::ParseLimit,
         Self::Malformed,
+        Self::MisplacedEnd,
     ];
 
     /// The text used as a label value.
@@ -46,6 +50,7 @@ impl Loss {
             Self::Gap => "gap",
             Self::ParseLimit => "parse_limit",
             Self::Malformed => "malformed",
+            Self::MisplacedEnd => "misplaced_end",
         }
     }
 }

@@ -182,11 +182,12 @@ fn step(conn: &mut Conn, protocol: u8) {
     }
 }
 
-/// Counts the end of a counted connection; false if somebody else did.
+/// Counts the end of a counted connection; false, which is a loss, if it is in no cell.
 #[inline(always)]
 pub(crate) fn close(conn: &mut Conn, reason: Reason, now: u64) -> bool {
     let index = take(conn);
     if index == NO_CELL {
+        lost(Loss::MisplacedEnd);
         return false;
     }
     conn.kind = kind::CLOSED;

@@ -200,6 +200,12 @@ fn destroyed(sk: *const c_void) {
         kind::ABORTING => unexplained(conn),
         kind::COUNTED => ended(conn, UNSEEN),
         kind::CONNECTING | kind::FAILING => fail(conn, Failure::Cancelled),
+        kind::ESTABLISHED => count::lost(Loss::Unattributed),
+        // Over, and in a cell all the same: whatever went wrong, a socket that is gone is not active.
+        kind::CLOSED if conn.cell != NO_CELL => {
+            count::lost(Loss::MisplacedEnd);
+            ended(conn, UNSEEN);
+        }
         _ => {}
     }
 }

@@ -365,13 +365,24 @@ impl Stage {
     fn check(&mut self, daemon: &Daemon, held: &[Held]) {
         let accounts = self.accounts(held);
         let compared = self.watch.settle(daemon, &accounts);
-        self.reached.compared += compared.unwrap_or_else(|wrong| self.give_up(daemon, &wrong));
+        self.judge(daemon, compared);
     }
 
     /// Compares the sums over all pods, by role, protocol and reason.
     fn sums(&mut self, daemon: &Daemon, held: &[Held]) {
         let accounts = self.accounts(held);
         let compared = self.watch.settle_sums(daemon, &accounts);
+        self.judge(daemon, compared);
+    }
+
+    /// Goes on if all was right, and no end had to be put right.
+    fn judge(&mut self, daemon: &Daemon, compared: Result<usize, String>) {
+        const MISPLACED: &[(&str, &str)] = &[("kind", "misplaced_end")];
+        let misplaced = || daemon.scrape().sum("observer_lost_total", MISPLACED);
+        let compared = compared.and_then(|compared| match misplaced() {
+            0.0 => Ok(compared),
+            ends => Err(format!("{ends} ends did not find their connection where it was counted")),
+        });
         self.reached.compared += compared.unwrap_or_else(|wrong| self.give_up(daemon, &wrong));
     }
 
@@ -380,11 +391,13 @@ impl Stage {
         self.over.iter().cloned().chain(held.iter().flat_map(Held::accounts)).collect()
     }
 
-    /// Tells what may explain the difference: what the observer has missed, and which sockets the kernel has: one for
-    /// whose FIN there was no memory stays open (`tcp_send_fin`).
+    /// Tells what may explain the difference: what the observer has missed and what it shows, and which sockets the kernel
+    /// has: one for whose FIN there was no memory stays open (`tcp_send_fin`).
     fn give_up(&self, daemon: &Daemon, wrong: &str) -> ! {
         for sample in daemon.scrape().samples {
-            if sample.name.starts_with("observer_") && sample.value != 0.0 {
+            let telling =
+                sample.name.starts_with("observer_") || sample.name.starts_with("tcp_connections_");
+            if telling && sample.value != 0.0 {
                 println!("{sample} {}", sample.value);
             }
         }

@@ -67,10 +67,12 @@ impl Netns {
         assert!(status.is_ok_and(|status| status.success()), "cannot set {setting}");
     }
 
-    /// Its IPv4 TCP sockets as `/proc/net/tcp` has them, but for those in `TIME_WAIT`; a hundred at most.
+    /// Its IPv4 TCP sockets as `/proc/net/tcp` has them, but for those in `TIME_WAIT`, a hundred at most; and how many
+    /// there are as `/proc/net/sockstat` has it: `alloc` has also those that no table has.
     pub(crate) fn sockets(&self) -> String {
         const TIME_WAIT: &str = "06";
-        let output = self.enter(Command::new("cat").arg("/proc/net/tcp")).output();
+        let files = ["/proc/net/sockstat", "/proc/net/tcp"];
+        let output = self.enter(Command::new("cat").args(files)).output();
         let table = output.map(|output| output.stdout).unwrap_or_default();
         let table = String::from_utf8_lossy(&table);
         let state = |line: &&str| line.split_whitespace().nth(3) != Some(TIME_WAIT);

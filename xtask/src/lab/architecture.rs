@@ -10,7 +10,7 @@ pub(super) struct Architecture {
     /// The target that programs are cross-built for; none if they are the very ones that run on this machine.
     pub(super) cross: Option<Cross>,
     pub(super) emulator: &'static str,
-    /// Board and processor.
+    /// Board, processor, and how QEMU runs it.
     pub(super) machine: &'static [&'static str],
     /// The board's own serial line, where the kernel's messages go.
     pub(super) console: &'static str,
@@ -32,9 +32,10 @@ pub(super) static AMD64: Architecture = Architecture {
     name: "amd64",
     cross: None,
     emulator: "qemu-system-x86_64",
-    // All that QEMU emulates but `cmpxchg16b`, of which QEMU 7.2 spoils the flags when there are several processors, and
-    // the kernel's allocator with them.
-    machine: &["-cpu", "max,-cx16"],
+    // All that QEMU emulates, the processors taking turns: when each has a thread of its own, QEMU 7.2 spoils the flags of
+    // `cmpxchg16b`, and the kernel's allocator with them, and may run into a breakpoint that the kernel has long taken out
+    // again while it changes its own code, as for a tracepoint ("Oops: int3").
+    machine: &["-cpu", "max", "-accel", "tcg,thread=single"],
     console: "ttyS0",
     line: ("isa-serial", "ttyS1"),
 };
@@ -45,7 +46,7 @@ pub(super) static ARM64: Architecture = Architecture {
     emulator: "qemu-system-aarch64",
     // All that QEMU emulates. Kernels sign return addresses, those of BPF programs too, and QEMU's own cipher for that
     // costs a fifth of the architecture's.
-    machine: &["-machine", "virt", "-cpu", "max,pauth-impdef=on"],
+    machine: &["-machine", "virt", "-cpu", "max,pauth-impdef=on", "-accel", "tcg,thread=multi"],
     console: "ttyAMA0",
     // The board has one line only.
     line: ("pci-serial", "ttyS0"),

@@ -57,7 +57,7 @@ impl Guest<'_> {
         let [console, report] = ["console.log", "report.log"].map(|name| self.directory.join(name));
         let Architecture { emulator, machine, line, .. } = self.kernel.architecture;
         let mut qemu = cmd::command(emulator);
-        qemu.args(*machine).args(["-accel", "tcg,thread=multi", "-nodefaults", "-no-reboot"]);
+        qemu.args(*machine).args(["-nodefaults", "-no-reboot"]);
         qemu.args(["-display", "none", "-monitor", "none"]);
         qemu.args(["-m", &MEMORY_MIB.to_string(), "-smp", &self.processors.to_string()]);
         qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
