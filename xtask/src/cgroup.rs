@@ -1,4 +1,4 @@
-//! The cgroup v2 tree of this machine.
+//! The cgroup trees of this machine.
 
 use std::fs;
 use std::io;
@@ -11,15 +11,22 @@ use anyhow::{Context as _, Result};
 /// Where the v2 tree is mounted: the whole of `/sys/fs/cgroup`, or a part of it beside v1.
 pub(crate) fn root() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    mount_point(&mounts).context("no cgroup v2 tree is mounted here")
+    let root = mount_points(&mounts, &["cgroup2"]).next();
+    root.context("no cgroup v2 tree is mounted here")
 }
 
-/// The mount point of the first cgroup2 file system in `/proc/mounts`.
-fn mount_point(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
+/// Where cgroup trees are mounted: the v2 tree, and those of v1's controllers.
+pub(crate) fn roots() -> Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    Ok(mount_points(&mounts, &["cgroup", "cgroup2"]).collect())
+}
+
+/// The mount points of file systems of these types in `/proc/mounts`.
+fn mount_points(mounts: &str, types: &[&str]) -> impl Iterator<Item = PathBuf> {
+    mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ');
-        let (_, path, kind) = (fields.next()?, fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| path.into())
+        let (_, path, of) = (fields.next()?, fields.next()?, fields.next()?);
+        types.contains(&of).then(|| path.into())
     })
 }
 
@@ -55,10 +62,13 @@ mod tests {
 
     #[test]
     fn the_v2_tree_is_found_beside_v1() {
-        let mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n\
+        let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+                      cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw,nosuid 0 0\n";
-        assert_eq!(mount_point(mounts), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(mount_point("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n"), None);
+        let found = |types| mount_points(mounts, types).collect::<Vec<_>>();
+        let [v1, v2] = ["cpu", "unified"].map(|tree| Path::new("/sys/fs/cgroup").join(tree));
+        assert_eq!(found(&["cgroup2"]), [v2.as_path()]);
+        assert_eq!(found(&["cgroup", "cgroup2"]), [v1, v2]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -71,11 +71,13 @@ fn processes(directory: &Path) -> Vec<String> {
 }
 
 fn cgroups() -> Result<Vec<String>> {
-    let root = cgroup::root()?;
-    let all = cgroup::below(&root);
-    let ours = all.iter().filter(|path| {
-        let path = path.strip_prefix(&root).unwrap_or(path);
-        !NOT_OURS.iter().any(|theirs| path.starts_with(theirs))
+    let roots = cgroup::roots()?;
+    let ours = roots.iter().flat_map(|root| {
+        let ours = move |path: &PathBuf| {
+            let path = path.strip_prefix(root).unwrap_or(path);
+            !NOT_OURS.iter().any(|theirs| path.starts_with(theirs))
+        };
+        cgroup::below(root).into_iter().filter(ours)
     });
     Ok(ours.map(|path| format!("cgroup {}", path.display())).collect())
 }

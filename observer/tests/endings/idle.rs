@@ -47,9 +47,13 @@ fn time_out() -> u64 {
     if is_slow() { 5_500 } else { 5_000 }
 }
 
-/// The proxies whose time-outs the users meet.
-pub(crate) fn run(daemon: &Daemon, failures: &mut Failures) {
+/// nginx and its time-out for silent tunnels.
+pub(crate) fn behind_nginx(daemon: &Daemon, failures: &mut Failures) {
     failures.run(daemon, "nginx: proxy_read_timeout 5s", || cut(daemon, nginx));
+}
+
+/// HAProxy and its own.
+pub(crate) fn behind_haproxy(daemon: &Daemon, failures: &mut Failures) {
     failures.run(daemon, "HAProxy: timeout tunnel 5s", || cut(daemon, haproxy));
 }
 

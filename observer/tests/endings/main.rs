@@ -75,11 +75,20 @@ fn with_a_stranger() {
 }
 
 #[test]
-fn idle_behind_a_proxy() {
+fn idle_behind_nginx() {
+    idle_behind(idle::behind_nginx);
+}
+
+#[test]
+fn idle_behind_haproxy() {
+    idle_behind(idle::behind_haproxy);
+}
+
+fn idle_behind(proxy: fn(&Daemon, &mut Failures)) {
     let _lock = SystemLock::acquire();
     let daemon = Daemon::start(&CELLS);
     let mut failures = Failures::default();
-    idle::run(&daemon, &mut failures);
+    proxy(&daemon, &mut failures);
     failures.report();
     daemon.stop();
 }

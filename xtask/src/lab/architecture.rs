@@ -32,10 +32,10 @@ pub(super) static AMD64: Architecture = Architecture {
     name: "amd64",
     cross: None,
     emulator: "qemu-system-x86_64",
-    // All that QEMU emulates, the processors taking turns: when each has a thread of its own, QEMU 7.2 spoils the flags of
-    // `cmpxchg16b`, and the kernel's allocator with them, and may run into a breakpoint that the kernel has long taken out
-    // again while it changes its own code, as for a tracepoint ("Oops: int3").
-    machine: &["-cpu", "max", "-accel", "tcg,thread=single"],
+    // All that QEMU emulates but `cmpxchg16b`, of which QEMU 7.2 spoils the flags, and the kernel's allocator with them. The
+    // processors take turns: when each has a thread of its own, one may run into a breakpoint that the kernel has long
+    // taken out again while it changes its own code, as for a tracepoint ("Oops: int3").
+    machine: &["-cpu", "max,-cx16", "-accel", "tcg,thread=single"],
     console: "ttyS0",
     line: ("isa-serial", "ttyS1"),
 };

@@ -68,6 +68,13 @@ pub(super) struct Kernel {
     pub(super) refused: bool,
 }
 
+impl Kernel {
+    /// What `lab/expected.txt` may call it.
+    pub(super) fn names(&self) -> [&str; 2] {
+        [&self.name, self.architecture.name]
+    }
+}
+
 /// All kernels that the lab knows; those of another architecture need a cross build, and are left out without `foreign`.
 pub(super) fn all(foreign: bool, cache: &Path, refresh: bool) -> Result<Vec<Kernel>> {
     let wanted = |source: &&Source| foreign || source.architecture.cross.is_none();

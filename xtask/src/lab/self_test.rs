@@ -77,7 +77,7 @@ pub(super) fn run(lab: &Lab, kernels: &[Kernel]) -> Result<()> {
             directory: lab.directory.join("self-test"),
         };
         let ended = guest.boot()?;
-        let mut complaints = lab.expected.complaints(&kernel.name, &Report::read(&ended.report));
+        let mut complaints = lab.expected.complaints(&kernel.names(), &Report::read(&ended.report));
         complaints.extend(ended.trouble);
         let seen = case.sees(&complaints);
         println!("{} {}: {complaints:?}", if seen { "noticed" } else { "MISSED " }, case.name);
