@@ -54,6 +54,7 @@ struct Round {
     messages: u64,
     flood_seconds: f64,
     series_compared: u64,
+    stray_resets: u64,
 }
 
 /// All that is kept.
@@ -173,6 +174,10 @@ impl Results {
         let sum = |of: fn(&Round) -> u64| soak.rounds.iter().map(of).sum::<u64>();
         line("series compared", sum(|round| round.series_compared).to_string());
         line("differences", if *equal { "0" } else { "**see the log**" }.to_owned());
+        line(
+            "ends by a reset that no program asked for and the kernel counts",
+            sum(|round| round.stray_resets).to_string(),
+        );
         line("short connections", sum(|round| round.connections).to_string());
         line(
             "short connections a second, without the observer",

@@ -18,6 +18,8 @@ pub(crate) struct Reached {
     pub(crate) flood_seconds: f64,
     /// Series that were compared.
     pub(crate) compared: usize,
+    /// Ends that their programs took for orderly, and that were resets nobody had asked for.
+    pub(crate) strays: u64,
 }
 
 /// All rounds; a round that did not add up has ended the test.
@@ -51,6 +53,7 @@ impl Report {
                 "messages": reached.messages,
                 "flood_seconds": reached.flood_seconds,
                 "series_compared": reached.compared,
+                "stray_resets": reached.strays,
             })
         });
         json!({

@@ -8,7 +8,7 @@ use std::{
 use fastrand::Rng;
 
 use crate::{
-    accounts::{Account, Watch},
+    accounts::{Account, Compared, Watch},
     held::{Held, Place, Way},
     report::Reached,
     storm::{Calm, Storm},
@@ -82,6 +82,8 @@ pub(crate) struct Stage {
     /// What must be shown of all that is over, and the cgroups that stay until the round's end.
     over: Vec<Account>,
     kept: Vec<Pod>,
+    /// Resets that were asked for by connections of which there is no account.
+    resets: u64,
     reached: Reached,
 }
 
@@ -115,6 +117,7 @@ impl Stage {
             watch: Watch::default(),
             over: Vec::new(),
             kept: Vec::new(),
+            resets: 0,
             reached: Reached::default(),
         }
     }
@@ -277,6 +280,7 @@ impl Stage {
         let Calm { accounts, pods, .. } = storm.end();
         for account in accounts {
             self.watch.over(&daemon, &account.pod);
+            self.resets += account.resets();
         }
         drop(pods);
         self.check(&daemon, &[]);
@@ -364,7 +368,10 @@ impl Stage {
     /// Compares all that is over and all that is held.
     fn check(&mut self, daemon: &Daemon, held: &[Held]) {
         let accounts = self.accounts(held);
-        let compared = self.watch.settle(daemon, &accounts);
+        let asked = self.resets + accounts.iter().map(Account::resets).sum::<u64>();
+        let namespace = &self.namespaces.a;
+        let strays = || namespace.resets_sent().saturating_sub(asked);
+        let compared = self.watch.settle(daemon, &accounts, strays);
         self.judge(daemon, compared);
     }
 
@@ -376,14 +383,18 @@ impl Stage {
     }
 
     /// Goes on if all was right, and no end had to be put right.
-    fn judge(&mut self, daemon: &Daemon, compared: Result<usize, String>) {
+    fn judge(&mut self, daemon: &Daemon, compared: Result<Compared, String>) {
         const MISPLACED: &[(&str, &str)] = &[("kind", "misplaced_end")];
         let misplaced = || daemon.scrape().sum("observer_lost_total", MISPLACED);
         let compared = compared.and_then(|compared| match misplaced() {
             0.0 => Ok(compared),
             ends => Err(format!("{ends} ends did not find their connection where it was counted")),
         });
-        self.reached.compared += compared.unwrap_or_else(|wrong| self.give_up(daemon, &wrong));
+        let Compared { series, strays } =
+            compared.unwrap_or_else(|wrong| self.give_up(daemon, &wrong));
+        self.reached.compared += series;
+        // All that is over is compared again each time.
+        self.reached.strays = strays;
     }
 
     /// Of all that is over and all that is held.

@@ -79,6 +79,21 @@ impl Netns {
         table.lines().filter(state).take(100).collect::<Vec<_>>().join("\n")
     }
 
+    /// Resets that its sockets and its kernel have sent (`OutRsts` of `/proc/net/snmp`).
+    pub(crate) fn resets_sent(&self) -> u64 {
+        let output = self.enter(Command::new("cat").arg("/proc/net/snmp")).output();
+        let table = output.map(|output| output.stdout).unwrap_or_default();
+        let table = String::from_utf8_lossy(&table);
+        // A line of names, and one of values.
+        let mut lines = table.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+        let mut words = [(); 2].map(|()| lines.next().unwrap_or_default().split_whitespace());
+        let [names, values] = &mut words;
+        let sent = names
+            .zip(values)
+            .find_map(|(name, value)| (name == "OutRsts").then(|| value.parse().ok()));
+        sent.flatten().expect("the kernel counts the resets that it sends")
+    }
+
     /// Configures the cable's end and brings the namespace up.
     fn configure(&self) {
         // Duplicate address detection would keep the address unusable for a second or two.
