@@ -111,6 +111,16 @@ impl Account {
         }
     }
 
+    /// The same on a kernel that does not say why it resets (before 6.10).
+    fn without_causes(mut self) -> Self {
+        if let Closed::As(reasons) = &mut self.closed
+            && let Some(aborted) = reasons.remove("aborted")
+        {
+            *reasons.entry("reset_local".to_owned()).or_default() += aborted;
+        }
+        self
+    }
+
     /// The same, but whoever was first to close.
     pub(crate) fn anyhow(self) -> Self {
         Self { closed: Closed::Anyhow(self.closed.count()), ..self }
@@ -226,6 +236,12 @@ impl Watch {
         accounts: &[Account],
         strays: impl Fn() -> u64,
     ) -> Result<Compared, String> {
+        let told = daemon.tells_causes();
+        let as_told = |account: &Account| {
+            let account = account.clone();
+            if told { account } else { account.without_causes() }
+        };
+        let accounts: Vec<_> = accounts.iter().map(as_told).collect();
         let (mut wrong, mut most) = (Vec::new(), 0);
         let met = poll(PATIENCE, || {
             self.look(daemon);
