@@ -194,7 +194,7 @@ impl Collector {
         let mut idle = HashMap::new();
         let cgroups = &self.cgroups;
         let names = self.books.names();
-        let named = names.as_deref().map(pods::lock);
+        let guard = names.as_deref().map(pods::lock);
         let read = self.probes.cells().visit(|cell, words| {
             let word = |place| words.word(place);
             if cell < OVERFLOW_CELLS {
@@ -211,10 +211,10 @@ impl Collector {
             if decode::idle_closes(word) != 0
                 && let Some(identity) = cgroups.resolve(key.cgroup)
             {
-                add_idle(&mut idle, &pods::join(named.as_deref(), identity), key, word);
+                add_idle(&mut idle, &pods::join(guard.as_deref(), identity), key, word);
             }
         });
-        drop(named);
+        drop(guard);
         if let Err(error) = read {
             warn!(%error, "cannot read the cells; those of dead cgroups stay as they are");
             return;

@@ -239,7 +239,7 @@ fn text(labels: &BTreeMap<&str, &str>) -> String {
 
 /// Waits until the books of all pods are exactly these.
 pub(crate) fn check(daemon: &Daemon, books: &[(&Pod, Books)]) -> Result<()> {
-    let told = daemon.tells_causes();
+    let told = daemon.scrape().tells_causes();
     let books: Vec<_> = books
         .iter()
         .map(|(pod, books)| {

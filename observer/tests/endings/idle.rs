@@ -52,7 +52,7 @@ pub(crate) fn behind_nginx(daemon: &Daemon, failures: &mut Failures) {
     failures.run(daemon, "nginx: proxy_read_timeout 5s", || cut(daemon, nginx));
 }
 
-/// HAProxy and its own.
+/// `HAProxy` and its own.
 pub(crate) fn behind_haproxy(daemon: &Daemon, failures: &mut Failures) {
     failures.run(daemon, "HAProxy: timeout tunnel 5s", || cut(daemon, haproxy));
 }

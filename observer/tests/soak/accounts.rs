@@ -11,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{daemon::Daemon, metrics::Sample, poll::poll};
+use crate::support::{
+    daemon::Daemon,
+    metrics::{Metrics, Sample},
+    poll::poll,
+};
 
 /// How long the last connections may take: a FIN that meets a full queue is sent again, and namespaces go slowly.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -201,6 +205,12 @@ fn series_of(sample: &Sample, anyhow: bool) -> Option<String> {
     })
 }
 
+/// Says so if an end has not found its connection where it was counted, and had to be put right.
+fn misplaced(metrics: &Metrics) -> Option<String> {
+    let ends = metrics.sum("observer_lost_total", &[("kind", "misplaced_end")]);
+    (ends != 0.0).then(|| format!("{ends} ends did not find their connection\n"))
+}
+
 /// What was compared, and found right.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Compared {
@@ -216,16 +226,18 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Scrapes.
-    pub(crate) fn look(&mut self, daemon: &Daemon) {
+    /// Scrapes, as everybody here must: what is over is shown once, to whoever comes first.
+    pub(crate) fn look(&mut self, daemon: &Daemon) -> Metrics {
         let mut now: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
-        for sample in daemon.scrape().samples {
-            if series_of(&sample, false).is_some() {
+        let metrics = daemon.scrape();
+        for sample in &metrics.samples {
+            if series_of(sample, false).is_some() {
                 let pod = sample.labels.get("pod").cloned().unwrap_or_default();
-                now.entry(pod).or_default().push(sample);
+                now.entry(pod).or_default().push(sample.clone());
             }
         }
         self.shown.extend(now);
+        metrics
     }
 
     /// Waits until all is shown as it must be; else says what is not. `strays` counts the resets that were sent without
@@ -236,21 +248,18 @@ impl Watch {
         accounts: &[Account],
         strays: impl Fn() -> u64,
     ) -> Result<Compared, String> {
-        let told = daemon.tells_causes();
-        let as_told = |account: &Account| {
-            let account = account.clone();
-            if told { account } else { account.without_causes() }
-        };
-        let accounts: Vec<_> = accounts.iter().map(as_told).collect();
         let (mut wrong, mut most) = (Vec::new(), 0);
         let met = poll(PATIENCE, || {
-            self.look(daemon);
+            let metrics = self.look(daemon);
+            let told = metrics.tells_causes();
             let shown = |pod: &str| self.shown.get(pod).into_iter().flatten();
             most = strays();
             let mut left = most;
-            let differences =
-                accounts.iter().flat_map(|one| one.mismatches(shown(&one.pod), &mut left));
-            wrong = differences.collect();
+            let differences = accounts.iter().cloned().flat_map(|account| {
+                let account = if told { account } else { account.without_causes() };
+                account.mismatches(shown(&account.pod), &mut left)
+            });
+            wrong = differences.chain(misplaced(&metrics)).collect();
             wrong.is_empty().then_some(most - left)
         });
         let strays = met.ok_or_else(|| {
@@ -276,11 +285,12 @@ impl Watch {
         let pods: BTreeSet<_> = accounts.iter().map(|account| account.pod.as_str()).collect();
         let mut wrong = Vec::new();
         poll(PATIENCE, || {
-            self.look(daemon);
+            let metrics = self.look(daemon);
             let ours = |pod: &&String| *pod == OVERFLOW || pods.contains(pod.as_str());
             let shown = self.shown.iter().filter(|(pod, _)| ours(pod));
             let samples = shown.flat_map(|(_, samples)| samples);
             wrong = mismatches("all", &expected, &actual(samples, true));
+            wrong.extend(misplaced(&metrics));
             wrong.is_empty().then_some(())
         })
         .ok_or_else(|| format!("the sums differ:\n{}", wrong.concat()))?;

@@ -104,11 +104,6 @@ impl Daemon {
         Metrics::parse(&answer.body).unwrap_or_else(|error| panic!("malformed scrape: {error:#}"))
     }
 
-    /// Whether the kernel tells why it resets (6.10). Else an abort cannot be told from a reset that was asked for.
-    pub(crate) fn tells_causes(&self) -> bool {
-        self.scrape().sum("observer_probe_active", &[("program", "reset_sent")]) != 0.0
-    }
-
     /// Scrapes until the sums are as expected, see [`metrics::wait_for`].
     pub(crate) fn wait_for(&self, deadline: Duration, expected: &[Expected]) -> Metrics {
         metrics::wait_for(deadline, || self.scrape(), expected)

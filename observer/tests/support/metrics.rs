@@ -101,6 +101,11 @@ impl Metrics {
         if lines.is_empty() { "  (none of that name)\n".to_owned() } else { lines }
     }
 
+    /// Whether the kernel tells why it resets (6.10). Else an abort cannot be told from a reset that was asked for.
+    pub(crate) fn tells_causes(&self) -> bool {
+        self.sum("observer_probe_active", &[("program", "reset_sent")]) != 0.0
+    }
+
     /// What changed since `before`, one line to a series and value, marked `-` and `+`.
     pub(crate) fn diff(&self, before: &Self) -> String {
         let by_series = |metrics: &Self| -> BTreeMap<String, String> {

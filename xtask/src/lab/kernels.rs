@@ -38,18 +38,19 @@ struct Source {
     series: &'static str,
     architecture: &'static Architecture,
     refused: bool,
+    nolock: bool,
 }
 
 const SOURCES: &[Source] = &[
     Source { refused: true, ..source("5.10", "bullseye", "5.10.") },
     source("6.1", "bookworm", "6.1."),
     source("6.12", "trixie", "6.12."),
-    source("sid", "sid", ""),
+    Source { nolock: true, ..source("sid", "sid", "") },
     Source { architecture: &ARM64, ..source("arm64", "trixie", "6.12.") },
 ];
 
 const fn source(name: &'static str, suite: &'static str, series: &'static str) -> Source {
-    Source { name, suite, series, architecture: &AMD64, refused: false }
+    Source { name, suite, series, architecture: &AMD64, refused: false, nolock: false }
 }
 
 /// A kernel on this machine.
@@ -66,6 +67,10 @@ pub(super) struct Kernel {
     pub(super) modules: Vec<PathBuf>,
     /// Whether observer must refuse it.
     pub(super) refused: bool,
+    /// Whether it allocates the state of sockets by `kmalloc_nolock`, or may do so (7.x). Without `cmpxchg16b`, which
+    /// amd64's guests lack, that gives memory of slabs that are being debugged only, and gives up when another processor
+    /// holds a slab's lock.
+    pub(super) nolock: bool,
 }
 
 impl Kernel {
@@ -103,6 +108,7 @@ fn from_file(path: &Path, cache: &Path) -> Result<Kernel> {
             image: path.to_owned(),
             modules: Vec::new(),
             refused: false,
+            nolock: true,
         });
     }
     let directory = cache.join("files").join(&name);
@@ -111,7 +117,7 @@ fn from_file(path: &Path, cache: &Path) -> Result<Kernel> {
     unpack(path, unpacked.path())?;
     keep(unpacked.path(), &directory)?;
     let architecture = Architecture::of_image(&fs::read(directory.join(IMAGE_FILE))?);
-    Ok(kept(&directory, name, version, architecture, false))
+    Ok(kept(&directory, name, version, architecture))
 }
 
 impl Source {
@@ -138,7 +144,8 @@ impl Source {
     }
 
     fn describe(&self, directory: &Path, version: String) -> Kernel {
-        kept(directory, self.name.to_owned(), version, self.architecture, self.refused)
+        let kernel = kept(directory, self.name.to_owned(), version, self.architecture);
+        Kernel { refused: self.refused, nolock: self.nolock, ..kernel }
     }
 
     fn cached(&self, directory: &Path) -> Option<(Kernel, Duration)> {
@@ -197,12 +204,12 @@ fn kept(
     name: String,
     version: String,
     architecture: &'static Architecture,
-    refused: bool,
 ) -> Kernel {
     let modules =
         MODULES.iter().filter_map(|module| Some(directory.join(Path::new(module).file_name()?)));
     let modules = modules.filter(|module| module.is_file()).collect();
-    Kernel { name, version, architecture, image: directory.join(IMAGE_FILE), modules, refused }
+    let image = directory.join(IMAGE_FILE);
+    Kernel { name, version, architecture, image, modules, refused: false, nolock: true }
 }
 
 /// Directories of modules: `/lib` is a link to `/usr/lib` by now, but not in older packages.

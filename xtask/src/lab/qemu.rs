@@ -84,7 +84,10 @@ impl Guest<'_> {
         let lacking = self.lacking.map(|hook| format!(" OBSERVER_SIMULATE_LACKING={hook}"));
         let (steps, lacking) = (self.steps.join(","), lacking.unwrap_or_default());
         let Architecture { console, line: (_, line), .. } = self.kernel.architecture;
-        format!("console={console} panic=-1 oops=panic LAB_LINE={line} LAB_STEPS={steps}{lacking}")
+        let slabs = if self.kernel.nolock { " slab_debug=F,kmalloc*" } else { "" };
+        format!(
+            "console={console} panic=-1 oops=panic{slabs} LAB_LINE={line} LAB_STEPS={steps}{lacking}"
+        )
     }
 }
 
