@@ -71,19 +71,14 @@ impl Netns {
     /// there are as `/proc/net/sockstat` has it: `alloc` has also those that no table has.
     pub(crate) fn sockets(&self) -> String {
         const TIME_WAIT: &str = "06";
-        let files = ["/proc/net/sockstat", "/proc/net/tcp"];
-        let output = self.enter(Command::new("cat").args(files)).output();
-        let table = output.map(|output| output.stdout).unwrap_or_default();
-        let table = String::from_utf8_lossy(&table);
+        let table = self.read(&["/proc/net/sockstat", "/proc/net/tcp"]);
         let state = |line: &&str| line.split_whitespace().nth(3) != Some(TIME_WAIT);
         table.lines().filter(state).take(100).collect::<Vec<_>>().join("\n")
     }
 
     /// Resets that its sockets and its kernel have sent (`OutRsts` of `/proc/net/snmp`).
     pub(crate) fn resets_sent(&self) -> u64 {
-        let output = self.enter(Command::new("cat").arg("/proc/net/snmp")).output();
-        let table = output.map(|output| output.stdout).unwrap_or_default();
-        let table = String::from_utf8_lossy(&table);
+        let table = self.read(&["/proc/net/snmp"]);
         // A line of names, and one of values.
         let mut lines = table.lines().filter_map(|line| line.strip_prefix("Tcp: "));
         let mut words = [(); 2].map(|()| lines.next().unwrap_or_default().split_whitespace());
@@ -92,6 +87,13 @@ impl Netns {
             .zip(values)
             .find_map(|(name, value)| (name == "OutRsts").then(|| value.parse().ok()));
         sent.flatten().expect("the kernel counts the resets that it sends")
+    }
+
+    /// What files of `/proc/net` say there, one after the other; nothing if they cannot be read.
+    fn read(&self, files: &[&str]) -> String {
+        let output = self.enter(Command::new("cat").args(files)).output();
+        let said = output.map(|output| output.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&said).into_owned()
     }
 
     /// Configures the cable's end and brings the namespace up.
