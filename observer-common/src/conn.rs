@@ -35,25 +35,25 @@ pub mod kind {
 /// Bits of [`Conn::flags`].
 pub mod flag {
     /// A cgroup hook has seen a segment of this socket: it is TCP, and cgroup and port are known.
-    pub const CONFIRMED: u16 = 1 << 0;
+    pub const CONFIRMED: u32 = 1 << 0;
     /// Addresses are filled in.
-    pub const ADDRESSED: u16 = 1 << 1;
+    pub const ADDRESSED: u32 = 1 << 1;
     /// The first FIN segment was ours; decides only if the event of CLOSE was skipped.
-    pub const FIN_LOCAL: u16 = 1 << 2;
+    pub const FIN_LOCAL: u32 = 1 << 2;
     /// The first FIN segment was the peer's, likewise.
-    pub const FIN_PEER: u16 = 1 << 3;
+    pub const FIN_PEER: u32 = 1 << 3;
     /// The peer reset the connection.
-    pub const RESET_PEER: u16 = 1 << 4;
+    pub const RESET_PEER: u32 = 1 << 4;
     /// We sent a reset.
-    pub const RESET_LOCAL: u16 = 1 << 5;
+    pub const RESET_LOCAL: u32 = 1 << 5;
     /// The socket reported an error before it was established, and before CLOSE.
-    pub const ERROR: u16 = 1 << 6;
+    pub const ERROR: u32 = 1 << 6;
     /// A reset in sequence has arrived; decides only if the event of its acceptance was skipped.
-    pub const RESET_SEEN: u16 = 1 << 7;
+    pub const RESET_SEEN: u32 = 1 << 7;
     /// A reset has left; decides only if the event of its sending was skipped.
-    pub const RESET_LEFT: u16 = 1 << 8;
+    pub const RESET_LEFT: u32 = 1 << 8;
     /// The connection is older than the programs: its birth is not known, and `born_ns` is the time of its adoption.
-    pub const ADOPTED: u16 = 1 << 9;
+    pub const ADOPTED: u32 = 1 << 9;
 }
 
 /// Connections that one run of the adopting iterator takes at most.
@@ -75,8 +75,9 @@ pub struct Conn {
     pub born_ns: u64,
     /// Coarse monotonic nanoseconds of the last sample of the round-trip time.
     pub rtt_ns: u64,
-    /// The cell the connection is counted in, or [`NO_CELL`]. For a listener: the cell its children are born into.
-    /// Changed by compare-and-swap only, so that a move and the end can never both win.
+    /// The cell the connection is counted in, or [`NO_CELL`]. For a listener, and a child until its birth is counted: the
+    /// cell that children are born into. From then on changed by compare-and-swap only, so that a move and the end can
+    /// never both win.
     pub cell: u32,
     /// Segments sent again.
     pub retransmits: u32,
@@ -86,10 +87,8 @@ pub struct Conn {
     pub role: u8,
     /// [`crate::protocol::ResetCause`] of the reset we sent.
     pub reset_cause: u8,
-    /// [`flag`].
-    pub flags: u16,
-    /// Always 0.
-    pub zero: u16,
+    /// [`flag`]. Set by an atomic instruction: a segment may set one while an event sets another.
+    pub flags: u32,
     /// Local port, host order.
     pub local_port: u16,
     /// Peer port, host order.

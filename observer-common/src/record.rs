@@ -45,7 +45,7 @@ pub struct ConnRecord {
     pub reset_cause: u8,
     /// Segments sent again.
     pub retransmits: u32,
-    /// [`crate::conn::flag`].
+    /// The lower half of [`crate::conn::flag`], which is all there are.
     pub flags: u16,
     /// [`kind`].
     pub kind: u8,

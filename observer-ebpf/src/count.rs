@@ -94,16 +94,25 @@ fn new_cell(key: &CellKey) -> u32 {
 
 /// Counts a connection as opened: its cgroup and port are known and it is established.
 ///
-/// `cached` may name the cell to use; it is checked, since the daemon recycles cells.
+/// `inherited` is the cell that a listener's child has in its state already, or [`NO_CELL`]; it is checked, since the
+/// daemon recycles cells.
 #[inline(always)]
-pub(crate) fn open(conn: &mut Conn, cached: u32) {
+pub(crate) fn open(conn: &mut Conn, inherited: u32) {
     let wanted = key(conn, Protocol::Tcp as u8);
-    let index = match cell(cached) {
+    let index = match cell(inherited) {
         // SAFETY: a pointer into the map's value; the key is written before the index is published.
-        Some(cell) if unsafe { (*cell).key } == wanted => cached,
-        _ => cell_index(conn, Protocol::Tcp as u8),
+        Some(cell) if unsafe { (*cell).key } == wanted => inherited,
+        Some(_) => {
+            // It may be another's by now.
+            conn.cell = NO_CELL;
+            cell_index(conn, Protocol::Tcp as u8)
+        }
+        None => cell_index(conn, Protocol::Tcp as u8),
     };
-    enter(conn, index, offset_of!(Cell, opened));
+    // The first segment may be in a note, or on another processor and faster than the birth.
+    if enter(conn, index, offset_of!(Cell, opened)) && conn.flow.protocol != Protocol::Tcp as u8 {
+        transition(conn, Protocol::Tcp as u8);
+    }
 }
 
 /// Counts a connection that is older than the programs.
@@ -120,14 +129,18 @@ pub(crate) fn advance(conn: &mut Conn, from: u32, to: u32) -> bool {
     unsafe { atomic::compare_and_swap(&raw mut conn.kind, from, to) == from }
 }
 
-/// Puts an established connection into its first cell, where it counts in the word at `counter` and as active.
+/// Puts an established connection into its first cell, where it counts in the word at `counter` and as active; false if
+/// it is in one.
 #[inline(always)]
-fn enter(conn: &mut Conn, index: u32, counter: usize) {
+fn enter(conn: &mut Conn, index: u32, counter: usize) -> bool {
     if !advance(conn, kind::ESTABLISHED, kind::COUNTED) {
-        return;
+        return false;
     }
-    // SAFETY: storage of a live socket.
-    unsafe { ptr::write_volatile(&raw mut conn.cell, index) };
+    // An inherited one stays untouched: a segment on another processor may have moved the connection on already.
+    if conn.cell == NO_CELL {
+        // SAFETY: storage of a live socket.
+        unsafe { ptr::write_volatile(&raw mut conn.cell, index) };
+    }
     if let Some(cell) = cell(index) {
         // SAFETY: counters in a map value.
         unsafe {
@@ -135,6 +148,7 @@ fn enter(conn: &mut Conn, index: u32, counter: usize) {
             atomic::add(&raw mut (*cell).active, 1);
         }
     }
+    true
 }
 
 /// Moves a counted connection to the cell of the protocol its flow has found. What is found in one step and has two
@@ -153,9 +167,13 @@ pub(crate) fn transition(conn: &mut Conn, before: u8) {
 
 #[inline(always)]
 fn step(conn: &mut Conn, protocol: u8) {
+    // Not a mere look: of this and a birth on another processor one must see what the other has written.
+    if !advance(conn, kind::COUNTED, kind::COUNTED) {
+        return;
+    }
     // SAFETY: storage of a live socket.
     let old = unsafe { ptr::read_volatile(&raw const conn.cell) };
-    if conn.kind != kind::COUNTED || old == NO_CELL {
+    if old == NO_CELL {
         return;
     }
     let new = cell_index(conn, protocol);
@@ -185,15 +203,12 @@ fn step(conn: &mut Conn, protocol: u8) {
 /// Counts the end of a counted connection; false, which is a loss, if it is in no cell.
 #[inline(always)]
 pub(crate) fn close(conn: &mut Conn, reason: Reason, now: u64) -> bool {
-    let index = take(conn);
-    if index == NO_CELL {
+    let Some(cell) = cell(take(conn)) else {
         lost(Loss::MisplacedEnd);
         return false;
-    }
+    };
     conn.kind = kind::CLOSED;
-    if let Some(cell) = cell(index) {
-        end(conn, cell, reason, now);
-    }
+    end(conn, cell, reason, now);
     true
 }
 

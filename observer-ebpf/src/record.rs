@@ -65,7 +65,7 @@ fn send(conn: &Conn, kind: u8, at_ns: u64, reason: u8) {
         reason,
         reset_cause: conn.reset_cause,
         retransmits: conn.retransmits,
-        flags: conn.flags,
+        flags: conn.flags as u16,
         kind,
         zero: 0,
     });

@@ -5,7 +5,7 @@ use core::{ffi::c_void, ptr};
 use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::generated::bpf_sk_storage_get};
 use observer_common::{conn::Conn, loss::Loss};
 
-use crate::{count, maps::CONNS};
+use crate::{atomic, count, maps::CONNS};
 
 /// The state of `sk`, if it has any. Null, request and time-wait sockets have none.
 ///
@@ -61,8 +61,21 @@ unsafe fn create<'a>(sk: *const c_void, state: *const Conn) -> Option<&'a mut Co
         .cast::<Conn>()
         .as_mut()
     };
+    if conn.is_some() {
+        return conn;
+    }
+    // Another processor may have been faster: the kernel then refuses instead of handing out what is there.
+    // SAFETY: as in `get`.
+    let conn = unsafe { get(sk) };
     if conn.is_none() {
         count::lost(Loss::StorageRefused);
     }
     conn
+}
+
+/// Sets flags ([`observer_common::conn::flag`]), whatever another processor sets at the same time.
+#[inline(always)]
+pub(crate) fn mark(conn: &mut Conn, flags: u32) {
+    // SAFETY: an aligned word of the storage.
+    unsafe { atomic::or(&raw mut conn.flags, flags) }
 }

@@ -94,7 +94,7 @@ impl TryFrom<&[u8]> for Record {
             0 => born,
             payload => payload,
         };
-        let flags = short(offset_of!(ConnRecord, flags));
+        let flags = u32::from(short(offset_of!(ConnRecord, flags)));
         let event = match byte(offset_of!(ConnRecord, kind)) {
             kind::IDENTIFIED => Event::Identified,
             kind::ENDED => Event::Ended {
@@ -181,7 +181,7 @@ mod tests {
         put(offset_of!(ConnRecord, protocol), &[Protocol::Tls as u8]);
         put(offset_of!(ConnRecord, reason), &[Reason::ResetPeer as u8]);
         let flags = flag::RESET_LOCAL | flag::ADOPTED;
-        put(offset_of!(ConnRecord, flags), &flags.to_ne_bytes());
+        put(offset_of!(ConnRecord, flags), &(flags as u16).to_ne_bytes());
         put(offset_of!(ConnRecord, reset_cause), &[ResetCause::AbortOnClose as u8]);
         let ended = Record::try_from(&bytes[..]).unwrap();
         let event =

@@ -68,7 +68,7 @@ fn attribute(conn: &mut Conn, found: &Conn) {
     conn.peer_port = found.peer_port;
     conn.local_addr = found.local_addr;
     conn.peer_addr = found.peer_addr;
-    conn.flags |= flag::CONFIRMED | flag::ADDRESSED;
+    storage::mark(conn, flag::CONFIRMED | flag::ADDRESSED);
     count::open(conn, NO_CELL);
 }
 

@@ -21,9 +21,7 @@ use observer_common::{
     cell::Cell,
     conn::{Conn, NO_CELL, flag, kind},
     loss::Loss,
-    protocol::{
-        FAILURES, Failure, Protocol, RESET_CAUSES as CAUSES, Reason, ResetCause, Role, Timeout,
-    },
+    protocol::{FAILURES, Failure, RESET_CAUSES as CAUSES, Reason, ResetCause, Role, Timeout},
 };
 
 use crate::{
@@ -115,8 +113,10 @@ pub(super) fn established(sk: *const c_void) {
 pub(super) fn established_as(sk: *const c_void, role: Role) {
     // SAFETY: the hook's socket.
     if let Some(conn) = unsafe { storage::get_or_create(sk) } {
-        if conn.kind == kind::NEW && count::advance(conn, kind::NEW, kind::ESTABLISHED) {
+        if conn.kind == kind::NEW {
+            // Before it is established: from then on a segment may count it.
             reset(conn, role);
+            count::advance(conn, kind::NEW, kind::ESTABLISHED);
             begin(conn);
         } else {
             born(conn);
@@ -152,23 +152,16 @@ fn begin(conn: &mut Conn) {
 fn accepted(conn: &mut Conn) {
     // SAFETY: no arguments.
     conn.born_ns = unsafe { bpf_ktime_get_ns() };
-    let cached = conn.cell;
-    conn.cell = NO_CELL;
-    let mut noted = false;
     if let Some(note) = NOTE.get_ptr_mut(0) {
         // SAFETY: this processor's element, written by the segment that made this child.
         let note = unsafe { &mut *note };
         if note.armed != 0 && note.port == u32::from(conn.port) && note.cgroup == conn.cgroup {
             conn.flow.take(&note.flow);
             conn.flow.request.payload_ns = conn.born_ns;
-            noted = true;
         }
         note.armed = 0;
     }
-    count::open(conn, cached);
-    if noted && conn.flow.protocol != Protocol::Tcp as u8 {
-        count::transition(conn, Protocol::Tcp as u8);
-    }
+    count::open(conn, conn.cell);
 }
 
 /// A socket has reached CLOSE from `old`; does nothing if that is known.
@@ -222,7 +215,7 @@ fn unexplained(conn: &mut Conn) {
     } else {
         if untold {
             conn.reset_cause = ResetCause::KeepaliveTimeout as u8;
-            conn.flags |= flag::RESET_LOCAL;
+            storage::mark(conn, flag::RESET_LOCAL);
         }
         broken(conn)
     };
@@ -242,7 +235,7 @@ pub(super) fn errored(conn: &mut Conn) {
             finish(conn, reason);
         }
         kind::FAILING => unanswered(conn),
-        kind::CONNECTING => conn.flags |= flag::ERROR,
+        kind::CONNECTING => storage::mark(conn, flag::ERROR),
         // SAFETY: no arguments.
         _ => conn.error_ns = unsafe { bpf_ktime_get_ns() },
     }
@@ -251,7 +244,7 @@ pub(super) fn errored(conn: &mut Conn) {
 /// Why an error, and not the program, has ended a connection that neither side had ended in order.
 #[inline(always)]
 fn broken(conn: &Conn) -> Reason {
-    let has = |flags: u16| conn.flags & flags != 0;
+    let has = |flags: u32| conn.flags & flags != 0;
     if has(flag::RESET_SEEN) {
         count::one(conn, offset_of!(Cell, resets_received));
         return Reason::ResetPeer;
@@ -276,7 +269,7 @@ fn broken(conn: &Conn) -> Reason {
 fn ended(conn: &mut Conn, old: i32) {
     // SAFETY: no arguments.
     conn.closed_ns = unsafe { bpf_ktime_get_ns() };
-    let has = |flags: u16| conn.flags & flags != 0;
+    let has = |flags: u32| conn.flags & flags != 0;
     let error_first = ERROR_FIRST.get(0).is_some_and(|first| *first != 0);
     let broke = error_first
         && conn.error_ns != 0

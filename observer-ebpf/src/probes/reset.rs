@@ -33,7 +33,7 @@ pub(crate) fn reset_received(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the hook's socket argument.
     if let Some(conn) = unsafe { storage::get(sk) } {
         // Counted with the connection's end.
-        conn.flags |= flag::RESET_PEER;
+        storage::mark(conn, flag::RESET_PEER);
     }
     0
 }
@@ -64,7 +64,7 @@ fn sent(sk: *const c_void, cause: u8) {
     if conn.kind == kind::LISTENER || conn.kind == kind::NEW {
         return;
     }
-    conn.flags |= flag::RESET_LOCAL;
+    storage::mark(conn, flag::RESET_LOCAL);
     conn.reset_cause = cause;
     count::one(conn, offset_of!(Cell, resets_sent) + 8 * (cause as usize & (CAUSES - 1)));
     if conn.kind == kind::ABORTING {

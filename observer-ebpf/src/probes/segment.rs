@@ -139,18 +139,18 @@ fn control(
         }
     } else if segment.flags & packet::RST != 0 {
         if direction == TX {
-            conn.flags |= flag::RESET_LEFT;
+            storage::mark(conn, flag::RESET_LEFT);
             return;
         }
         // SAFETY: the socket of the packet; the helper returns null for what is not TCP.
         let tcp = unsafe { bpf_tcp_sock(sk).as_ref() };
         if tcp.is_some_and(|tcp| tcp.rcv_nxt == segment.seq) {
-            conn.flags |= flag::RESET_SEEN;
+            storage::mark(conn, flag::RESET_SEEN);
         }
     } else if segment.flags & packet::FIN != 0
         && conn.flags & (flag::FIN_LOCAL | flag::FIN_PEER) == 0
     {
-        conn.flags |= if direction == TX { flag::FIN_LOCAL } else { flag::FIN_PEER };
+        storage::mark(conn, if direction == TX { flag::FIN_LOCAL } else { flag::FIN_PEER });
     }
 }
 
@@ -256,14 +256,14 @@ fn introduce(skb: *mut __sk_buff, conn: &mut Conn, sk: *mut bpf_sock) {
         conn.local_addr = if v4 { [0, 0, MAPPED, local.0] } else { local.1 };
         conn.peer_addr = if v4 { [0, 0, MAPPED, peer.0] } else { peer.1 };
     }
-    conn.flags |= flag::ADDRESSED;
+    storage::mark(conn, flag::ADDRESSED);
     // SAFETY: the packet's socket has a cookie.
     conn.cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     if conn.flags & flag::CONFIRMED == 0 {
         // SAFETY: the socket of the packet.
         conn.cgroup = unsafe { bpf_sk_cgroup_id(sk.cast()) };
         conn.port = if conn.role == Role::Server as u8 { conn.local_port } else { conn.peer_port };
-        conn.flags |= flag::CONFIRMED;
+        storage::mark(conn, flag::CONFIRMED);
         // Not a mere look: of this and a birth on another processor one must see what the other has written.
         if count::advance(conn, kind::ESTABLISHED, kind::ESTABLISHED) {
             count::open(conn, NO_CELL);

@@ -114,7 +114,6 @@ fn state(socket: &Existing) -> Conn {
         role: socket.role as u8,
         reset_cause: 0,
         flags: flag::CONFIRMED | flag::ADDRESSED | flag::ADOPTED,
-        zero: 0,
         local_port: local.port(),
         peer_port: peer.port(),
         kind: kind::ESTABLISHED,

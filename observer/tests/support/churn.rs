@@ -6,9 +6,10 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
-use super::workload::Driver;
+use super::{scale::is_slow, workload::Driver};
 
 /// One driver after the other, for as long as this value lives.
 pub(crate) struct Churn {
@@ -25,9 +26,14 @@ impl Churn {
         let thread = thread::spawn(move || {
             let mut opened = 0;
             while !stopped.load(Ordering::Relaxed) {
+                let started = Instant::now();
                 let mut driver = start();
                 driver.ready();
                 opened += driver.finish().opened;
+                if is_slow() {
+                    // The others need the one emulated processor, too.
+                    thread::sleep(started.elapsed());
+                }
             }
             opened
         });
