@@ -55,6 +55,7 @@ struct Round {
     flood_seconds: f64,
     series_compared: u64,
     stray_resets: u64,
+    untold_aborts: u64,
 }
 
 /// All that is kept.
@@ -177,6 +178,10 @@ impl Results {
         line(
             "ends by a reset that no program asked for and the kernel counts",
             sum(|round| round.stray_resets).to_string(),
+        );
+        line(
+            "aborts told as resets, since the kernel skipped the event with the cause",
+            sum(|round| round.untold_aborts).to_string(),
         );
         line("short connections", sum(|round| round.connections).to_string());
         line(

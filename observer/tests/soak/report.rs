@@ -4,6 +4,8 @@ use std::{fs, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
+use crate::accounts::Otherwise;
+
 /// What a round came to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Reached {
@@ -18,8 +20,7 @@ pub(crate) struct Reached {
     pub(crate) flood_seconds: f64,
     /// Series that were compared.
     pub(crate) compared: usize,
-    /// Ends that their programs took for orderly, and that were resets nobody had asked for.
-    pub(crate) strays: u64,
+    pub(crate) otherwise: Otherwise,
 }
 
 /// All rounds; a round that did not add up has ended the test.
@@ -53,7 +54,8 @@ impl Report {
                 "messages": reached.messages,
                 "flood_seconds": reached.flood_seconds,
                 "series_compared": reached.compared,
-                "stray_resets": reached.strays,
+                "stray_resets": reached.otherwise.strays,
+                "untold_aborts": reached.otherwise.untold,
             })
         });
         json!({

@@ -384,11 +384,11 @@ impl Stage {
 
     /// Goes on if all was right.
     fn judge(&mut self, daemon: &Daemon, compared: Result<Compared, String>) {
-        let Compared { series, strays } =
+        let Compared { series, otherwise } =
             compared.unwrap_or_else(|wrong| self.give_up(daemon, &wrong));
         self.reached.compared += series;
         // All that is over is compared again each time.
-        self.reached.strays = strays;
+        self.reached.otherwise = otherwise;
     }
 
     /// Of all that is over and all that is held.
