@@ -24,7 +24,7 @@ pub mod websocket;
 /// Version of everything in this crate that crosses the kernel boundary or outlives a daemon in bpffs.
 ///
 /// Bump it whenever the layout or the meaning of a map value changes; a daemon replaces pinned maps of another version.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Bytes that the parsers look at in one call: one segment of a common MTU fits, and 32 chained calls cover the largest
 /// GRO segment of 64 KiB.

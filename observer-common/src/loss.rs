@@ -21,14 +21,17 @@ pub enum Loss {
     /// A connection's end did not find it where it was counted: it was in no cell, and stays active in the one that it was
     /// opened in; or it was over and still in one when its socket went, which then counts its end.
     MisplacedEnd = 7,
+    /// A socket has gone while its connection was still counted as active: no hook has told the end. Counted by the daemon,
+    /// which finds it by a census of the sockets' states.
+    UnseenEnd = 8,
 }
 
 /// Number of loss counters in the kernel's array.
-pub const LOSSES: usize = 8;
+pub const LOSSES: usize = 9;
 
 impl Loss {
     /// Every loss, in the order of the counters.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; LOSSES] = [
         Self::RingFull,
         Self::TableFull,
         Self::StorageRefused,
@@ -37,6 +40,7 @@ impl Loss {
         Self::ParseLimit,
         Self::Malformed,
         Self::MisplacedEnd,
+        Self::UnseenEnd,
     ];
 
     /// The text used as a label value.
@@ -51,6 +55,7 @@ impl Loss {
             Self::ParseLimit => "parse_limit",
             Self::Malformed => "malformed",
             Self::MisplacedEnd => "misplaced_end",
+            Self::UnseenEnd => "unseen_end",
         }
     }
 }

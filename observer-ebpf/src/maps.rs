@@ -59,6 +59,14 @@ pub(crate) static CELLS: Array<Cell, MAX_CELLS, { BPF_F_MMAPABLE as usize }> = A
 #[btf_map]
 pub(crate) static FREE: Queue<u32, MAX_CELLS> = Queue::new();
 
+/// States that the census has found in all, by the index of the cell that each is counted in.
+#[btf_map]
+pub(crate) static CENSUS: Array<u64, MAX_CELLS, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// One word: how often the census has come to its end.
+#[btf_map]
+pub(crate) static WALKS: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
 /// Loss counters, by `observer_common::loss::Loss`.
 #[btf_map]
 pub(crate) static LOSS: Array<u64, LOSSES, { BPF_F_MMAPABLE as usize }> = Array::new();

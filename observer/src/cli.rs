@@ -118,6 +118,10 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_SIMULATE_LACKING", value_name = "HOOK", hide = true)]
     pub simulate_lacking: Vec<String>,
 
+    /// Time between two censuses of the sockets, see README (tests).
+    #[arg(long, env = "OBSERVER_CENSUS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, hide = true)]
+    pub census_interval: Duration,
+
     /// Load programs that return at once: what their hooks cost by themselves (bench).
     #[arg(long, hide = true)]
     pub simulate_empty: bool,

@@ -7,7 +7,7 @@ use std::{
     io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use observer_common::{
@@ -18,7 +18,10 @@ use observer_common::{
 use tracing::{info, warn};
 
 use crate::{
-    aggregate::{Action, Clusters, Dead, Ends, Expiry, Series, SeriesKey, Side, fold, sentence},
+    aggregate::{
+        Action, Censuses, Clusters, Dead, Ends, Expiry, Series, SeriesKey, Side, Tally, Unseen,
+        fold, sentence,
+    },
     attribute::{CgroupIndex, Identity, Names, OVERFLOW, UNATTRIBUTED},
     bpf::{ProbeState, Probes, programs::Probe},
     decode,
@@ -45,6 +48,8 @@ pub struct Snapshot {
     pub undecodable: u64,
     /// Cgroup directories that the last walk did not read.
     pub cgroups_skipped: u64,
+    /// Censuses that came to their end, and the time that they took; none if this kernel allows none.
+    pub censuses: Option<(u64, Duration)>,
     /// What the API server's names add; nothing when nobody names pods.
     pub kubernetes: Option<Kubernetes>,
 }
@@ -54,6 +59,9 @@ pub struct Collector {
     probes: Probes,
     cgroups: CgroupIndex,
     expiry: Expiry,
+    censuses: Censuses,
+    /// Censuses that came to their end, and the time that they took.
+    censuses_taken: (u64, Duration),
     clusters: Clusters,
     /// Counts of recycled cells whose cgroup was never known: their bucket must not shrink.
     nameless: HashMap<SeriesKey, Counts>,
@@ -79,6 +87,8 @@ impl Collector {
             probes,
             cgroups: CgroupIndex::new(cgroup_root.to_owned()),
             expiry: Expiry::default(),
+            censuses: Censuses::default(),
+            censuses_taken: (0, Duration::ZERO),
             clusters: Clusters::default(),
             nameless: HashMap::new(),
             books: PodBooks::new(names),
@@ -183,6 +193,7 @@ impl Collector {
             cells: (used, u64::from(self.probes.cells().capacity() - OVERFLOW_CELLS)),
             undecodable: pass.undecodable,
             cgroups_skipped: self.cgroups.skipped(),
+            censuses: self.probes.can_take_census().then_some(self.censuses_taken),
             kubernetes,
         }
     }
@@ -231,6 +242,42 @@ impl Collector {
             }
         }
         self.cgroups.forget_dead(|id| open.contains_key(&id));
+    }
+
+    /// Takes a census of the sockets' states: connections that have ended without any hook telling end here.
+    pub fn census(&mut self) {
+        if let Err(error) = self.try_census() {
+            warn!(%error, "cannot take a census of the sockets; ends that no hook tells stay unseen");
+        }
+    }
+
+    fn try_census(&mut self) -> io::Result<()> {
+        let began = Instant::now();
+        let before = self.tallies()?;
+        let Some(found) = self.probes.census()? else { return Ok(()) };
+        let after = self.tallies()?;
+        let found = |cell: u32| found.get(cell as usize).copied().unwrap_or(0);
+        for Unseen { cell, count } in self.censuses.compare(&before, found, &after) {
+            self.probes.end_unseen(cell, count)?;
+            warn!(
+                count,
+                cell, "connections have ended without any hook telling: closed as `unknown`"
+            );
+        }
+        self.censuses_taken.0 += 1;
+        self.censuses_taken.1 += began.elapsed();
+        Ok(())
+    }
+
+    /// The books of all cells in use.
+    fn tallies(&mut self) -> io::Result<HashMap<u32, Tally>> {
+        let mut tallies = HashMap::new();
+        self.probes.cells().visit(|cell, words| {
+            let word = |place| words.word(place);
+            let tally = Tally { turnover: decode::turnover(word), active: decode::active(word) };
+            tallies.insert(cell, tally);
+        })?;
+        Ok(tallies)
     }
 
     /// From three quarters of the table on, ports are no longer told apart: what is left belongs to cgroups that have no

@@ -1,7 +1,7 @@
 //! The checked configuration: everything that can be wrong on the command line is found here, before anything is bound
 //! or attached.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use observer_common::cell::OVERFLOW_CELLS;
 use thiserror::Error;
@@ -48,6 +48,8 @@ pub struct Config {
     pub simulate_lacking: Vec<String>,
     /// Whether the programs return at once.
     pub simulate_empty: bool,
+    /// Time between two censuses of the sockets.
+    pub census_interval: Duration,
 }
 
 /// A value on the command line that cannot be used.
@@ -137,6 +139,7 @@ impl TryFrom<RunArgs> for Config {
             record_buffer: args.record_buffer,
             simulate_lacking: args.simulate_lacking,
             simulate_empty: args.simulate_empty,
+            census_interval: args.census_interval,
         })
     }
 }

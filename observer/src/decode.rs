@@ -62,6 +62,17 @@ pub fn idle(word: impl Fn(usize) -> u64, reason: Reason) -> [u64; IDLE_USED] {
     array(|offset| word(offset / 8), first)
 }
 
+/// A number that changes whenever a connection comes to the cell, moves or ends.
+pub fn turnover(word: impl Fn(usize) -> u64) -> u64 {
+    let counters = [
+        offset_of!(Cell, opened)..offset_of!(Cell, active),
+        offset_of!(Cell, closed)..offset_of!(Cell, lifetime_sum_ns),
+        offset_of!(Cell, adopted)..offset_of!(Cell, adopted) + 8,
+    ];
+    let places = counters.into_iter().flat_map(|range| range.step_by(8));
+    places.fold(0, |sum, offset| sum.wrapping_add(word(offset / 8)))
+}
+
 /// A number that changes with every event that the cell counts: the sum of all its counters that only grow.
 pub fn events(word: impl Fn(usize) -> u64) -> u64 {
     let counters = offset_of!(Cell, opened) / 8..size_of::<Cell>() / 8;
@@ -210,6 +221,28 @@ mod tests {
             let after = events(|place| words[place]);
             assert_ne!(after, before);
             before = after;
+        }
+    }
+
+    #[test]
+    fn connections_change_the_turnover_and_their_traffic_does_not() {
+        let mut words = [0; CELL_WORDS];
+        for (offset, counts) in [
+            (offset_of!(Cell, opened), true),
+            (offset_of!(Cell, entered), true),
+            (offset_of!(Cell, left), true),
+            (offset_of!(Cell, active), false),
+            (offset_of!(Cell, closed), true),
+            (offset_of!(Cell, closed) + 8 * (REASONS - 1), true),
+            (offset_of!(Cell, lifetime_sum_ns), false),
+            (offset_of!(Cell, adopted), true),
+            (offset_of!(Cell, adopted_lifetime_sum_ns), false),
+            (offset_of!(Cell, traffic), false),
+        ] {
+            let before = turnover(|place| words[place]);
+            words[offset / 8] += 1;
+            let after = turnover(|place| words[place]);
+            assert_eq!(after - before, u64::from(counts), "the word at {offset}");
         }
     }
 

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use clap::CommandFactory as _;
@@ -247,6 +248,7 @@ fn empty() -> Snapshot {
         cells: (0, 0),
         undecodable: 0,
         cgroups_skipped: 0,
+        censuses: None,
         kubernetes: None,
     }
 }
@@ -271,6 +273,7 @@ fn full() -> Snapshot {
         cells: (1, 1),
         undecodable: 1,
         cgroups_skipped: 1,
+        censuses: Some((2, Duration::from_millis(3))),
         kubernetes: Some(kubernetes()),
     }
 }

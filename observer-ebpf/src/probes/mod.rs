@@ -5,6 +5,7 @@
 
 mod adopt;
 mod callbacks;
+mod census;
 mod error;
 mod job;
 mod lifecycle;

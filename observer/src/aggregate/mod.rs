@@ -1,12 +1,14 @@
 //! From cells to series: folding by replica, totals by workload, letting go of what is over, and noticing time-outs. Pure;
 //! time is a parameter.
 
+mod census;
 mod clusters;
 mod expire;
 mod fold;
 mod pods;
 mod workloads;
 
+pub use census::{Censuses, Tally, Unseen};
 pub use clusters::{Cluster, Clusters, Ends, Side, cluster, sentence};
 pub use expire::{Action, Dead, Expiry};
 pub use fold::{Series, SeriesKey, fold};

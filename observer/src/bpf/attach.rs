@@ -23,7 +23,7 @@ use super::{
     causes, enumeration,
     load::Loaded,
     map_error,
-    programs::{Hook, Need, Probe},
+    programs::{ADOPT, Hook, Need, Probe},
 };
 use crate::preflight;
 
@@ -38,8 +38,19 @@ pub(super) struct Parts {
 }
 
 /// The maps that the daemon uses; the programs keep the others.
-pub(super) const MAPS: [&str; 8] =
-    ["CELLS", "INDEX", "FREE", "LOSS", "TIGHT", "PARSERS", "RECORDS", "RECORDS_WANTED"];
+pub(super) const MAPS: [&str; 11] = [
+    "CELLS",
+    "INDEX",
+    "FREE",
+    "LOSS",
+    "TIGHT",
+    "PARSERS",
+    "RECORDS",
+    "RECORDS_WANTED",
+    "CONNS",
+    "CENSUS",
+    "WALKS",
+];
 
 /// The kernel side right after it was attached.
 pub struct Attached {
@@ -110,7 +121,7 @@ impl Attached {
         let found = HashMap::try_from(take(&mut self.ebpf, "FOUND")?)
             .map_err(|error| map_error("FOUND", &error))?;
         let mut active = self.parts.states.iter().filter(|(_, state)| *state == ProbeState::Active);
-        let iterator = active.find(|(probe, _)| matches!(probe.hook, Hook::Iterator(_)));
+        let iterator = active.find(|(probe, _)| probe.program == ADOPT);
         Ok(iterator.map(|(probe, _)| {
             let program = self.ebpf.program_mut(probe.program).expect("loaded");
             Adopter { program: program.try_into().expect("an iterator"), found }

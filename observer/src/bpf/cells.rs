@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    mem::offset_of,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
@@ -11,18 +12,21 @@ use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData, MapError, Queue},
 };
-use observer_common::cell::{Cell, CellKey, OVERFLOW_CELLS};
+use observer_common::{
+    cell::{Cell, CellKey, OVERFLOW_CELLS},
+    protocol::Reason,
+};
 
 /// Words of a cell.
 const CELL_WORDS: usize = size_of::<Cell>() / 8;
 
-/// Part of an array map whose values are whole words, mapped into memory for reading.
+/// Part of an array map whose values are whole words, mapped into memory.
 pub struct MapMemory {
     start: NonNull<AtomicU64>,
     words: usize,
 }
 
-// SAFETY: the mapping is only read, by atomic loads, and lives until the value is dropped.
+// SAFETY: the mapping is used by atomic instructions only, and lives until the value is dropped.
 unsafe impl Send for MapMemory {}
 // SAFETY: as for Send.
 unsafe impl Sync for MapMemory {}
@@ -43,12 +47,12 @@ impl MapMemory {
 
     /// Maps `words` words from word `first` on, which begins a page.
     fn part(map: BorrowedFd<'_>, first: usize, words: usize) -> io::Result<Self> {
-        // SAFETY: a fresh read-only mapping of a file descriptor that is open during the call.
+        // SAFETY: a fresh mapping of a file descriptor that is open during the call.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 words * 8,
-                libc::PROT_READ,
+                libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 map.as_raw_fd(),
                 (first * 8) as libc::off_t,
@@ -67,16 +71,28 @@ impl MapMemory {
     /// If `index` is out of range.
     #[must_use]
     pub fn word(&self, index: usize) -> u64 {
+        self.at(index).load(Ordering::Relaxed)
+    }
+
+    /// Adds to a word, beside the kernel's programs.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    pub fn add(&self, index: usize, value: u64) {
+        self.at(index).fetch_add(value, Ordering::Relaxed);
+    }
+
+    /// All words.
+    #[must_use]
+    pub fn all(&self) -> Vec<u64> {
+        (0..self.words).map(|index| self.word(index)).collect()
+    }
+
+    fn at(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.words, "word {index} of {}", self.words);
         // SAFETY: in range of the mapping, which is page-aligned; the kernel writes these words by atomic instructions
         // or before it publishes them.
-        unsafe { self.start.add(index).as_ref() }.load(Ordering::Relaxed)
-    }
-
-    /// `count` words from word `first` on.
-    #[must_use]
-    pub fn element(&self, first: usize, count: usize) -> Vec<u64> {
-        (first..first + count).map(|index| self.word(index)).collect()
+        unsafe { self.start.add(index).as_ref() }
     }
 }
 
@@ -184,10 +200,26 @@ impl CellTable {
     /// # Errors
     /// If the kernel has no memory for the mapping.
     pub fn read<T>(&self, cell: u32, see: impl FnOnce(CellWords<'_>) -> T) -> Result<T, MapError> {
+        let (window, first) = self.around(cell).map_err(MapError::IoError)?;
+        Ok(see(CellWords { window: &window, first }))
+    }
+
+    /// Counts the end of `count` connections of a cell, of which nothing else is known, beside the kernel's programs.
+    ///
+    /// # Errors
+    /// If the kernel has no memory for the mapping.
+    pub fn end(&self, cell: u32, reason: Reason, count: u64) -> io::Result<()> {
+        let (window, first) = self.around(cell)?;
+        window.add(first + offset_of!(Cell, active) / 8, count.wrapping_neg());
+        window.add(first + offset_of!(Cell, closed) / 8 + reason as usize, count);
+        Ok(())
+    }
+
+    /// Maps a cell with its neighbours, so that the mapping begins a page whatever the size of pages; the cell's first word.
+    fn around(&self, cell: u32) -> io::Result<(MapMemory, usize)> {
         let first = cell - cell % WINDOW;
-        let count = WINDOW.min(self.capacity - first);
-        let window = self.window(first, count).map_err(MapError::IoError)?;
-        Ok(see(CellWords { window: &window, first: (cell - first) as usize * CELL_WORDS }))
+        let window = self.window(first, WINDOW.min(self.capacity - first))?;
+        Ok((window, (cell - first) as usize * CELL_WORDS))
     }
 
     /// Maps `count` cells from `first` on.

@@ -47,6 +47,7 @@ pub fn load(options: &Options<'_>) -> Result<Loaded, LoadError> {
         .override_global("EMPTY", &empty, true)
         .map_max_entries("CELLS", options.cells)
         .map_max_entries("INDEX", options.cells)
+        .map_max_entries("CENSUS", options.cells)
         .map_max_entries("FREE", options.cells)
         .map_max_entries("RECORDS", options.record_buffer)
         .load(OBJECT)
@@ -101,7 +102,7 @@ fn load_program(ebpf: &mut Ebpf, btf: &Btf, probe: &'static Probe) -> Result<(),
             <&mut SockOps>::try_from(program).and_then(SockOps::load).map_err(refused)
         }
         Hook::Iterator(name) => <&mut Iter>::try_from(program)
-            .and_then(|program| program.load(name, btf))
+            .and_then(|program| program.load(name.trim_start_matches("iter/"), btf))
             .map_err(refused),
         Hook::Tracepoint(name) => <&mut BtfTracePoint>::try_from(program)
             .and_then(|program| program.load(name, btf))

@@ -8,24 +8,28 @@
 //!
 //! [`programs`] is the table of what is attached where, [`cells`] reads the counters.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+};
 
 use aya::{
     maps::{Array, Map, MapData, MapError, ProgramArray, RingBuf},
     programs::links::FdLink,
 };
-use observer_common::loss::LOSSES;
+use observer_common::{loss::Loss, protocol::Reason};
 use thiserror::Error;
 
 pub mod adoption;
 mod attach;
 pub mod cells;
+mod census;
 mod enumeration;
 pub mod heap;
 mod load;
-mod object;
 mod pin;
 pub mod programs;
+mod sys;
 
 pub use attach::Attached;
 pub use load::{Loaded, load};
@@ -33,7 +37,8 @@ pub use pin::{Origin, PinError, Pins, fingerprint};
 
 use attach::Parts;
 use cells::{CellTable, MapMemory};
-use programs::{Hook, PROBES, Probe};
+use census::Census;
+use programs::{CENSUS, Hook, PROBES, Probe};
 
 use crate::cli::KernelLog;
 
@@ -140,6 +145,8 @@ pub struct Probes {
     parsers: ProgramArray<MapData>,
     cells: CellTable,
     losses: MapMemory,
+    /// None if this kernel has no iterator for it.
+    census: Option<Census>,
     tight: Array<MapData, u32>,
     /// Until somebody takes them.
     records: Option<Map>,
@@ -154,8 +161,20 @@ impl Probes {
             at.map(|at| maps.swap_remove(at).1)
                 .ok_or_else(|| LoadError::Map { map: name, reason: "it is missing".to_owned() })
         };
+        let counts_states = parts.programs.iter().find(|(probe, _)| probe.program == CENSUS);
+        let census = match counts_states {
+            None => None,
+            Some((_, program)) => {
+                let [conns, census, walks] = [take("CONNS")?, take("CENSUS")?, take("WALKS")?];
+                let census = program
+                    .try_clone()
+                    .and_then(|program| Census::new(program, &conns, &census, &walks));
+                Some(census.map_err(|error| map_error("CENSUS", &error))?)
+            }
+        };
         Ok(Self {
             pinned,
+            census,
             cells: CellTable::new(take("CELLS")?, take("INDEX")?, take("FREE")?)
                 .map_err(|error| map_error("CELLS", &error))?,
             losses: MapMemory::new(&take("LOSS")?).map_err(|error| map_error("LOSS", &error))?,
@@ -185,7 +204,32 @@ impl Probes {
     /// The loss counters, in the order of [`observer_common::loss::Loss`].
     #[must_use]
     pub fn losses(&self) -> Vec<u64> {
-        self.losses.element(0, LOSSES)
+        self.losses.all()
+    }
+
+    /// Whether [`Self::census`] is to be had.
+    #[must_use]
+    pub const fn can_take_census(&self) -> bool {
+        self.census.is_some()
+    }
+
+    /// How many sockets have a state that is counted in each cell, by a walk over all states; `None` if this kernel cannot
+    /// walk over them.
+    ///
+    /// # Errors
+    /// If the walk does not come to its end.
+    pub fn census(&self) -> io::Result<Option<Vec<u64>>> {
+        self.census.as_ref().map(Census::walk).transpose()
+    }
+
+    /// Counts ends that no hook has told: `count` connections are no longer active in `cell`.
+    ///
+    /// # Errors
+    /// If the kernel has no memory for the mapping.
+    pub fn end_unseen(&self, cell: u32, count: u64) -> io::Result<()> {
+        self.cells.end(cell, Reason::Unknown, count)?;
+        self.losses.add(Loss::UnseenEnd as usize, count);
+        Ok(())
     }
 
     /// How often the kernel skipped each program because it was already running on the processor.

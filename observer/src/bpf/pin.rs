@@ -37,8 +37,8 @@ use super::{
     attach::{MAPS, Parts},
     causes,
     load::OBJECT,
-    object,
     programs::PROBES,
+    sys,
 };
 
 /// Why pins could not be used.
@@ -271,9 +271,7 @@ fn parts(directory: &Path) -> Result<Parts, Box<dyn Error>> {
             continue;
         }
         states.push((probe, ProbeState::Active));
-        if probe.hook.is_attached() {
-            programs.push((probe, object::open(&path)?));
-        }
+        programs.push((probe, sys::open(&path)?));
         let link = directory.join("links").join(probe.program);
         if link.exists() {
             links.push((probe, PinnedLink::from_pin(link)?.into()));

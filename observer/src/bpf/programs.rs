@@ -15,7 +15,7 @@ pub enum Hook {
     Tracepoint(&'static str),
     /// Called by another program, through this slot of the program array.
     Parser(u32),
-    /// Run by the daemon over all objects of this kind.
+    /// Run by the daemon over all objects of this kind: the section of an object file, `iter/` and the kind.
     Iterator(&'static str),
 }
 
@@ -27,9 +27,8 @@ impl Hook {
             Self::CgroupIngress => "cgroup_skb/ingress",
             Self::CgroupEgress => "cgroup_skb/egress",
             Self::SocketCallbacks => "cgroup/sock_ops",
-            Self::Tracepoint(name) => name,
+            Self::Tracepoint(name) | Self::Iterator(name) => name,
             Self::Parser(_) => "cgroup_skb (parser)",
-            Self::Iterator(_) => "iter/tcp",
         }
     }
 
@@ -63,6 +62,11 @@ pub struct Probe {
     /// What it tells.
     pub tells: &'static str,
 }
+
+/// The program that gives sockets from before the start their state.
+pub(super) const ADOPT: &str = "adopt_socket";
+/// The program that counts the states of sockets.
+pub(super) const CENSUS: &str = "count_state";
 
 /// Every program, in the order of attachment.
 pub const PROBES: &[Probe] = &[
@@ -157,9 +161,15 @@ pub const PROBES: &[Probe] = &[
         tells: "the cgroup and the protocol of every connection, sent messages",
     },
     Probe {
-        program: "adopt_socket",
-        hook: Hook::Iterator("tcp"),
+        program: ADOPT,
+        hook: Hook::Iterator("iter/tcp"),
         need: Need::Optional,
         tells: "connections that were open before the start",
+    },
+    Probe {
+        program: CENSUS,
+        hook: Hook::Iterator("iter/bpf_sk_storage_map"),
+        need: Need::Optional,
+        tells: "ends of connections that no hook has told",
     },
 ];

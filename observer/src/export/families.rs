@@ -339,6 +339,26 @@ pub(super) static FAMILIES: &[Family] = &[
         help: "Cgroup directories that the last walk did not read.",
         samples: Samples::Own(|text, own| text.sample("", &[], own.snapshot.cgroups_skipped)),
     },
+    Family {
+        name: "observer_censuses",
+        kind: Kind::Counter,
+        help: "Censuses of the sockets: looks for connections that have ended without any hook telling.",
+        samples: Samples::Own(|text, own| {
+            if let Some((count, _)) = own.snapshot.censuses {
+                text.sample("", &[], count);
+            }
+        }),
+    },
+    Family {
+        name: "observer_census_seconds",
+        kind: Kind::Counter,
+        help: "Time that the censuses took.",
+        samples: Samples::Own(|text, own| {
+            if let Some((_, took)) = own.snapshot.censuses {
+                text.number(took.as_secs_f64());
+            }
+        }),
+    },
 ];
 
 fn active(text: &mut Text, row: &Row) {

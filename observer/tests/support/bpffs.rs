@@ -42,11 +42,22 @@ impl Bpffs {
         !Path::new(&self.pins).exists()
     }
 
+    /// Detaches pinned programs, by removing their links.
+    pub(crate) fn detach(&self, programs: &[&str]) {
+        for program in programs {
+            fs::remove_file(self.kept().join("links").join(program)).expect("a pinned link");
+        }
+    }
+
     /// Takes one map away from what is pinned.
     pub(crate) fn remove_one_map(&self) {
+        fs::remove_file(self.kept().join("maps/FREE")).expect("a pinned map");
+    }
+
+    /// The directory of the one kernel side that is pinned.
+    fn kept(&self) -> PathBuf {
         let mut kept = fs::read_dir(&self.pins).expect("the pins").flatten();
-        let kept: PathBuf = kept.next().expect("something is pinned").path();
-        fs::remove_file(kept.join("maps/FREE")).expect("a pinned map");
+        kept.next().expect("something is pinned").path()
     }
 }
 

@@ -25,6 +25,7 @@ const TESTS: &[&str] = &[
     "restart",
     "soak",
     "tail",
+    "unseen",
 ];
 /// Examples of `observer` that they start, which cargo puts beside the daemon.
 const EXAMPLES: &[&str] = &["workload", "peer", "storm"];
