@@ -62,6 +62,7 @@ pub struct Collector {
     censuses: Censuses,
     /// Censuses that came to their end, and the time that they took.
     censuses_taken: (u64, Duration),
+    census_failed: bool,
     clusters: Clusters,
     /// Counts of recycled cells whose cgroup was never known: their bucket must not shrink.
     nameless: HashMap<SeriesKey, Counts>,
@@ -89,6 +90,7 @@ impl Collector {
             expiry: Expiry::default(),
             censuses: Censuses::default(),
             censuses_taken: (0, Duration::ZERO),
+            census_failed: false,
             clusters: Clusters::default(),
             nameless: HashMap::new(),
             books: PodBooks::new(names),
@@ -246,9 +248,12 @@ impl Collector {
 
     /// Takes a census of the sockets' states: connections that have ended without any hook telling end here.
     pub fn census(&mut self) {
-        if let Err(error) = self.try_census() {
+        let taken = self.try_census();
+        // Said once, and again when one was taken in between.
+        if let (Err(error), false) = (&taken, self.census_failed) {
             warn!(%error, "cannot take a census of the sockets; ends that no hook tells stay unseen");
         }
+        self.census_failed = taken.is_err();
     }
 
     fn try_census(&mut self) -> io::Result<()> {

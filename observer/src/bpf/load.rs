@@ -76,7 +76,7 @@ pub fn load(options: &Options<'_>) -> Result<Loaded, LoadError> {
             }
             (Err(error), Need::Mandatory) => return Err(error),
             (Err(error), Need::Optional | Need::Instead(_)) => {
-                states.push((probe, ProbeState::Unavailable(error.to_string())));
+                states.push((probe, ProbeState::Unavailable(error.reason())));
             }
         }
     }

@@ -87,6 +87,19 @@ pub enum LoadError {
     },
 }
 
+impl LoadError {
+    /// What is wrong, without the remedy: of what observer can do without.
+    fn reason(&self) -> String {
+        match self {
+            Self::NoHook { hook } => format!("this kernel has no hook {hook}"),
+            Self::Program { program, reason } => {
+                format!("the kernel refused program {program}: {reason}")
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
 /// Passes on the programs' own log lines.
 pub type KernelLogger = aya_log::EbpfLogger<&'static dyn log::Log>;
 
