@@ -148,10 +148,11 @@ impl Service {
         };
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-        let mut background = vec![
-            tokio::spawn(tick(Arc::clone(&app))),
-            tokio::spawn(take_censuses(Arc::clone(&app), config.census_interval)),
-        ];
+        let mut background = vec![tokio::spawn(tick(Arc::clone(&app)))];
+        if lock(&app.collector).probes().can_take_census() {
+            let censuses = take_censuses(Arc::clone(&app), config.census_interval);
+            background.push(tokio::spawn(censuses));
+        }
         background.extend(self.kernel_log.map(|log| tokio::spawn(forward_kernel_log(log))));
         if let Some((source, names)) = self.names {
             background.push(kube::start(source, &config.node_name, names)?);

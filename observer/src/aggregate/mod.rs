@@ -1,5 +1,5 @@
-//! From cells to series: folding by replica, totals by workload, letting go of what is over, and noticing time-outs. Pure;
-//! time is a parameter.
+//! From cells to series: folding by replica, totals by workload, letting go of what is over, finding
+//! what has ended untold, and noticing time-outs. Pure; time is a parameter.
 
 mod census;
 mod clusters;

@@ -6,7 +6,7 @@
 //!   pin ────────────▶ Probes        what an earlier daemon has left running
 //! ```
 //!
-//! [`programs`] is the table of what is attached where, [`cells`] reads the counters.
+//! [`programs`] is the table of what is attached where, [`cells`] reads the counters, [`Probes::census`] checks them.
 
 use std::{
     io,
