@@ -102,12 +102,13 @@ pub(crate) fn open(conn: &mut Conn, inherited: u32) {
     let index = match cell(inherited) {
         // SAFETY: a pointer into the map's value; the key is written before the index is published.
         Some(cell) if unsafe { (*cell).key } == wanted => inherited,
-        Some(_) => {
-            // It may be another's by now.
-            conn.cell = NO_CELL;
+        other => {
+            if other.is_some() {
+                // It may be another's by now.
+                conn.cell = NO_CELL;
+            }
             cell_index(conn, Protocol::Tcp as u8)
         }
-        None => cell_index(conn, Protocol::Tcp as u8),
     };
     // The first segment may be in a note, or on another processor and faster than the birth.
     if enter(conn, index, offset_of!(Cell, opened)) && conn.flow.protocol != Protocol::Tcp as u8 {

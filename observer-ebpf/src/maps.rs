@@ -9,7 +9,7 @@ use observer_common::{
     CHUNK,
     cell::{Cell, CellKey},
     conn::{Conn, MAX_FOUND},
-    flow::Flow,
+    flow::{Flow, Stream},
     loss::LOSSES,
     record::ConnRecord,
 };
@@ -114,6 +114,8 @@ pub(crate) struct Scratch {
     pub(crate) bits: u32,
     /// 1 while claimed.
     pub(crate) busy: u32,
+    /// Where the follower of HTTP/2 frames is, likewise.
+    pub(crate) stream: Stream,
 }
 
 #[btf_map]

@@ -169,14 +169,13 @@ fn accepted(conn: &mut Conn) {
 pub(super) fn closed(sk: *const c_void, old: i32) {
     // SAFETY: the hook's socket argument.
     let Some(conn) = (unsafe { storage::get(sk) }) else { return };
+    // A child whose birth was skipped, and which has had no segment since.
+    if conn.kind == kind::LISTENER && (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT) {
+        born(conn);
+    }
     match conn.kind {
         kind::COUNTED => ended(conn, old),
         kind::CONNECTING => failed(conn),
-        // A child whose birth was skipped, and which has had no segment since.
-        kind::LISTENER if old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT => {
-            born(conn);
-            ended(conn, old);
-        }
         kind::ESTABLISHED => {
             count::lost(Loss::Unattributed);
             conn.kind = kind::CLOSED;
@@ -189,16 +188,16 @@ pub(super) fn closed(sk: *const c_void, old: i32) {
 fn destroyed(sk: *const c_void) {
     // SAFETY: the hook's socket argument.
     let Some(conn) = (unsafe { storage::get(sk) }) else { return };
+    // Over, and in a cell all the same: whatever went wrong, a socket that is gone is not active.
+    let misplaced = conn.kind == kind::CLOSED && conn.cell != NO_CELL;
+    if misplaced {
+        count::lost(Loss::MisplacedEnd);
+    }
     match conn.kind {
         kind::ABORTING => unexplained(conn),
-        kind::COUNTED => ended(conn, UNSEEN),
         kind::CONNECTING | kind::FAILING => fail(conn, Failure::Cancelled),
         kind::ESTABLISHED => count::lost(Loss::Unattributed),
-        // Over, and in a cell all the same: whatever went wrong, a socket that is gone is not active.
-        kind::CLOSED if conn.cell != NO_CELL => {
-            count::lost(Loss::MisplacedEnd);
-            ended(conn, UNSEEN);
-        }
+        seen if seen == kind::COUNTED || misplaced => ended(conn, UNSEEN),
         _ => {}
     }
 }

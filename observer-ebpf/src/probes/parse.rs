@@ -13,7 +13,7 @@ use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use observer_common::{
     CHUNK,
     conn::Conn,
-    flow::{Flow, mode, stream_flag},
+    flow::{Flow, Stream, mode, stream_flag},
     http1,
     http2::{self, Verdict},
     loss::Loss,
@@ -36,9 +36,32 @@ const PASS: i32 = 1;
 const FRAMES: usize = 160;
 
 /// The state a job belongs to: the socket's, or this processor's note when the socket is a listener.
+///
+/// Programs with a loop over bytes look it up before the loop and again behind it: otherwise the verifier follows the loop
+/// once for each place that the state may be in.
 enum Target<'a> {
     Conn(&'a mut Conn),
     Note(&'a mut Flow),
+}
+
+impl Target<'_> {
+    #[inline(always)]
+    fn flow(&mut self) -> &mut Flow {
+        match self {
+            Self::Conn(conn) => &mut conn.flow,
+            Self::Note(flow) => flow,
+        }
+    }
+
+    /// Counts the protocol that the flow has found since it was `before`.
+    #[inline(always)]
+    fn transition(&mut self, before: u8) {
+        if let Self::Conn(conn) = self
+            && before != conn.flow.protocol
+        {
+            count::transition(conn, before);
+        }
+    }
 }
 
 #[inline(always)]
@@ -92,11 +115,48 @@ impl Claim {
         }
     }
 
+    /// Takes in where an HTTP/2 stream is.
+    #[inline(always)]
+    fn place_in(&self, stream: &Stream) {
+        // SAFETY: claimed by this run.
+        place(stream, unsafe { &mut (*self.0).stream });
+    }
+
+    /// Follows the frames in the first `length` bytes.
+    #[inline(always)]
+    fn follow(&self, length: usize) -> Verdict {
+        // SAFETY: claimed by this run of the program, and filled; the bytes and the stream are apart.
+        unsafe {
+            let (used, verdict) = http2::run(&mut (*self.0).stream, &(*self.0).bytes, 0, length);
+            ptr::write_volatile(&raw mut (*self.0).at, used as u32);
+            verdict
+        }
+    }
+
+    /// Hands out where the stream is now; how many bytes were consumed.
+    #[inline(always)]
+    fn place_out(&self, stream: &mut Stream) -> u32 {
+        // SAFETY: claimed by this run.
+        unsafe {
+            place(&(*self.0).stream, stream);
+            ptr::read_volatile(&raw const (*self.0).at)
+        }
+    }
+
     #[inline(always)]
     fn release(self) {
         // SAFETY: claimed by this run.
         unsafe { ptr::write_volatile(&raw mut (*self.0).busy, 0) };
     }
+}
+
+/// Copies what the follower of HTTP/2 frames works on, and nothing of what is counted meanwhile.
+#[inline(always)]
+const fn place(from: &Stream, to: &mut Stream) {
+    to.state = from.state;
+    to.pos = from.pos;
+    to.left = from.left;
+    to.aux = from.aux;
 }
 
 /// Bytes of the job that fit into one chunk.
@@ -145,32 +205,25 @@ pub(super) fn proceed(ctx: &SkBuffContext, flow: &Flow, job: &Job) {
 #[cgroup_skb]
 pub(crate) fn parse_http1(ctx: SkBuffContext) -> i32 {
     let job = Job::take(ctx.skb.skb);
-    let (flow, conn) = match target(&ctx) {
-        Some(Target::Conn(conn)) => (&raw mut conn.flow, Some(conn)),
-        Some(Target::Note(flow)) => (&raw mut *flow, None),
-        None => return PASS,
-    };
-    // SAFETY: the flow of the target above, borrowed once at a time.
-    let flow = unsafe { &mut *flow };
+    let Some(mut before) = target(&ctx) else { return PASS };
+    let state = before.flow().http1_state(job.request);
     let Some(claim) = Claim::new() else { return PASS };
     let length = load(&ctx, &job, &claim);
     if length == 0 {
         claim.release();
         return PASS;
     }
-    let before = flow.protocol;
-    let run = claim.run(flow.http1_state(job.request), length);
+    let run = claim.run(state, length);
     claim.release();
     // Taken anew: after the loop the verifier knows too much of the old one, see `Scratch`.
     let job = Job::take(ctx.skb.skb);
+    let Some(mut target) = target(&ctx) else { return PASS };
+    let flow = target.flow();
+    let before = flow.protocol;
     let used = if flow.apply(job.request, run) { chunk(&job) } else { run.at as u32 };
     let job = job.advanced(used);
-    if let Some(conn) = conn
-        && before != flow.protocol
-    {
-        count::transition(conn, before);
-    }
-    proceed(&ctx, flow, &job);
+    target.transition(before);
+    proceed(&ctx, target.flow(), &job);
     PASS
 }
 
@@ -178,33 +231,31 @@ pub(crate) fn parse_http1(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb]
 pub(crate) fn parse_http2(ctx: SkBuffContext) -> i32 {
     let job = Job::take(ctx.skb.skb);
-    let (flow, conn) = match target(&ctx) {
-        Some(Target::Conn(conn)) => (&raw mut conn.flow, Some(conn)),
-        Some(Target::Note(flow)) => (&raw mut *flow, None),
-        None => return PASS,
-    };
-    // SAFETY: as in `parse_http1`.
-    let flow = unsafe { &mut *flow };
+    let Some(mut before) = target(&ctx) else { return PASS };
     let Some(claim) = Claim::new() else { return PASS };
     let length = load(&ctx, &job, &claim);
     if length == 0 {
         claim.release();
         return PASS;
     }
-    // SAFETY: claimed by this run and just filled.
-    let (used, verdict) = http2::run(&mut flow.request, unsafe { &(*claim.0).bytes }, 0, length);
+    claim.place_in(&before.flow().request);
+    let verdict = claim.follow(length);
+    let Some(mut target) = target(&ctx) else {
+        claim.release();
+        return PASS;
+    };
+    let flow = target.flow();
+    let used = claim.place_out(&mut flow.request);
     claim.release();
-    let job = job.advanced(used as u32);
+    let job = Job::take(ctx.skb.skb).advanced(used);
     if verdict != Verdict::Open {
         flow.request.mode = mode::OFF;
         if verdict == Verdict::Grpc {
             flow.protocol = Protocol::Grpc as u8;
-            if let Some(conn) = conn {
-                count::transition(conn, Protocol::Http2 as u8);
-            }
+            target.transition(Protocol::Http2 as u8);
         }
     }
-    proceed(&ctx, flow, &job);
+    proceed(&ctx, target.flow(), &job);
     PASS
 }
 
