@@ -18,6 +18,7 @@ use support::{
     lock::SystemLock,
     metrics::Expected,
     pod::Pod,
+    poll::poll,
     scale::scaled,
     workload::{Drive, Driver, Protocol, Server},
 };
@@ -111,7 +112,12 @@ fn ends_that_no_hook_tells_are_found() {
     daemon.wait_for(PATIENCE, &all);
     daemon.kill();
 
+    let links = BpfSnapshot::take().links();
     bpffs.detach(&HOOKS);
+    // The kernel takes them away later: first their ids, then the programs, those of cgroups under the lock of the tree.
+    let gone = || (BpfSnapshot::take().links() + HOOKS.len() == links).then_some(());
+    poll(PATIENCE, gone).expect("the hooks go");
+    drop(Pod::new());
     let mut expected = [websocket.expected(counts[0]), tcp.expected(counts[1])].concat();
     expected.extend(staying.expected(0));
     let pods = [websocket, tcp].map(|Held { driver, client_pod, server_pod, .. }| {

@@ -30,6 +30,11 @@ impl BpfSnapshot {
         )
     }
 
+    /// How many links there are.
+    pub(crate) fn links(&self) -> usize {
+        self.0.iter().filter(|(kind, _)| *kind == "link").count()
+    }
+
     /// Waits until all that is new since this snapshot has gone; panics with what stays.
     ///
     /// What has gone since is no leak: an earlier test's objects may have taken their time.
