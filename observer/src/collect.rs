@@ -195,7 +195,7 @@ impl Collector {
             cells: (used, u64::from(self.probes.cells().capacity() - OVERFLOW_CELLS)),
             undecodable: pass.undecodable,
             cgroups_skipped: self.cgroups.skipped(),
-            censuses: self.probes.can_take_census().then_some(self.censuses_taken),
+            censuses: self.probes.census().map(|_| self.censuses_taken),
             kubernetes,
         }
     }
@@ -259,7 +259,8 @@ impl Collector {
     fn try_census(&mut self) -> io::Result<()> {
         let began = Instant::now();
         let before = self.tallies()?;
-        let Some(found) = self.probes.census()? else { return Ok(()) };
+        let Some(census) = self.probes.census() else { return Ok(()) };
+        let found = census.walk()?;
         let after = self.tallies()?;
         let found = |cell: u32| found.get(cell as usize).copied().unwrap_or(0);
         for Unseen { cell, count } in self.censuses.compare(&before, found, &after) {

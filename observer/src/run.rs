@@ -149,7 +149,7 @@ impl Service {
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
         let mut background = vec![tokio::spawn(tick(Arc::clone(&app)))];
-        if lock(&app.collector).probes().can_take_census() {
+        if lock(&app.collector).probes().census().is_some() {
             let censuses = take_censuses(Arc::clone(&app), config.census_interval);
             background.push(tokio::spawn(censuses));
         }

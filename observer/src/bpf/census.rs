@@ -10,7 +10,7 @@ use aya::maps::Map;
 use super::{cells::MapMemory, sys};
 
 /// The iterator over the states, and what it writes.
-pub(super) struct Census {
+pub struct Census {
     program: OwnedFd,
     states: OwnedFd,
     /// States that all walks have found, by cell.
@@ -46,7 +46,7 @@ impl Census {
     /// # Errors
     /// What the kernel says: above a million sockets (`MAX_ITER_OBJECTS`) it breaks off. What a walk has found that did not
     /// come to its end is not told.
-    pub(super) fn walk(&self) -> io::Result<Vec<u64>> {
+    pub fn walk(&self) -> io::Result<Vec<u64>> {
         let before = self.found.all();
         let walks = self.walks.word(0);
         let mut nothing = Vec::new();

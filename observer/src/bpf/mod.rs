@@ -6,7 +6,7 @@
 //!   pin ────────────▶ Probes        what an earlier daemon has left running
 //! ```
 //!
-//! [`programs`] is the table of what is attached where, [`cells`] reads the counters, [`Probes::census`] checks them.
+//! [`programs`] is the table of what is attached where, [`cells`] reads the counters, [`Census`] checks them.
 
 use std::{
     io,
@@ -32,12 +32,12 @@ pub mod programs;
 mod sys;
 
 pub use attach::Attached;
+pub use census::Census;
 pub use load::{Loaded, load};
 pub use pin::{Origin, PinError, Pins, fingerprint};
 
 use attach::Parts;
 use cells::{CellTable, MapMemory};
-use census::Census;
 use programs::{CENSUS, Hook, PROBES, Probe};
 
 use crate::cli::KernelLog;
@@ -158,7 +158,6 @@ pub struct Probes {
     parsers: ProgramArray<MapData>,
     cells: CellTable,
     losses: MapMemory,
-    /// None if this kernel has no iterator for it.
     census: Option<Census>,
     tight: Array<MapData, u32>,
     /// Until somebody takes them.
@@ -220,19 +219,10 @@ impl Probes {
         self.losses.all()
     }
 
-    /// Whether [`Self::census`] is to be had.
+    /// The census of the sockets' states; `None` if this kernel cannot walk over them.
     #[must_use]
-    pub const fn can_take_census(&self) -> bool {
-        self.census.is_some()
-    }
-
-    /// How many sockets have a state that is counted in each cell, by a walk over all states; `None` if this kernel cannot
-    /// walk over them.
-    ///
-    /// # Errors
-    /// If the walk does not come to its end.
-    pub fn census(&self) -> io::Result<Option<Vec<u64>>> {
-        self.census.as_ref().map(Census::walk).transpose()
+    pub const fn census(&self) -> Option<&Census> {
+        self.census.as_ref()
     }
 
     /// Counts ends that no hook has told: `count` connections are no longer active in `cell`.

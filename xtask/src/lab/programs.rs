@@ -22,6 +22,7 @@ const TESTS: &[&str] = &[
     "handshakes",
     "overflow",
     "pinned",
+    "proxy",
     "restart",
     "soak",
     "tail",
