@@ -21,7 +21,7 @@ use observer_common::{
     cell::Cell,
     conn::{Conn, NO_CELL, flag, kind},
     loss::Loss,
-    protocol::{FAILURES, Failure, RESET_CAUSES as CAUSES, Reason, ResetCause, Role, Timeout},
+    protocol::{FAILURES, Failure, Reason, ResetCause, Role, Timeout},
 };
 
 use crate::{
@@ -194,7 +194,12 @@ fn destroyed(sk: *const c_void) {
         count::lost(Loss::MisplacedEnd);
     }
     match conn.kind {
-        kind::ABORTING => unexplained(conn),
+        // A program that aborts destroys the socket in the same call; one that learns of an error closes it later.
+        kind::ABORTING => {
+            // SAFETY: no arguments.
+            let now = unsafe { bpf_ktime_get_ns() };
+            late(conn, now.wrapping_sub(conn.closed_ns) < SAME_CALL_NS);
+        }
         kind::CONNECTING | kind::FAILING => fail(conn, Failure::Cancelled),
         kind::ESTABLISHED => count::lost(Loss::Unattributed),
         seen if seen == kind::COUNTED || misplaced => ended(conn, UNSEEN),
@@ -202,37 +207,31 @@ fn destroyed(sk: *const c_void) {
     }
 }
 
-/// An end that no event has explained until the socket goes: the events were skipped. What has left tells.
+/// An end that CLOSE has not explained: an error that follows does, or the socket's end if events were skipped.
 #[inline(always)]
-fn unexplained(conn: &mut Conn) {
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let untold = conn.flags & (flag::RESET_LEFT | flag::RESET_LOCAL) == flag::RESET_LEFT;
-    // A program that aborts destroys the socket in the same call; one that learns of an error closes it later.
-    let reason = if now.wrapping_sub(conn.closed_ns) < SAME_CALL_NS {
-        Reason::ResetLocal
-    } else {
-        if untold {
-            conn.reset_cause = ResetCause::KeepaliveTimeout as u8;
-            storage::mark(conn, flag::RESET_LOCAL);
-        }
-        broken(conn)
-    };
-    if untold {
-        let cause = conn.reset_cause as usize & (CAUSES - 1);
-        count::one(conn, offset_of!(Cell, resets_sent) + 8 * cause);
+fn late(conn: &mut Conn, by_program: bool) {
+    // Since CLOSE, or it would have explained it: the reset of an abort, whose event was skipped.
+    let left = conn.flags & flag::RESET_LEFT != 0;
+    if left && conn.flags & flag::RESET_LOCAL == 0 {
+        reset_untold(conn);
     }
+    let reason = if left || by_program { Reason::ResetLocal } else { broken(conn) };
     finish(conn, reason);
+}
+
+/// Counts a reset that has left, and whose event was skipped: its cause is not known.
+#[inline(always)]
+fn reset_untold(conn: &mut Conn) {
+    conn.reset_cause = ResetCause::Unspecified as u8;
+    storage::mark(conn, flag::RESET_LOCAL);
+    count::one(conn, offset_of!(Cell, resets_sent) + 8 * ResetCause::Unspecified as usize);
 }
 
 /// The socket has reported an error.
 #[inline(always)]
 pub(super) fn errored(conn: &mut Conn) {
     match conn.kind {
-        kind::ABORTING => {
-            let reason = broken(conn);
-            finish(conn, reason);
-        }
+        kind::ABORTING => late(conn, false),
         kind::FAILING => unanswered(conn),
         kind::CONNECTING => storage::mark(conn, flag::ERROR),
         // SAFETY: no arguments.
@@ -242,15 +241,17 @@ pub(super) fn errored(conn: &mut Conn) {
 
 /// Why an error, and not the program, has ended a connection that neither side had ended in order.
 #[inline(always)]
-fn broken(conn: &Conn) -> Reason {
-    let has = |flags: u32| conn.flags & flags != 0;
-    if has(flag::RESET_SEEN) {
+fn broken(conn: &mut Conn) -> Reason {
+    if conn.flags & flag::RESET_SEEN != 0 {
         count::one(conn, offset_of!(Cell, resets_received));
         return Reason::ResetPeer;
     }
     // Keep-alive probes are given up with a reset, retransmissions without; a destroyed socket (`ss --kill`) also sends
     // one, for another cause.
-    let kind = if !has(flag::RESET_LOCAL) {
+    if conn.flags & (flag::RESET_LEFT | flag::RESET_LOCAL) == flag::RESET_LEFT {
+        reset_untold(conn);
+    }
+    let kind = if conn.flags & flag::RESET_LOCAL == 0 {
         Timeout::Retransmission
     } else if conn.reset_cause == ResetCause::KeepaliveTimeout as u8
         || conn.reset_cause == ResetCause::Unspecified as u8
@@ -278,9 +279,10 @@ fn ended(conn: &mut Conn, old: i32) {
         Reason::ResetPeer
     } else {
         match old {
-            TCP_ESTABLISHED | TCP_CLOSE_WAIT if broke => broken(conn),
-            // Neither side has ended it in order, and nothing has happened to it yet: either we abort, and the reset is
-            // sent after this event (`tcp_close`, `tcp_disconnect`) and says why, on kernels that say; or an error follows.
+            // The reset of an abort is sent after this event: one that has left already is no program's.
+            TCP_ESTABLISHED | TCP_CLOSE_WAIT if broke || has(flag::RESET_LEFT) => broken(conn),
+            // Neither side has ended it in order, and nothing has happened to it yet: either we abort, and the reset
+            // (`tcp_close`, `tcp_disconnect`) says why, on kernels that say; or an error follows.
             TCP_ESTABLISHED | TCP_CLOSE_WAIT => {
                 conn.kind = kind::ABORTING;
                 return;

@@ -9,7 +9,8 @@
 //! - [`idle`]: real proxies that cut connections because nothing was said;
 //! - [`books`]: the expectations, series by series: what is not expected must not be there.
 //!
-//! The resets' causes are those of Linux 6.18; kernels before 6.10 do not say them, and the books then expect none.
+//! The resets' causes are those of Linux 6.18; kernels before 6.10 do not say them, nor does a skipped event, and the
+//! books then expect none.
 
 mod attempts;
 mod books;
@@ -40,9 +41,7 @@ const CELLS: [&str; 2] = ["--cells", "4096"];
 fn on_loopback() {
     let _lock = SystemLock::acquire();
     let daemon = Daemon::start(&CELLS);
-    let mut failures = Failures::default();
-    loopback::run(&daemon, &mut failures);
-    failures.report();
+    run_on_loopback(&daemon);
     daemon.stop();
 }
 
@@ -50,15 +49,36 @@ fn on_loopback() {
 fn between_namespaces() {
     let _lock = SystemLock::acquire();
     let daemon = Daemon::start(&CELLS);
+    run_between_namespaces(&daemon);
+    daemon.stop();
+}
+
+/// The kernel may skip the event of a reset that is sent, and here it skips all: only their causes are lost.
+#[test]
+fn without_the_event_of_a_reset() {
+    let _lock = SystemLock::acquire();
+    let skips = ["--simulate-lacking", "tcp_send_reset"];
+    let daemon = Daemon::start(&[CELLS, skips].concat());
+    run_on_loopback(&daemon);
+    run_between_namespaces(&daemon);
+    daemon.stop();
+}
+
+fn run_on_loopback(daemon: &Daemon) {
+    let mut failures = Failures::default();
+    loopback::run(daemon, &mut failures);
+    failures.report();
+}
+
+fn run_between_namespaces(daemon: &Daemon) {
     let namespaces = NetnsPair::new();
     few_syns(&namespaces.a);
     few_syns(&namespaces.b);
     let cable = Cable::new(&namespaces);
     let mut failures = Failures::default();
-    network::run(&daemon, &namespaces, &cable, &mut failures);
-    attempts::run(&daemon, &namespaces, &cable, &mut failures);
+    network::run(daemon, &namespaces, &cable, &mut failures);
+    attempts::run(daemon, &namespaces, &cable, &mut failures);
     failures.report();
-    daemon.stop();
 }
 
 #[test]
