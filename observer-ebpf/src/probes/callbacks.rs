@@ -48,7 +48,9 @@ pub(crate) fn socket_callback(ctx: SockOpsContext) -> u32 {
         STATE if ctx.arg(1) == CLOSE => {
             let old = ctx.arg(0) as i32;
             if let Some(sk) = socket(&ctx) {
-                lifecycle::closed(sk, old);
+                // SAFETY: a context field.
+                let unanswered = unsafe { (*ctx.ops).packets_out } != 0;
+                lifecycle::closed(sk, old, unanswered);
             }
         }
         _ => {}

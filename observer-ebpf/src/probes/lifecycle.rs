@@ -61,7 +61,7 @@ pub(crate) fn socket_state(ctx: BtfTracePointContext) -> i32 {
             debug!(&ctx, "established from {}", old);
         }
         TCP_CLOSE => {
-            closed(sk, old);
+            closed(sk, old, false);
             debug!(&ctx, "closed from {}", old);
         }
         _ => {}
@@ -164,9 +164,10 @@ fn accepted(conn: &mut Conn) {
     count::open(conn, conn.cell);
 }
 
-/// A socket has reached CLOSE from `old`; does nothing if that is known.
+/// A socket has reached CLOSE from `old`; does nothing if that is known. `unanswered`: it is known to wait for the answer
+/// to a segment.
 #[inline(always)]
-pub(super) fn closed(sk: *const c_void, old: i32) {
+pub(super) fn closed(sk: *const c_void, old: i32, unanswered: bool) {
     // SAFETY: the hook's socket argument.
     let Some(conn) = (unsafe { storage::get(sk) }) else { return };
     // A child whose birth was skipped, and which has had no segment since.
@@ -175,7 +176,7 @@ pub(super) fn closed(sk: *const c_void, old: i32) {
     }
     match conn.kind {
         kind::COUNTED => ended(conn, old),
-        kind::CONNECTING => failed(conn),
+        kind::CONNECTING => failed(conn, unanswered),
         kind::ESTABLISHED => {
             count::lost(Loss::Unattributed);
             conn.kind = kind::CLOSED;
@@ -232,7 +233,7 @@ fn reset_untold(conn: &mut Conn) {
 pub(super) fn errored(conn: &mut Conn) {
     match conn.kind {
         kind::ABORTING => late(conn, false),
-        kind::FAILING => unanswered(conn),
+        kind::FAILING => broken_off(conn),
         kind::CONNECTING => storage::mark(conn, flag::ERROR),
         // SAFETY: no arguments.
         _ => conn.error_ns = unsafe { bpf_ktime_get_ns() },
@@ -308,15 +309,19 @@ pub(super) fn finish(conn: &mut Conn, reason: Reason) {
     }
 }
 
-/// An attempt to connect has ended without a connection.
+/// An attempt to connect has ended without a connection. Before it ends one the kernel forgets the SYN
+/// (`tcp_done_with_error`, or before 6.10 reports the error first): with a SYN that still waits for its answer
+/// (`unanswered`) the program has given up. It may report an error all the same (`tcp_disconnect`, by `SO_LINGER` 0).
 #[inline(always)]
-fn failed(conn: &mut Conn) {
+fn failed(conn: &mut Conn, unanswered: bool) {
     // SAFETY: no arguments.
     conn.closed_ns = unsafe { bpf_ktime_get_ns() };
     if conn.flags & flag::RESET_PEER != 0 {
         fail(conn, Failure::Refused);
     } else if conn.flags & flag::ERROR != 0 {
-        unanswered(conn);
+        broken_off(conn);
+    } else if unanswered {
+        fail(conn, Failure::Cancelled);
     } else {
         // The program has given up, or an error follows.
         conn.kind = kind::FAILING;
@@ -325,7 +330,7 @@ fn failed(conn: &mut Conn) {
 
 /// An attempt to connect has ended by an error, without a reset.
 #[inline(always)]
-fn unanswered(conn: &mut Conn) {
+fn broken_off(conn: &mut Conn) {
     if conn.closed_ns.saturating_sub(conn.syn_ns) < SYN_TIMEOUT_NS {
         return fail(conn, Failure::Unreachable);
     }

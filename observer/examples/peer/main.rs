@@ -12,6 +12,7 @@
 //! | `accept` | accepts the next connection, in place of the one before | |
 //! | `connect ADDR` | connects, in place of the connection before | |
 //! | `attempt MS ADDR` | the same, but gives up after so many milliseconds | |
+//! | `abandon MS ADDR` | tries to connect, and after so many milliseconds gives up by a reset (`SO_LINGER` 0), as some proxies do | |
 //! | `send HEX` | sends the bytes by one write, without Nagle's delay | |
 //! | `send-uncopied HEX` | the same by `MSG_ZEROCOPY`, whose completion the socket reports as an error | |
 //! | `receive COUNT` | receives that many bytes, fewer if the peer ends | the bytes |
@@ -36,15 +37,17 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
     str::FromStr,
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
+    errno::Errno,
     libc::{self, linger},
     setsockopt_impl, sockopt_impl,
     sys::socket::{
-        Backlog, MsgFlags, setsockopt,
+        AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrStorage, setsockopt,
         sockopt::{KeepAlive, Linger, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout},
     },
 };
@@ -115,6 +118,10 @@ impl Peer {
             "attempt" => {
                 let (patience, address) = argument.split_once(' ').context("no address")?;
                 self.connect(parse(address)?, Duration::from_millis(parse(patience)?))?;
+            }
+            "abandon" => {
+                let (patience, address) = argument.split_once(' ').context("no address")?;
+                abandon(parse(address)?, Duration::from_millis(parse(patience)?))?;
             }
             "send" => self.stream()?.write_all(&from_hex(argument)?)?,
             "send-uncopied" => self.send_uncopied(&from_hex(argument)?)?,
@@ -215,6 +222,18 @@ impl Peer {
     fn stream(&mut self) -> Result<&mut TcpStream> {
         self.stream.as_mut().context("no connection")
     }
+}
+
+/// An attempt to connect that ends by a reset when its time is over.
+fn abandon(address: SocketAddr, patience: Duration) -> Result<()> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = nix::sys::socket::socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&socket, Linger, &linger { l_onoff: 1, l_linger: 0 })?;
+    let begun = nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address));
+    ensure!(begun == Err(Errno::EINPROGRESS), "connect: {begun:?}");
+    thread::sleep(patience);
+    Ok(())
 }
 
 fn configured(stream: TcpStream) -> io::Result<TcpStream> {

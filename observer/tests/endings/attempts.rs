@@ -41,6 +41,8 @@ pub(crate) fn run(daemon: &Daemon, namespaces: &NetnsPair, cable: &Cable, failur
         run("to a blackhole", &|| lab.blackhole(address));
         run("cancelled at once", &|| lab.cancelled(address, 300));
         run("cancelled after the second SYN", &|| lab.cancelled(address, 1500));
+        run("abandoned at once", &|| lab.abandoned(address, 300));
+        run("abandoned after the second SYN", &|| lab.abandoned(address, 1500));
         run("to a full accept queue", &|| lab.full_queue(address));
     }
     ip(&format!("-n {} route add unreachable {NOWHERE}", namespaces.a.name()));
@@ -87,6 +89,15 @@ impl Lab<'_> {
         self.attempt(address, &format!("attempt {after}"), "timed out", |books| {
             books.failed("cancelled")
         })
+    }
+
+    /// The same by a reset, which the kernel reports as an error, to the program's own socket.
+    fn abandoned(&self, address: IpAddr, after: u32) -> Result<()> {
+        self.cable.set(Condition::Cut);
+        let pod = Pod::new();
+        let mut client = Peer::start(&pod.cgroup, Some(&self.namespaces.a));
+        client.ask(&format!("abandon {after} {}", SocketAddr::new(address, CLOSED)))?;
+        check(self.daemon, &[(&pod, Books::new("client", CLOSED).failed("cancelled"))])
     }
 
     /// There is room for one connection that nobody accepts; the kernel does not hear the SYNs of another.

@@ -34,6 +34,9 @@ use support::{
 
 use std::{process::Command, time::Duration};
 
+/// A file of scenarios that take place between two namespaces.
+type Scenarios = fn(&Daemon, &NetnsPair, &Cable, &mut Failures);
+
 /// Enough for all scenarios of a test; each scrape reads the whole table.
 const CELLS: [&str; 2] = ["--cells", "4096"];
 
@@ -49,7 +52,7 @@ fn on_loopback() {
 fn between_namespaces() {
     let _lock = SystemLock::acquire();
     let daemon = Daemon::start(&CELLS);
-    run_between_namespaces(&daemon);
+    run_between_namespaces(&daemon, &[network::run, attempts::run]);
     daemon.stop();
 }
 
@@ -60,7 +63,7 @@ fn without_the_event_of_a_reset() {
     let skips = ["--simulate-lacking", "tcp_send_reset"];
     let daemon = Daemon::start(&[CELLS, skips].concat());
     run_on_loopback(&daemon);
-    run_between_namespaces(&daemon);
+    run_between_namespaces(&daemon, &[network::run]);
     daemon.stop();
 }
 
@@ -70,14 +73,15 @@ fn run_on_loopback(daemon: &Daemon) {
     failures.report();
 }
 
-fn run_between_namespaces(daemon: &Daemon) {
+fn run_between_namespaces(daemon: &Daemon, scenarios: &[Scenarios]) {
     let namespaces = NetnsPair::new();
     few_syns(&namespaces.a);
     few_syns(&namespaces.b);
     let cable = Cable::new(&namespaces);
     let mut failures = Failures::default();
-    network::run(daemon, &namespaces, &cable, &mut failures);
-    attempts::run(daemon, &namespaces, &cable, &mut failures);
+    for run in scenarios {
+        run(daemon, &namespaces, &cable, &mut failures);
+    }
     failures.report();
 }
 
