@@ -133,6 +133,10 @@ fn control(
     segment: &Segment,
     direction: usize,
 ) {
+    // It has no stream, whatever strangers send to it, and the kernel for it. Its children would inherit what is noted.
+    if conn.kind == kind::LISTENER {
+        return;
+    }
     if segment.flags & (packet::SYN | packet::ACK) == packet::SYN {
         if direction == TX {
             syn_sent(skb, conn, sk);

@@ -28,6 +28,7 @@ pub(crate) fn run(daemon: &Daemon, netns: &Netns, tun: &Tun, failures: &mut Fail
         };
         run("a port scan: SYN, then RST", &|| lab.half_open_scan());
         run("a port scan: handshake, then RST", &|| lab.connect_scan());
+        run("a reset by who listens, then one by the program", &|| lab.stray_acknowledgement());
         run("a reset that is not in sequence", &|| lab.forged_reset());
         run("a handshake that waits for room in the accept queue", &|| lab.full_queue());
         run("more out of order than is kept", &|| lab.late_start());
@@ -87,6 +88,20 @@ impl<'a> Lab<'a> {
         self.connect(address, true)?.reset(0)?;
         let books = Books::new("server", address.port()).opened(1);
         self.check(&pod, books.closed("reset_peer", 1).was_reset(1))
+    }
+
+    /// The kernel resets what belongs to no connection, with the listener's socket from Linux 6.13 on: it is none of those
+    /// that are accepted afterwards.
+    fn stray_acknowledgement(&self) -> Result<()> {
+        let (pod, mut server, address) = self.server()?;
+        let scan = self.connect(address, false)?;
+        scan.reset(0)?;
+        scan.acknowledge()?;
+        let _raw = self.connect(address, true)?;
+        server.ask("accept")?;
+        server.ask("reset")?;
+        let books = Books::new("server", address.port()).opened(1);
+        self.check(&pod, books.closed("reset_local", 1).reset("disconnect", 1))
     }
 
     /// TCP takes only a reset right behind what it has received (RFC 5961 section 3.2).
