@@ -64,8 +64,11 @@ fn sent(sk: *const c_void, cause: u8) {
     if conn.kind == kind::LISTENER || conn.kind == kind::NEW {
         return;
     }
-    storage::mark(conn, flag::RESET_LOCAL);
-    conn.reset_cause = cause;
+    // An answer to an older connection's segment does not end the attempt to connect that has met it.
+    if conn.kind != kind::CONNECTING {
+        storage::mark(conn, flag::RESET_LOCAL);
+        conn.reset_cause = cause;
+    }
     count::one(conn, offset_of!(Cell, resets_sent) + 8 * (cause as usize & (CAUSES - 1)));
     if conn.kind == kind::ABORTING {
         let unread = cause == ResetCause::AbortOnClose as u8;

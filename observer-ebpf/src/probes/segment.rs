@@ -133,8 +133,11 @@ fn control(
     segment: &Segment,
     direction: usize,
 ) {
-    // It has no stream, whatever strangers send to it, and the kernel for it. Its children would inherit what is noted.
-    if conn.kind == kind::LISTENER {
+    // Neither has a stream, whatever strangers send to it, and the kernel for it. A listener's children would inherit what
+    // is noted, and an attempt may still succeed.
+    if conn.kind == kind::LISTENER
+        || (conn.kind == kind::CONNECTING && segment.flags & packet::SYN == 0)
+    {
         return;
     }
     if segment.flags & (packet::SYN | packet::ACK) == packet::SYN {

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::{
     books::{Books, check},
+    stage::expect_error,
     support::{
         daemon::Daemon,
         netns::Netns,
@@ -32,6 +33,7 @@ pub(crate) fn run(daemon: &Daemon, netns: &Netns, tun: &Tun, failures: &mut Fail
         run("a reset that is not in sequence", &|| lab.forged_reset());
         run("a handshake that waits for room in the accept queue", &|| lab.full_queue());
         run("more out of order than is kept", &|| lab.late_start());
+        run("an answer to an older connection, then silence", &|| lab.mistaken());
         run("an attempt that a router answers: unreachable", &|| lab.unreachable());
     }
 }
@@ -173,6 +175,25 @@ impl<'a> Lab<'a> {
             self.check(&pod, books.bytes(all.len() as u64 + 6, 0).closed("peer", 1))?;
         }
         Ok(())
+    }
+
+    /// The reset of such an answer ends nothing, and is not what ends the connection later.
+    fn mistaken(&self) -> Result<()> {
+        let pod = Pod::new();
+        let mut client = Peer::start(&pod.cgroup, Some(self.netns));
+        let port = Raw::free_port();
+        client.say(&format!("connect {}", SocketAddr::new(self.ours, port)))?;
+        Raw::mistake(self.tun, self.ours, port)?;
+        let _silent = Raw::accept(self.tun, self.ours, port)?;
+        client.answer()?;
+        client.ask("user-timeout 1000")?;
+        client.say_send(b"lost")?;
+        client.answer()?;
+        expect_error(&mut client, "receive 1", "timed out")?;
+        client.ask("close")?;
+        let books = Books::new("client", port).opened(1).bytes(0, 4);
+        let books = books.closed("timeout", 1).timeout("retransmission");
+        self.check(&pod, books.reset("invalid_segment", 1))
     }
 
     /// A SYN is answered by an ICMP message (RFC 792, RFC 4443).

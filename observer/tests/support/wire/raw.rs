@@ -58,16 +58,30 @@ impl<'a> Raw<'a> {
 
     /// Accepts a real client's connection.
     pub(crate) fn accept(tun: &'a Tun, ours: IpAddr, port: u16) -> Result<Self> {
+        let raw = Self::called(tun, ours, port)?;
+        raw.put(FIRST.wrapping_sub(1), SYN | ACK, &[])?;
+        raw.tun.get(|packet| (raw.parse(packet)?.flags & ACK != 0).then_some(()))?;
+        Ok(raw)
+    }
+
+    /// Takes a real client's SYN for one of an older connection, and answers so: the client resets that, and tries again
+    /// (RFC 9293 section 3.5.1).
+    pub(crate) fn mistake(tun: &'a Tun, ours: IpAddr, port: u16) -> Result<()> {
+        let mut raw = Self::called(tun, ours, port)?;
+        raw.next = raw.next.wrapping_sub(1000);
+        raw.acknowledge()?;
+        raw.tun.get(|packet| (raw.parse(packet)?.flags & RST != 0).then_some(()))
+    }
+
+    /// Our end of a connection that a real client begins.
+    fn called(tun: &'a Tun, ours: IpAddr, port: u16) -> Result<Self> {
         let ours = (ours, port);
         let (theirs, seq) = tun.get(|packet| {
             let segment = parse(packet)?;
             (segment.target == ours && segment.flags & (SYN | ACK) == SYN)
                 .then_some((segment.source, segment.seq))
         })?;
-        let raw = Self { tun, ours, theirs, sent: 0, next: seq.wrapping_add(1), extended: false };
-        raw.put(FIRST.wrapping_sub(1), SYN | ACK, &[])?;
-        raw.tun.get(|packet| (raw.parse(packet)?.flags & ACK != 0).then_some(()))?;
-        Ok(raw)
+        Ok(Self { tun, ours, theirs, sent: 0, next: seq.wrapping_add(1), extended: false })
     }
 
     /// Answers a real client's SYN as a router would that cannot reach us.
