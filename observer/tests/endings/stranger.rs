@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
     books::{Books, check},
@@ -203,13 +203,10 @@ impl<'a> Lab<'a> {
         let port = Raw::free_port();
         client.say(&format!("connect {}", SocketAddr::new(self.ours, port)))?;
         Raw::refuse_as_unreachable(self.tun, self.ours, port)?;
-        expect_answer(&client, "No route to host")?;
+        let found = client.answer().err().map(|found| format!("{found:#}")).unwrap_or_default();
+        // Before 6.10 a program may see the end of its attempt before the error (Linux commit 853c3bd7b791).
+        let told = ["No route to host", "no error set after POLLHUP"];
+        ensure!(told.iter().any(|error| found.contains(error)), "it failed with `{found}`");
         self.check(&pod, Books::new("client", port).failed("unreachable"))
     }
-}
-
-fn expect_answer(peer: &Peer, error: &str) -> Result<()> {
-    let found = peer.answer().err().map(|found| format!("{found:#}")).unwrap_or_default();
-    anyhow::ensure!(found.contains(error), "it was to fail with `{error}`: `{found}`");
-    Ok(())
 }
