@@ -62,6 +62,15 @@ impl<'a> Lab<'a> {
         Raw::connect(self.tun, self.ours, server, completely)
     }
 
+    /// A real client in a pod that is connecting to this port of ours.
+    fn calling(&self) -> Result<(Pod, Peer, u16)> {
+        let pod = Pod::new();
+        let mut client = Peer::start(&pod.cgroup, Some(self.netns));
+        let port = Raw::free_port();
+        client.say(&format!("connect {}", SocketAddr::new(self.ours, port)))?;
+        Ok((pod, client, port))
+    }
+
     fn check(&self, pod: &Pod, books: Books) -> Result<()> {
         check(self.daemon, &[(pod, books)])
     }
@@ -179,10 +188,7 @@ impl<'a> Lab<'a> {
 
     /// The reset of such an answer ends nothing, and is not what ends the connection later.
     fn mistaken(&self) -> Result<()> {
-        let pod = Pod::new();
-        let mut client = Peer::start(&pod.cgroup, Some(self.netns));
-        let port = Raw::free_port();
-        client.say(&format!("connect {}", SocketAddr::new(self.ours, port)))?;
+        let (pod, mut client, port) = self.calling()?;
         Raw::mistake(self.tun, self.ours, port)?;
         let _silent = Raw::accept(self.tun, self.ours, port)?;
         client.answer()?;
@@ -198,10 +204,7 @@ impl<'a> Lab<'a> {
 
     /// A SYN is answered by an ICMP message (RFC 792, RFC 4443).
     fn unreachable(&self) -> Result<()> {
-        let pod = Pod::new();
-        let mut client = Peer::start(&pod.cgroup, Some(self.netns));
-        let port = Raw::free_port();
-        client.say(&format!("connect {}", SocketAddr::new(self.ours, port)))?;
+        let (pod, client, port) = self.calling()?;
         Raw::refuse_as_unreachable(self.tun, self.ours, port)?;
         let found = client.answer().err().map(|found| format!("{found:#}")).unwrap_or_default();
         // Before 6.10 a program may see the end of its attempt before the error (Linux commit 853c3bd7b791).
