@@ -24,6 +24,7 @@ use observer_common::{
     protocol::{FAILURES, Failure, Reason, ResetCause, Role, Timeout},
 };
 
+use super::reset;
 use crate::{
     count,
     floor::empty,
@@ -82,13 +83,13 @@ pub(crate) fn socket_destroyed(ctx: BtfTracePointContext) -> i32 {
 /// afresh.
 #[inline(always)]
 pub(super) fn connecting(conn: &mut Conn) {
-    reset(conn, Role::Client);
+    renew(conn, Role::Client);
     conn.kind = kind::CONNECTING;
 }
 
 /// Makes `conn` the state of a new connection.
 #[inline(always)]
-fn reset(conn: &mut Conn, role: Role) {
+fn renew(conn: &mut Conn, role: Role) {
     conn.role = role as u8;
     conn.flags = 0;
     conn.cell = NO_CELL;
@@ -115,7 +116,7 @@ pub(super) fn established_as(sk: *const c_void, role: Role) {
     if let Some(conn) = unsafe { storage::get_or_create(sk) } {
         if conn.kind == kind::NEW {
             // Before it is established: from then on a segment may count it.
-            reset(conn, role);
+            renew(conn, role);
             count::advance(conn, kind::NEW, kind::ESTABLISHED);
             begin(conn);
         } else {
@@ -211,21 +212,19 @@ fn destroyed(sk: *const c_void) {
 /// An end that CLOSE has not explained: an error that follows does, or the socket's end if events were skipped.
 #[inline(always)]
 fn late(conn: &mut Conn, by_program: bool) {
-    // Since CLOSE, or it would have explained it: the reset of an abort, whose event was skipped.
-    let left = conn.flags & flag::RESET_LEFT != 0;
-    if left && conn.flags & flag::RESET_LOCAL == 0 {
-        reset_untold(conn);
-    }
-    let reason = if left || by_program { Reason::ResetLocal } else { broken(conn) };
+    // A reset has left since CLOSE, or it would have explained it: that of an abort, whose event was skipped.
+    let reason = if reset_left(conn) || by_program { Reason::ResetLocal } else { broken(conn) };
     finish(conn, reason);
 }
 
-/// Counts a reset that has left, and whose event was skipped: its cause is not known.
+/// Whether this side has sent a reset. One whose event was skipped is counted here; its cause is not known.
 #[inline(always)]
-fn reset_untold(conn: &mut Conn) {
-    conn.reset_cause = ResetCause::Unspecified as u8;
-    storage::mark(conn, flag::RESET_LOCAL);
-    count::one(conn, offset_of!(Cell, resets_sent) + 8 * ResetCause::Unspecified as usize);
+fn reset_left(conn: &mut Conn) -> bool {
+    let left = conn.flags & flag::RESET_LEFT != 0;
+    if left && conn.flags & flag::RESET_LOCAL == 0 {
+        reset::noted(conn, ResetCause::Unspecified as u8);
+    }
+    left
 }
 
 /// The socket has reported an error.
@@ -249,9 +248,7 @@ fn broken(conn: &mut Conn) -> Reason {
     }
     // Keep-alive probes are given up with a reset, retransmissions without; a destroyed socket (`ss --kill`) also sends
     // one, for another cause.
-    if conn.flags & (flag::RESET_LEFT | flag::RESET_LOCAL) == flag::RESET_LEFT {
-        reset_untold(conn);
-    }
+    reset_left(conn);
     let kind = if conn.flags & flag::RESET_LOCAL == 0 {
         Timeout::Retransmission
     } else if conn.reset_cause == ResetCause::KeepaliveTimeout as u8

@@ -16,7 +16,7 @@ use core::{ffi::c_void, mem::offset_of};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use observer_common::{
     cell::Cell,
-    conn::{flag, kind},
+    conn::{Conn, flag, kind},
     protocol::{RESET_CAUSES as CAUSES, Reason, ResetCause},
 };
 
@@ -65,13 +65,26 @@ fn sent(sk: *const c_void, cause: u8) {
         return;
     }
     // An answer to an older connection's segment does not end the attempt to connect that has met it.
-    if conn.kind != kind::CONNECTING {
-        storage::mark(conn, flag::RESET_LOCAL);
-        conn.reset_cause = cause;
+    if conn.kind == kind::CONNECTING {
+        return count::one(conn, resets_sent(cause));
     }
-    count::one(conn, offset_of!(Cell, resets_sent) + 8 * (cause as usize & (CAUSES - 1)));
+    noted(conn, cause);
     if conn.kind == kind::ABORTING {
         let unread = cause == ResetCause::AbortOnClose as u8;
         lifecycle::finish(conn, if unread { Reason::Aborted } else { Reason::ResetLocal });
     }
+}
+
+/// Notes and counts a reset of ours.
+#[inline(always)]
+pub(super) fn noted(conn: &mut Conn, cause: u8) {
+    storage::mark(conn, flag::RESET_LOCAL);
+    conn.reset_cause = cause;
+    count::one(conn, resets_sent(cause));
+}
+
+/// Where a cell counts the resets of a cause.
+#[inline(always)]
+fn resets_sent(cause: u8) -> usize {
+    offset_of!(Cell, resets_sent) + 8 * (cause as usize & (CAUSES - 1))
 }

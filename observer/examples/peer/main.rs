@@ -116,12 +116,12 @@ impl Peer {
             }
             "connect" => self.connect(parse(argument)?, PATIENCE)?,
             "attempt" => {
-                let (patience, address) = argument.split_once(' ').context("no address")?;
-                self.connect(parse(address)?, Duration::from_millis(parse(patience)?))?;
+                let (patience, address) = patience_and_address(argument)?;
+                self.connect(address, patience)?;
             }
             "abandon" => {
-                let (patience, address) = argument.split_once(' ').context("no address")?;
-                abandon(parse(address)?, Duration::from_millis(parse(patience)?))?;
+                let (patience, address) = patience_and_address(argument)?;
+                abandon(address, patience)?;
             }
             "send" => self.stream()?.write_all(&from_hex(argument)?)?,
             "send-uncopied" => self.send_uncopied(&from_hex(argument)?)?,
@@ -222,6 +222,12 @@ impl Peer {
     fn stream(&mut self) -> Result<&mut TcpStream> {
         self.stream.as_mut().context("no connection")
     }
+}
+
+/// Milliseconds, and an address.
+fn patience_and_address(argument: &str) -> Result<(Duration, SocketAddr)> {
+    let (patience, address) = argument.split_once(' ').context("no address")?;
+    Ok((Duration::from_millis(parse(patience)?), parse(address)?))
 }
 
 /// An attempt to connect that ends by a reset when its time is over.

@@ -26,101 +26,82 @@ mod support;
 use support::{
     daemon::Daemon,
     lock::SystemLock,
-    netns::{Netns, NetnsPair},
-    process::run_to_end,
+    netns::NetnsPair,
     scenarios::Failures,
     wire::{cable::Cable, tun::Tun},
 };
 
-use std::{process::Command, time::Duration};
+use std::thread;
 
-/// A file of scenarios that take place between two namespaces.
-type Scenarios = fn(&Daemon, &NetnsPair, &Cable, &mut Failures);
+/// Scenarios of a kind, with a world of their own.
+type Scenarios = fn(&Daemon, &mut Failures);
 
 /// Enough for all scenarios of a test; each scrape reads the whole table.
 const CELLS: [&str; 2] = ["--cells", "4096"];
 
 #[test]
-fn on_loopback() {
-    let _lock = SystemLock::acquire();
-    let daemon = Daemon::start(&CELLS);
-    run_on_loopback(&daemon);
-    daemon.stop();
-}
-
-#[test]
-fn between_namespaces() {
-    let _lock = SystemLock::acquire();
-    let daemon = Daemon::start(&CELLS);
-    run_between_namespaces(&daemon, &[network::run, attempts::run]);
-    daemon.stop();
+fn every_end() {
+    run(&[], &[loopback::run, over_a_cable, attempts_over_a_cable, with_a_stranger]);
 }
 
 /// The kernel may skip the event of a reset that is sent, and here it skips all: only their causes are lost.
 #[test]
 fn without_the_event_of_a_reset() {
-    let _lock = SystemLock::acquire();
-    let skips = ["--simulate-lacking", "tcp_send_reset"];
-    let daemon = Daemon::start(&[CELLS, skips].concat());
-    run_on_loopback(&daemon);
-    run_between_namespaces(&daemon, &[network::run]);
-    daemon.stop();
-}
-
-fn run_on_loopback(daemon: &Daemon) {
-    let mut failures = Failures::default();
-    loopback::run(daemon, &mut failures);
-    failures.report();
-}
-
-fn run_between_namespaces(daemon: &Daemon, scenarios: &[Scenarios]) {
-    let namespaces = NetnsPair::new();
-    few_syns(&namespaces.a);
-    few_syns(&namespaces.b);
-    let cable = Cable::new(&namespaces);
-    let mut failures = Failures::default();
-    for run in scenarios {
-        run(daemon, &namespaces, &cable, &mut failures);
-    }
-    failures.report();
-}
-
-#[test]
-fn with_a_stranger() {
-    let _lock = SystemLock::acquire();
-    let daemon = Daemon::start(&CELLS);
-    let namespaces = NetnsPair::new();
-    let netns = &namespaces.a;
-    let tun = Tun::new(netns);
-    let mut failures = Failures::default();
-    stranger::run(&daemon, netns, &tun, &mut failures);
-    failures.report();
-    daemon.stop();
+    run(&["--simulate-lacking", "tcp_send_reset"], &[loopback::run, over_a_cable]);
 }
 
 #[test]
 fn idle_behind_nginx() {
-    idle_behind(idle::behind_nginx);
+    run(&[], &[idle::behind_nginx]);
 }
 
 #[test]
 fn idle_behind_haproxy() {
-    idle_behind(idle::behind_haproxy);
+    run(&[], &[idle::behind_haproxy]);
 }
 
-fn idle_behind(proxy: fn(&Daemon, &mut Failures)) {
+/// The kinds of scenarios run beside each other: most of them wait for one of the kernel's timers.
+fn run(options: &[&str], kinds: &[Scenarios]) {
     let _lock = SystemLock::acquire();
-    let daemon = Daemon::start(&CELLS);
+    let daemon = Daemon::start(&[&CELLS, options].concat());
     let mut failures = Failures::default();
-    proxy(&daemon, &mut failures);
+    thread::scope(|scope| {
+        let one = |kind: &Scenarios| {
+            let (kind, daemon) = (*kind, &daemon);
+            scope.spawn(move || {
+                let mut failures = Failures::default();
+                kind(daemon, &mut failures);
+                failures
+            })
+        };
+        let threads: Vec<_> = kinds.iter().map(one).collect();
+        threads.into_iter().for_each(|thread| failures.add(thread.join().expect("no panic")));
+    });
     failures.report();
     daemon.stop();
 }
 
-/// An attempt to connect is over after three seconds: one SYN, another a second later.
-fn few_syns(netns: &Netns) {
-    let setting = "echo 1 > /proc/sys/net/ipv4/tcp_syn_retries";
-    let mut command = Command::new("sh");
-    let output = run_to_end(netns.enter(command.args(["-c", setting])), Duration::from_secs(10));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+fn over_a_cable(daemon: &Daemon, failures: &mut Failures) {
+    let namespaces = namespaces();
+    network::run(daemon, &namespaces, &Cable::new(&namespaces), failures);
+}
+
+fn attempts_over_a_cable(daemon: &Daemon, failures: &mut Failures) {
+    let namespaces = namespaces();
+    attempts::run(daemon, &namespaces, &Cable::new(&namespaces), failures);
+}
+
+fn with_a_stranger(daemon: &Daemon, failures: &mut Failures) {
+    let namespaces = NetnsPair::new();
+    let netns = &namespaces.a;
+    stranger::run(daemon, netns, &Tun::new(netns), failures);
+}
+
+/// Two namespaces where an attempt to connect is over after three seconds: one SYN, another a second later.
+fn namespaces() -> NetnsPair {
+    let namespaces = NetnsPair::new();
+    for netns in [&namespaces.a, &namespaces.b] {
+        netns.set("ipv4/tcp_syn_retries", "1");
+    }
+    namespaces
 }

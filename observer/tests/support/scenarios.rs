@@ -36,6 +36,12 @@ impl Failures {
         }
     }
 
+    /// Adds those of other scenarios.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.ran += other.ran;
+        self.failed.extend(other.failed);
+    }
+
     /// Fails the test if a scenario has failed.
     pub(crate) fn report(self) {
         let Self { ran, failed } = self;

@@ -213,12 +213,12 @@ impl Lab {
     /// Boots all guests, two at a time: most have one thread, and a test that has to be in time is patient in a guest.
     fn boot(&self, jobs: &[Job], args: &LabArgs) -> Vec<Result<Ended>> {
         let next = AtomicUsize::new(0);
+        // The longest first: all tests, and those on one processor before others.
+        let mut order: Vec<_> = jobs.iter().enumerate().collect();
+        order.sort_by_key(|(_, job)| (!job.steps.contains(&"tests"), job.processors));
         let work = || {
             let mut ended = Vec::new();
-            while let Some((number, job)) = {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                jobs.get(number).map(|job| (number, job))
-            } {
+            while let Some(&(number, job)) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let guest = Guest {
                     kernel: job.kernel,
                     initramfs: job.initramfs,
