@@ -65,17 +65,17 @@ fn idle_behind_haproxy() {
 /// is in time for one kind at once.
 fn run(options: &[&str], kinds: &[Scenarios]) {
     let _lock = SystemLock::acquire();
-    let daemon = Daemon::start(&[&CELLS, options].concat());
-    let mut failures = Failures::default();
     for kinds in kinds.chunks(if is_slow() { 1 } else { kinds.len() }) {
+        let daemon = Daemon::start(&[&CELLS, options].concat());
+        let mut failures = Failures::default();
         thread::scope(|scope| {
             let threads: Vec<_> =
                 kinds.iter().map(|kind| scope.spawn(|| all(*kind, &daemon))).collect();
             threads.into_iter().for_each(|thread| failures.add(thread.join().expect("no panic")));
         });
+        failures.report();
+        daemon.stop();
     }
-    failures.report();
-    daemon.stop();
 }
 
 fn all(kind: Scenarios, daemon: &Daemon) -> Failures {

@@ -9,6 +9,7 @@ use crate::{
     support::{
         daemon::Daemon,
         netns::NetnsPair,
+        scale::is_slow,
         scenarios::Failures,
         wire::{
             cable::{Cable, Condition},
@@ -99,8 +100,10 @@ fn close_and_reset(stage: &mut Stage, cable: &Cable) -> Result<()> {
 fn vanish(stage: &mut Stage, cable: &Cable) -> Result<()> {
     stage.greet()?;
     cable.set(Condition::Cut);
+    // Long enough to find both open until then.
+    let milliseconds = if is_slow() { 6_000 } else { 1_500 };
     for peer in both(stage) {
-        peer.ask("user-timeout 1500")?;
+        peer.ask(&format!("user-timeout {milliseconds}"))?;
         peer.say_send(b"lost")?;
         peer.answer()?;
     }
