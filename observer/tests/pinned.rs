@@ -24,9 +24,14 @@ use support::{
     workload::{Drive, Driver, Protocol, Server},
 };
 
-const KILLS: u32 = 10;
 const PATIENCE: Duration = Duration::from_mins(1);
 const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+
+/// How often the daemon is killed.
+fn kills() -> u32 {
+    if is_slow() { 3 } else { 10 }
+}
+
 /// Connections a second that the load is to reach at least, over all kills.
 fn least() -> f64 {
     if is_slow() { 0.0 } else { 2000.0 }
@@ -108,7 +113,7 @@ fn observer(args: &[&str]) -> Output {
 }
 
 #[test]
-fn killed_ten_times_under_load_and_exact() {
+fn killed_under_load_and_exact() {
     let _lock = SystemLock::acquire();
     let before = BpfSnapshot::take();
     let bpffs = Bpffs::new();
@@ -122,7 +127,7 @@ fn killed_ten_times_under_load_and_exact() {
 
     let began = Instant::now();
     let churn: Vec<_> = [Protocol::Tcp, Protocol::Http1, Protocol::Ws].map(Coming::start).into();
-    for _ in 0..KILLS {
+    for _ in 0..kills() {
         // Amid connections that the daemon has not seen, and that no daemon sees.
         let seen = churned(&daemon, &churn);
         daemon.wait_until(PATIENCE, |metrics| opened(metrics, &churn) > seen + scaled(500) as f64);
