@@ -71,7 +71,9 @@ fn run(options: &[&str], kinds: &[Scenarios]) {
         thread::scope(|scope| {
             let threads: Vec<_> =
                 kinds.iter().map(|kind| scope.spawn(|| all(*kind, &daemon))).collect();
-            threads.into_iter().for_each(|thread| failures.add(thread.join().expect("no panic")));
+            for thread in threads {
+                failures.add(thread.join().expect("no panic"));
+            }
         });
         failures.report();
         daemon.stop();
