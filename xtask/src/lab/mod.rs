@@ -57,7 +57,7 @@ const EXPECTED: &str = include_str!("../../lab/expected.txt");
 /// The name of this machine's own kernel.
 const HOST: &str = "host";
 /// Wall-clock limit of a guest, in seconds: an emulated kernel on a loaded machine, with the system tests and without.
-const LIMIT: u64 = 3_600;
+const LIMIT: u64 = 7_200;
 const QUICK_LIMIT: u64 = 900;
 /// Lines of a failed test that are shown; the report has all.
 const SHOWN: usize = 30;
@@ -78,7 +78,7 @@ pub(crate) struct LabArgs {
     /// Ask the mirror for newer kernels, even if it was asked within the last day
     #[arg(long)]
     refresh: bool,
-    /// Wall-clock limit of a guest, in seconds [default: 3600; with --quick 900]
+    /// Wall-clock limit of a guest, in seconds [default: 7200; with --quick 900]
     #[arg(long, value_name = "SECONDS")]
     limit: Option<u64>,
     /// Make observer believe that the guests' kernels lack this hook, to see the lab turn red

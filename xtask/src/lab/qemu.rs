@@ -79,14 +79,16 @@ impl Guest<'_> {
         Ok(Ended { report, trouble, took })
     }
 
-    /// What looks like no option of the kernel's is the environment of `init`.
+    /// What looks like no option of the kernel's is the environment of `init`. No huge pages: the thread that collects
+    /// them waits for minutes in a busy guest of one processor, and its kernel takes that for a stall.
     fn command_line(&self) -> String {
         let lacking = self.lacking.map(|hook| format!(" OBSERVER_SIMULATE_LACKING={hook}"));
         let (steps, lacking) = (self.steps.join(","), lacking.unwrap_or_default());
         let Architecture { console, line: (_, line), .. } = self.kernel.architecture;
         let slabs = if self.kernel.nolock { " slab_debug=F,kmalloc*" } else { "" };
         format!(
-            "console={console} panic=-1 oops=panic{slabs} LAB_LINE={line} LAB_STEPS={steps}{lacking}"
+            "console={console} panic=-1 oops=panic transparent_hugepage=never{slabs} LAB_LINE={line} \
+             LAB_STEPS={steps}{lacking}"
         )
     }
 }
