@@ -13,7 +13,12 @@ use crate::{
     report::Reached,
     storm::{Calm, Storm},
     support::{
-        bpffs::Bpffs, cgroup::ROOT, daemon::Daemon, netns::NetnsPair, pod::Pod, scale::scaled,
+        bpffs::Bpffs,
+        cgroup::ROOT,
+        daemon::Daemon,
+        netns::NetnsPair,
+        pod::Pod,
+        scale::{is_slow, scaled},
         workload::Protocol,
     },
 };
@@ -173,8 +178,8 @@ impl Stage {
         let mut groups = self.groups();
         groups.iter_mut().for_each(Held::up);
         self.check(&daemon, &groups);
-        let mut faults: Vec<_> =
-            Fault::ALL.into_iter().cycle().take(2 * Fault::ALL.len()).collect();
+        let times = if is_slow() { 1 } else { 2 };
+        let mut faults = Fault::ALL.repeat(times);
         self.random.shuffle(&mut faults);
         for fault in faults {
             self.fault(fault, &daemon, &mut groups);
