@@ -33,7 +33,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
         }
     }
     // The examples in the documentation have no program to run: cargo does it all.
-    let mut examples = cmd::cargo(&["test", "--quiet", "--doc", "--"]);
+    let mut examples = cmd::cargo(&["test", "--doc", "--"]);
     results.push(Outcome::of("documentation", examples.args(args))?);
     // Arguments choose some tests; the lab is none of them.
     if args.is_empty() {

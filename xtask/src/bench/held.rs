@@ -30,7 +30,12 @@ pub(super) struct Held {
     /// What the kernel gives back for each socket when the programs and their maps go, in bytes; each connection has
     /// two sockets here.
     pub(super) kernel_bytes_per_socket: f64,
+    /// What a census of their sockets takes; none where the kernel refuses censuses.
+    pub(super) census_ms: Option<f64>,
 }
+
+/// How long two censuses may take to come: after each there is none for a hundred times as long as it took.
+const CENSUSES: Duration = Duration::from_mins(2);
 
 /// How long the kernel may take to give all memory back.
 const FREED: Duration = Duration::from_secs(15);
@@ -74,13 +79,42 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Held> {
         }
         ensure!(Instant::now() < deadline, "{counted} of {connections} are counted");
     }
+    let census_ms = census_ms(watcher.address())?;
     let resident_kib = pods::resident_kib(watcher.id())?;
     let before = slab_kib()?;
     watcher.stop()?;
     let freed = before.saturating_sub(settled_slab_kib()?);
     drop(processes);
     let kernel_bytes_per_socket = freed as f64 * 1024.0 / (2 * connections) as f64;
-    Ok(Held { connections, resident_kib, kernel_bytes_per_socket })
+    Ok(Held { connections, resident_kib, kernel_bytes_per_socket, census_ms })
+}
+
+/// How long the next census takes that begins now or later.
+fn census_ms(address: &str) -> Result<Option<f64>> {
+    let taken = || -> Result<Option<[f64; 2]>> {
+        let text = metrics::get(address, "/metrics")?;
+        let value = |name: &str| -> Option<f64> {
+            text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        };
+        Ok(value("observer_censuses_total ")
+            .zip(value("observer_census_seconds_total "))
+            .map(Into::into))
+    };
+    let deadline = Instant::now() + CENSUSES;
+    let next = |number: f64| -> Result<[f64; 2]> {
+        loop {
+            match taken()? {
+                Some(now) if now[0] > number => return Ok(now),
+                _ => ensure!(Instant::now() < deadline, "no census within {CENSUSES:?}"),
+            }
+            sleep(Duration::from_millis(200));
+        }
+    };
+    let Some([number, _]) = taken()? else { return Ok(None) };
+    // One may be under way that began before all were there.
+    let [number, seconds] = next(number)?;
+    let [later, in_all] = next(number)?;
+    Ok(Some((in_all - seconds) * 1e3 / (later - number)))
 }
 
 /// Memory of the kernel's small objects once it shrinks no more: the state of sockets is freed after a grace period.

@@ -31,7 +31,7 @@ mod table;
 mod verdict;
 mod world;
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -97,6 +97,7 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
     setup::ensure(&[Purpose::Build, Purpose::Lab])?;
     let directory = cmd::target_directory()?.join("lab");
     fs::create_dir_all(&directory)?;
+    let _alone = alone(&directory)?;
     let with_host = args.kernels.is_empty() || args.kernels.iter().any(|name| name == HOST);
     let named: Vec<_> = args.kernels.iter().filter(|name| *name != HOST).cloned().collect();
     let cache = directory.join("kernels");
@@ -129,6 +130,19 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
         return self_test::run(&lab, &kernels);
     }
     lab.run(&kernels, with_host, args)
+}
+
+/// Keeps other labs out for as long as the file is open: each would overwrite the other's consoles and reports.
+fn alone(directory: &Path) -> Result<File> {
+    let lock = File::create(directory.join("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another lab writes to {}; wait for its end, or set CARGO_TARGET_DIR to another directory",
+            directory.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).context("locking the directory of the lab"),
+    }
 }
 
 /// What `cargo xtask test` runs: every kernel, without the system tests.
