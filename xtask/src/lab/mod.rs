@@ -31,6 +31,7 @@ mod table;
 mod verdict;
 mod world;
 
+use std::cmp::Reverse;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -227,9 +228,12 @@ impl Lab {
     /// Boots all guests, two at a time: most have one thread, and a test that has to be in time is patient in a guest.
     fn boot(&self, jobs: &[Job], args: &LabArgs) -> Vec<Result<Ended>> {
         let next = AtomicUsize::new(0);
-        // The longest first: all tests, and those on one processor before others.
+        // The longest first: all tests, and those on one processor before others; then the newest kernel, whose
+        // verifier does most.
         let mut order: Vec<_> = jobs.iter().enumerate().collect();
-        order.sort_by_key(|(_, job)| (!job.steps.contains(&"tests"), job.processors));
+        order.sort_by_key(|&(number, job)| {
+            (!job.steps.contains(&"tests"), job.processors, Reverse(number))
+        });
         let work = || {
             let mut ended = Vec::new();
             while let Some(&(number, job)) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
