@@ -259,7 +259,8 @@ impl Results {
             text,
             "\nRun-time statistics of the kernel (`kernel.bpf_stats_enabled`); the time contains \
              reading the clock twice, and the parsers that a program calls. Programs with fewer \
-             than {SHOWN_RUNS} runs are in the JSON only."
+             than {SHOWN_RUNS} runs are in the JSON only. Of several runs under a load the one with the \
+             median of BPF time is shown."
         );
     }
 
