@@ -66,15 +66,13 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Held> {
     }
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let text = metrics::get(watcher.address(), "/metrics")?;
-        let open = |line: &str| {
-            line.starts_with("tcp_connections_active{") && line.contains("role=\"server\"")
-        };
-        let values =
-            text.lines().filter(|line| open(line)).filter_map(|line| line.rsplit_once(' '));
-        let counted: usize = values.filter_map(|(_, value)| value.parse::<usize>().ok()).sum();
+        let samples = metrics::read(watcher.address())?;
+        let open = samples.iter().filter(|sample| {
+            sample.name == "tcp_connections_active" && sample.label("role") == "server"
+        });
+        let counted: f64 = open.map(|sample| sample.value).sum();
         // Whoever else has connections on this machine is counted, too.
-        if counted >= connections {
+        if counted >= connections as f64 {
             break;
         }
         ensure!(Instant::now() < deadline, "{counted} of {connections} are counted");
@@ -91,29 +89,28 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Held> {
 
 /// How long the next census takes that begins now or later.
 fn census_ms(address: &str) -> Result<Option<f64>> {
-    let taken = || -> Result<Option<[f64; 2]>> {
-        let text = metrics::get(address, "/metrics")?;
-        let value = |name: &str| -> Option<f64> {
-            text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    // Number and seconds of all so far.
+    let taken = || -> Result<Option<(f64, f64)>> {
+        let samples = metrics::read(address)?;
+        let value = |name: &str| {
+            samples.iter().find(|sample| sample.name == name).map(|sample| sample.value)
         };
-        Ok(value("observer_censuses_total ")
-            .zip(value("observer_census_seconds_total "))
-            .map(Into::into))
+        Ok(value("observer_censuses_total").zip(value("observer_census_seconds_total")))
     };
     let deadline = Instant::now() + CENSUSES;
-    let next = |number: f64| -> Result<[f64; 2]> {
+    let next = |number: f64| -> Result<(f64, f64)> {
         loop {
             match taken()? {
-                Some(now) if now[0] > number => return Ok(now),
+                Some(now) if now.0 > number => return Ok(now),
                 _ => ensure!(Instant::now() < deadline, "no census within {CENSUSES:?}"),
             }
             sleep(Duration::from_millis(200));
         }
     };
-    let Some([number, _]) = taken()? else { return Ok(None) };
+    let Some((number, _)) = taken()? else { return Ok(None) };
     // One may be under way that began before all were there.
-    let [number, seconds] = next(number)?;
-    let [later, in_all] = next(number)?;
+    let (number, seconds) = next(number)?;
+    let (later, in_all) = next(number)?;
     Ok(Some((in_all - seconds) * 1e3 / (later - number)))
 }
 

@@ -9,15 +9,15 @@ use anyhow::{Context as _, Result, ensure};
 
 /// One line of the classic text format.
 #[derive(Debug, PartialEq)]
-pub(super) struct Sample {
-    pub(super) name: String,
-    pub(super) labels: BTreeMap<String, String>,
-    pub(super) value: f64,
+pub(crate) struct Sample {
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) value: f64,
 }
 
 impl Sample {
     /// The label's value; empty without such a label.
-    pub(super) fn label(&self, name: &str) -> &str {
+    pub(crate) fn label(&self, name: &str) -> &str {
         self.labels.get(name).map_or("", String::as_str)
     }
 }
@@ -28,7 +28,7 @@ pub(crate) fn is_ready(address: &str) -> bool {
 }
 
 /// All samples of `/metrics`.
-pub(super) fn read(address: &str) -> Result<Vec<Sample>> {
+pub(crate) fn read(address: &str) -> Result<Vec<Sample>> {
     let text = get(address, "/metrics")?;
     Ok(text.lines().filter_map(sample).collect())
 }
