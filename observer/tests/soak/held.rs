@@ -52,6 +52,8 @@ pub(crate) struct Held {
     books: DriverBooks,
     short: u64,
     adopted: bool,
+    /// The server's and the client's.
+    netns: [String; 2],
     // Below the programs: they end before their cgroups are removed.
     pods: [Pod; 2],
 }
@@ -74,6 +76,7 @@ impl Held {
             books: DriverBooks::default(),
             short,
             adopted: false,
+            netns: [server_in, client_in].map(|netns| netns.name().to_owned()),
             pods,
         }
     }
@@ -133,9 +136,11 @@ impl Held {
             Protocol::Ws => [self.books.messages_out, self.books.messages_in],
             _ => [0; 2],
         };
-        let account = |pod: &Pod, role, closed, messages| Account {
+        let [server_in, client_in] = &self.netns;
+        let account = |pod: &Pod, role, netns: [&String; 2], closed, messages| Account {
             pod: pod.name.clone(),
             role,
+            netns: netns.map(String::clone),
             taken_for,
             opened: if self.adopted { self.books.active } else { self.books.opened },
             adopted: self.adopted,
@@ -143,8 +148,8 @@ impl Held {
             messages,
         };
         [
-            account(&self.pods[0], "server", server, messages),
-            account(&self.pods[1], "client", client, [0; 2]),
+            account(&self.pods[0], "server", [server_in, client_in], server, messages),
+            account(&self.pods[1], "client", [client_in, server_in], client, [0; 2]),
         ]
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::accounts::Otherwise;
 
 /// What a round came to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reached {
     /// Short connections, and the time of their storms.
     pub(crate) connections: u64,
@@ -54,7 +54,7 @@ impl Report {
                 "messages": reached.messages,
                 "flood_seconds": reached.flood_seconds,
                 "series_compared": reached.compared,
-                "stray_resets": reached.otherwise.strays,
+                "stray_resets": reached.otherwise.strays(),
                 "untold_aborts": reached.otherwise.untold,
             })
         });
@@ -77,11 +77,12 @@ impl Report {
         let sum =
             |of: fn(&Reached) -> u64| self.rounds.iter().map(|(.., one)| of(one)).sum::<u64>();
         format!(
-            "{} rounds added up: {} short connections, {} messages, {} series compared",
+            "{} rounds added up: {} short connections, {} messages, {} series compared, {} stray resets",
             self.rounds.len(),
             sum(|one| one.connections),
             sum(|one| one.messages),
             sum(|one| one.compared as u64),
+            sum(|one| one.otherwise.strays()),
         )
     }
 }

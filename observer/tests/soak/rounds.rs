@@ -8,7 +8,7 @@ use std::{
 use fastrand::Rng;
 
 use crate::{
-    accounts::{Account, Compared, Watch},
+    accounts::{Account, Compared, Watch, strays},
     held::{Held, Place, Way},
     report::Reached,
     storm::{Calm, Storm},
@@ -16,7 +16,7 @@ use crate::{
         bpffs::Bpffs,
         cgroup::ROOT,
         daemon::Daemon,
-        netns::NetnsPair,
+        netns::{Netns, NetnsPair},
         pod::Pod,
         scale::{is_slow, scaled},
         workload::Protocol,
@@ -87,8 +87,8 @@ pub(crate) struct Stage {
     /// What must be shown of all that is over, and the cgroups that stay until the round's end.
     over: Vec<Account>,
     kept: Vec<Pod>,
-    /// Resets that were asked for by connections of which there is no account.
-    resets: u64,
+    /// Of what a daemon has seen a part: only the resets can be told.
+    partly: Vec<Account>,
     reached: Reached,
 }
 
@@ -122,7 +122,7 @@ impl Stage {
             watch: Watch::default(),
             over: Vec::new(),
             kept: Vec::new(),
-            resets: 0,
+            partly: Vec::new(),
             reached: Reached::default(),
         }
     }
@@ -283,10 +283,10 @@ impl Stage {
             self.end(group);
         }
         let Calm { accounts, pods, .. } = storm.end();
-        for account in accounts {
+        for account in &accounts {
             self.watch.over(&daemon, &account.pod);
-            self.resets += account.resets();
         }
+        self.partly.extend(accounts);
         drop(pods);
         self.check(&daemon, &[]);
         daemon.stop();
@@ -373,10 +373,12 @@ impl Stage {
     /// Compares all that is over and all that is held.
     fn check(&mut self, daemon: &Daemon, held: &[Held]) {
         let accounts = self.accounts(held);
-        let asked = self.resets + accounts.iter().map(Account::resets).sum::<u64>();
-        let namespace = &self.namespaces.a;
-        let strays = || namespace.resets_sent().saturating_sub(asked);
-        let compared = self.watch.settle(daemon, &accounts, strays);
+        let (NetnsPair { a, b, .. }, partly) = (&self.namespaces, &self.partly);
+        let strays = |netns: &Netns| {
+            strays(netns.name(), netns.resets_sent(), accounts.iter().chain(partly))
+        };
+        let of_both = || [a, b].map(|netns| (netns.name().to_owned(), strays(netns))).into();
+        let compared = self.watch.settle(daemon, &accounts, of_both);
         self.judge(daemon, compared);
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Storm {
     client: Program,
     server: Program,
     since: Instant,
+    /// Where both are.
+    netns: String,
     // Below the programs: they end before their cgroups are removed.
     pods: [Pod; 2],
 }
@@ -57,7 +59,7 @@ impl Storm {
         let [connect, seed] = [format!("127.0.0.1:{}", ready.port()), seed.to_string()];
         let args = ["drive", "--connect", &connect, "--seed", &seed].map(str::to_owned);
         let client = Program::start(STORM, &args, &pods[1].cgroup, Some(netns));
-        Self { client, server, since: Instant::now(), pods }
+        Self { client, server, since: Instant::now(), netns: netns.name().to_owned(), pods }
     }
 
     /// Waits until it is in full swing.
@@ -104,6 +106,7 @@ impl Storm {
         let account = |pod: &Pod, role, closed| Account {
             pod: pod.name.clone(),
             role,
+            netns: [(); 2].map(|()| self.netns.clone()),
             taken_for: &[],
             opened,
             adopted: false,
