@@ -65,6 +65,7 @@ fn restart(toolchain: &Toolchain, linker: &Path) -> io::Result<()> {
     let error = Command::new(env::current_exe()?)
         .env(PREPARED, "1")
         .env("RUSTC_BOOTSTRAP", toolchain.bootstrap())
+        .envs([toolchain::LTO])
         .env("PATH", path)
         // aya-build turns every line of the inner cargo into a warning of this one's.
         .env("CARGO_TERM_QUIET", "true")

@@ -14,6 +14,10 @@ pub(crate) const TOOLCHAIN_VARIABLE: &str = "OBSERVER_BPF_TOOLCHAIN";
 /// The rustup toolchain that `cargo xtask setup` links to the distribution's compiler.
 pub(crate) const LINKED_TOOLCHAIN: &str = "observer-bpf";
 
+/// Set while the kernel programs are built: their code is the same whatever the daemon's own profile says. What aya's
+/// crates define is inlined before `bpf-linker` sees it.
+pub(crate) const LTO: (&str, &str) = ("CARGO_PROFILE_RELEASE_LTO", "thin");
+
 /// Where the toolchain's `core` for the BPF target comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Core {

@@ -95,11 +95,7 @@ impl Pod {
         Self { uid, cgroup, role, protocol }
     }
 
-    /// Waits until what is exported of the pod is exactly this.
-    fn has(&self, daemon: &Daemon, counts: Counts) {
-        daemon.wait_for(PATIENCE, &self.expected(counts));
-    }
-
+    /// What is to be exported of the pod.
     fn expected(&self, Counts { opened, active, adopted, left }: Counts) -> Vec<Expected> {
         // What its connections are taken for, one after the other.
         let path: &[_] = match self.protocol {
@@ -193,10 +189,11 @@ impl Load {
         Protocol::ALL.into_iter().zip((numbers..).step_by(2)).map(start).collect()
     }
 
-    /// Waits until both ends are exactly so.
-    fn has(&self, daemon: &Daemon, counts: Counts) {
-        self.pod.has(daemon, counts);
-        self.client.pod.has(daemon, counts);
+    /// Waits until both ends of all are exactly so.
+    fn all_have(loads: &[Self], daemon: &Daemon, counts: Counts) {
+        let pods = loads.iter().flat_map(|load| [&load.pod, &load.client.pod]);
+        let expected: Vec<_> = pods.flat_map(|pod| pod.expected(counts)).collect();
+        daemon.wait_for(PATIENCE, &expected);
     }
 }
 
@@ -248,8 +245,9 @@ fn kill_and_restart(daemon: Daemon, numbers: u32, before: &BpfSnapshot) -> Daemo
     let mut held = Load::of_each(numbers, 0, held_open());
     for load in &mut held {
         load.client.driver().ready();
-        load.has(&daemon, Counts { opened: held_open(), active: held_open(), ..Counts::NONE });
     }
+    let up = Counts { opened: held_open(), active: held_open(), ..Counts::NONE };
+    Load::all_have(&held, &daemon, up);
     let churn = [(Protocol::Ws, numbers + 20), (Protocol::Tcp, numbers + 22)]
         .map(|(protocol, number)| Coming::start(number, protocol));
     wait_for_churn(&daemon, &churn);
@@ -258,11 +256,12 @@ fn kill_and_restart(daemon: Daemon, numbers: u32, before: &BpfSnapshot) -> Daemo
 
     let daemon = Daemon::start(&[]);
     assert_plausible(&daemon.scrape());
+    let adopted = Counts::NONE.beside(held_open());
+    Load::all_have(&held, &daemon, adopted);
     for load in &mut held {
-        load.has(&daemon, Counts::NONE.beside(held_open()));
         load.client.driver().talk();
-        load.has(&daemon, Counts::NONE.beside(held_open()));
     }
+    Load::all_have(&held, &daemon, adopted);
     count_exactly(&daemon, numbers + 30, &mut held);
 
     // Which of the churn opened after the start nobody knows. What opened has closed.
@@ -286,16 +285,15 @@ fn count_exactly(daemon: &Daemon, numbers: u32, held: &mut [Load]) {
     let mut visitors: Vec<_> = held.iter().zip(numbers + 20..).map(visit).collect();
     let all_have = |fresh: &[Load], held: &[Load], visitors: &[Client], counts: Counts, left| {
         assert_plausible(&daemon.scrape());
-        for load in fresh {
-            load.has(daemon, counts);
-        }
-        for visitor in visitors {
-            visitor.pod.has(daemon, counts);
-        }
+        let new = fresh.iter().flat_map(|load| [&load.pod, &load.client.pod]);
+        let new = new.chain(visitors.iter().map(|visitor| &visitor.pod));
+        let mut expected: Vec<_> = new.flat_map(|pod| pod.expected(counts)).collect();
         for load in held {
-            load.pod.has(daemon, counts.beside(left));
-            load.client.pod.has(daemon, Counts::NONE.beside(left));
+            expected.extend(load.pod.expected(counts.beside(left)));
+            expected.extend(load.client.pod.expected(Counts::NONE.beside(left)));
         }
+        // In one scrape: beside the churn each takes its time.
+        daemon.wait_for(PATIENCE, &expected);
     };
     for client in fresh.iter_mut().map(|load| &mut load.client).chain(&mut visitors) {
         client.driver().ready();

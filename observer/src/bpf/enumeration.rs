@@ -3,6 +3,8 @@
 
 use std::{fs, path::Path};
 
+use memchr::memmem;
+
 const HEADER: usize = 24;
 const KIND_ENUM: u32 = 6;
 
@@ -15,7 +17,7 @@ pub(super) fn read(path: &Path, name: &str) -> Option<Vec<(String, u32)>> {
 /// Whether the BTF file at `path` has that name, of a function for example.
 pub(super) fn names(path: &Path, name: &str) -> bool {
     let wanted = [b"\0", name.as_bytes(), b"\0"].concat();
-    fs::read(path).is_ok_and(|btf| btf.windows(wanted.len()).any(|name| name == wanted))
+    fs::read(path).is_ok_and(|btf| memmem::find(&btf, &wanted).is_some())
 }
 
 fn find(btf: &[u8], wanted: &str) -> Option<Vec<(String, u32)>> {

@@ -46,7 +46,7 @@ fn build(directory: &Path) -> Result<PathBuf> {
         cargo.args(["-Z", "build-std=core"]);
     }
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    cargo.env("RUSTC_BOOTSTRAP", compiler.bootstrap());
+    cargo.env("RUSTC_BOOTSTRAP", compiler.bootstrap()).envs([toolchain::LTO]);
     // Ours, if cargo has started us.
     for variable in ["RUSTC", "RUSTUP_TOOLCHAIN", "CARGO"] {
         cargo.env_remove(variable);
