@@ -189,9 +189,14 @@ impl Load {
         Protocol::ALL.into_iter().zip((numbers..).step_by(2)).map(start).collect()
     }
 
+    /// The server's and the client's.
+    fn pods(&self) -> [&Pod; 2] {
+        [&self.pod, &self.client.pod]
+    }
+
     /// Waits until both ends of all are exactly so.
     fn all_have(loads: &[Self], daemon: &Daemon, counts: Counts) {
-        let pods = loads.iter().flat_map(|load| [&load.pod, &load.client.pod]);
+        let pods = loads.iter().flat_map(Self::pods);
         let expected: Vec<_> = pods.flat_map(|pod| pod.expected(counts)).collect();
         daemon.wait_for(PATIENCE, &expected);
     }
@@ -285,8 +290,8 @@ fn count_exactly(daemon: &Daemon, numbers: u32, held: &mut [Load]) {
     let mut visitors: Vec<_> = held.iter().zip(numbers + 20..).map(visit).collect();
     let all_have = |fresh: &[Load], held: &[Load], visitors: &[Client], counts: Counts, left| {
         assert_plausible(&daemon.scrape());
-        let new = fresh.iter().flat_map(|load| [&load.pod, &load.client.pod]);
-        let new = new.chain(visitors.iter().map(|visitor| &visitor.pod));
+        let visitors = visitors.iter().map(|visitor| &visitor.pod);
+        let new = fresh.iter().flat_map(Load::pods).chain(visitors);
         let mut expected: Vec<_> = new.flat_map(|pod| pod.expected(counts)).collect();
         for load in held {
             expected.extend(load.pod.expected(counts.beside(left)));
