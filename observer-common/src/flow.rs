@@ -7,11 +7,10 @@
 //! The kernel gives in-order bytes of one stream to the parser of its mode, at most a chunk at a time, and lets the flow
 //! draw the conclusions, until the segment's bytes are consumed or the stream wants no more.
 
-use crate::{
+use crate::protocol::{
+    Protocol,
     http1::{self, bit},
-    http2,
-    protocol::Protocol,
-    websocket,
+    http2, websocket,
 };
 
 /// The parser that a stream's next bytes go to.
@@ -336,4 +335,9 @@ impl Flow {
             self.response.mode = mode::OFF;
         }
     }
+}
+
+/// What the words of a flow mean.
+pub(crate) const fn meaning(hash: crate::abi::Meaning) -> crate::abi::Meaning {
+    hash.number(size_of::<Flow>() as u64)
 }

@@ -37,3 +37,17 @@ pub(crate) unsafe fn compare_and_swap(word: *mut u32, old: u32, new: u32) -> u32
     }
     seen as u32
 }
+
+/// Adds `value` to the word at `word`; returns what was there (kernel 5.12).
+///
+/// # Safety
+/// `word` points into a map value and is aligned.
+#[inline(always)]
+pub(crate) unsafe fn fetch_add(word: *mut u64, value: u64) -> u64 {
+    let mut seen = value;
+    // SAFETY: one instruction that touches the eight bytes the caller vouches for.
+    unsafe {
+        asm!("{v} = atomic_fetch_add((u64 *)({p} + 0), {v})", p = in(reg) word, v = inout(reg) seen);
+    }
+    seen
+}

@@ -15,8 +15,8 @@
     reason = "aya's macros pass each program its context by value"
 )]
 
+mod accounting;
 mod atomic;
-mod count;
 mod floor;
 mod maps;
 mod probes;

@@ -7,11 +7,13 @@ use aya_ebpf::{
 };
 use observer_common::{
     CHUNK,
-    cell::{Cell, CellKey},
-    conn::{Conn, MAX_FOUND},
     flow::{Flow, Stream},
-    loss::LOSSES,
-    record::ConnRecord,
+    wire::{
+        conn::{Conn, MAX_FOUND},
+        event::ConnRecord,
+        loss::LOSSES,
+        slot::{CGROUPS, CellKey, DEFAULT_SLOTS, Slot},
+    },
 };
 
 /// State of each socket: allocated with it, freed with it.
@@ -44,30 +46,44 @@ impl<T> ClonedSkStorage<T> {
 #[btf_map]
 pub(crate) static CONNS: ClonedSkStorage<Conn> = ClonedSkStorage::new();
 
-/// Cells that exist, unless the daemon asks for another number. 4,096 cells are 16 MiB.
-pub(crate) const MAX_CELLS: usize = 4_096;
+/// Slots in the table, unless the daemon asks for another number.
+const MAX_SLOTS: usize = DEFAULT_SLOTS as usize;
 
-/// From a cell's key to its index in [`CELLS`].
+/// From a cell's key to the index of its base slot in [`SLOTS`].
 #[btf_map]
-pub(crate) static INDEX: HashMap<CellKey, u32, MAX_CELLS> = HashMap::new();
+pub(crate) static INDEX: HashMap<CellKey, u32, MAX_SLOTS> = HashMap::new();
 
 /// The counters. The daemon maps them into its memory and reads without system calls.
 #[btf_map]
-pub(crate) static CELLS: Array<Cell, MAX_CELLS, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub(crate) static SLOTS: Array<Slot, MAX_SLOTS, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Indexes of free cells; filled by the daemon, which also returns what it recycles.
+/// Indexes of free slots; filled by the daemon, which also returns what it frees.
 #[btf_map]
-pub(crate) static FREE: Queue<u32, MAX_CELLS> = Queue::new();
+pub(crate) static FREE: Queue<u32, MAX_SLOTS> = Queue::new();
 
-/// States that the census has found in all, by the index of the cell that each is counted in.
+/// Slots in use, and slots in all: words [`TABLE_USED`] and [`TABLE_CAPACITY`].
 #[btf_map]
-pub(crate) static CENSUS: Array<u64, MAX_CELLS, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub(crate) static TABLE: Array<u64, 2, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Of [`TABLE`].
+pub(crate) const TABLE_USED: u32 = 0;
+/// Of [`TABLE`]; written by the daemon, once.
+pub(crate) const TABLE_CAPACITY: u32 = 1;
+
+/// Cells by cgroup that tell ports apart. The daemon takes out cgroups that have none, and writes numbers that have become
+/// smaller.
+#[btf_map]
+pub(crate) static BUDGETS: HashMap<u64, u64, CGROUPS> = HashMap::new();
+
+/// States that the census has found in all, by the index of the base slot that each is counted in.
+#[btf_map]
+pub(crate) static CENSUS: Array<u64, MAX_SLOTS, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// One word: how often the census has come to its end.
 #[btf_map]
 pub(crate) static WALKS: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Loss counters, by `observer_common::loss::Loss`.
+/// Loss counters, by `observer_common::wire::loss::Loss`.
 #[btf_map]
 pub(crate) static LOSS: Array<u64, LOSSES, { BPF_F_MMAPABLE as usize }> = Array::new();
 
@@ -75,7 +91,7 @@ pub(crate) static LOSS: Array<u64, LOSSES, { BPF_F_MMAPABLE as usize }> = Array:
 #[btf_map]
 pub(crate) static RECORDS: RingBuf<ConnRecord, { 1 << 20 }> = RingBuf::new();
 
-/// The running kernel's `enum sk_rst_reason` as `observer_common::protocol::ResetCause`; its numbers change between
+/// The running kernel's `enum sk_rst_reason` as `observer_common::label::ResetCause`; its numbers change between
 /// kernels, and the daemon reads them from the kernel's type information.
 #[btf_map]
 pub(crate) static RESET_CAUSES: Array<u32, 64> = Array::new();
@@ -85,11 +101,6 @@ pub(crate) static RESET_CAUSES: Array<u32, 64> = Array::new();
 #[btf_map]
 pub(crate) static FOUND: HashMap<u64, Conn, MAX_FOUND, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
-
-/// One word: non-zero while the table of cells is nearly full. Ports are then no longer told apart, so that a program
-/// that connects to thousands of them cannot take the table from all others.
-#[btf_map]
-pub(crate) static TIGHT: Array<u32, 1> = Array::new();
 
 /// One word: non-zero on a kernel that reports the error of a connection before it closes it, and not after.
 #[btf_map]

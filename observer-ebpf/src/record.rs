@@ -4,14 +4,16 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use observer_common::{
-    conn::{Conn, RX, TX},
-    loss::Loss,
-    protocol::Reason,
-    record::{ConnRecord, kind},
+    label::Reason,
+    wire::{
+        conn::{Conn, RX, TX},
+        event::{ConnRecord, kind},
+        loss::Loss,
+    },
 };
 
 use crate::{
-    count,
+    accounting::losses::lost,
     maps::{RECORDS, RECORDS_WANTED},
 };
 
@@ -43,7 +45,7 @@ fn wanted() -> bool {
 #[inline(always)]
 fn send(conn: &Conn, kind: u8, at_ns: u64, reason: u8) {
     let Some(mut entry) = RECORDS.reserve(0) else {
-        count::lost(Loss::RingFull);
+        lost(Loss::RingFull);
         return;
     };
     let local = conn.local_addr;

@@ -3,9 +3,9 @@
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::generated::bpf_sk_storage_get};
-use observer_common::{conn::Conn, loss::Loss};
+use observer_common::wire::{conn::Conn, loss::Loss};
 
-use crate::{atomic, count, maps::CONNS};
+use crate::{accounting::losses::lost, atomic, maps::CONNS};
 
 /// The state of `sk`, if it has any. Null, request and time-wait sockets have none.
 ///
@@ -68,7 +68,7 @@ unsafe fn create<'a>(sk: *const c_void, state: *const Conn) -> Option<&'a mut Co
     // SAFETY: as in `get`.
     let conn = unsafe { get(sk) };
     if conn.is_none() {
-        count::lost(Loss::StorageRefused);
+        lost(Loss::StorageRefused);
     }
     conn
 }

@@ -11,10 +11,10 @@
 use core::ffi::{c_int, c_void};
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_getsockopt, bpf_setsockopt};
-use observer_common::conn::{Conn, NO_CELL, flag, kind};
+use observer_common::wire::conn::{Conn, NO_CELL, flag, kind};
 
 use super::callbacks::STATE_FLAG;
-use crate::{count, floor::empty, maps::FOUND, storage};
+use crate::{accounting::transitions, floor::empty, maps::FOUND, storage};
 
 const IPPROTO_TCP: c_int = 6;
 /// `TCP_BPF_SOCK_OPS_CB_FLAGS`, linux/bpf.h.
@@ -49,7 +49,7 @@ pub(crate) extern "C" fn adopt_socket(ctx: *const c_void) -> i32 {
     // SAFETY: as above.
     let Some(conn) = (unsafe { storage::get_or_copy(sk, found) }) else { return 0 };
     if conn.kind == kind::ESTABLISHED && conn.flags & flag::ADOPTED != 0 {
-        count::adopt(conn);
+        transitions::adopt(conn);
         watch(sk);
     }
     0
@@ -69,7 +69,7 @@ fn attribute(conn: &mut Conn, found: &Conn) {
     conn.local_addr = found.local_addr;
     conn.peer_addr = found.peer_addr;
     storage::mark(conn, flag::CONFIRMED | flag::ADDRESSED);
-    count::open(conn, NO_CELL);
+    transitions::open(conn, NO_CELL);
 }
 
 /// Asks for the callbacks of state changes, beside what others have asked for.

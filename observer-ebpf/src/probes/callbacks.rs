@@ -13,7 +13,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
 
-use observer_common::protocol::Role;
+use observer_common::label::Role;
 
 use super::lifecycle;
 use crate::floor::empty;

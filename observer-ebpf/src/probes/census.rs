@@ -9,7 +9,7 @@
 
 use core::{ffi::c_void, ptr};
 
-use observer_common::conn::{Conn, kind};
+use observer_common::wire::conn::{Conn, kind};
 
 use crate::{
     atomic,

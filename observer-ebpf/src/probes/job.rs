@@ -7,9 +7,9 @@ use core::ptr;
 use aya_ebpf::{
     bindings::__sk_buff, btf_maps::ProgramArray, macros::btf_map, programs::SkBuffContext,
 };
-use observer_common::loss::Loss;
+use observer_common::wire::loss::Loss;
 
-use crate::count;
+use crate::accounting::losses::lost;
 
 /// Parsers by `observer_common::flow::mode`.
 #[btf_map]
@@ -102,5 +102,5 @@ pub(super) fn call(ctx: &SkBuffContext, slot: u8, job: &Job) {
     job.put(ctx.skb.skb);
     // SAFETY: the callee is a `cgroup_skb` program with the same context.
     unsafe { PARSERS.tail_call(ctx, u32::from(slot)) };
-    count::lost(Loss::ParseLimit);
+    lost(Loss::ParseLimit);
 }

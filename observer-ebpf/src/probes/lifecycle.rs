@@ -11,22 +11,24 @@
 //!   skipped, and a birth also by the socket's next segment.
 //! - Costs: a comparison for states that do not matter; a storage look-up and two to eight atomic adds for the others.
 
-use core::{ffi::c_void, mem::offset_of};
+use core::ffi::c_void;
 
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
 use aya_log_ebpf::debug;
 use observer_common::{
-    cell::Cell,
-    conn::{Conn, NO_CELL, flag, kind},
-    loss::Loss,
-    protocol::{FAILURES, Failure, Reason, ResetCause, Role, Timeout},
+    label::{Failure, Reason, ResetCause, Role, Timeout},
+    wire::{
+        conn::{Conn, NO_CELL, flag, kind},
+        loss::Loss,
+        slot,
+    },
 };
 
 use super::reset;
 use crate::{
-    count,
+    accounting::{add, losses::lost, transitions},
     floor::empty,
     maps::{ERROR_FIRST, NOTE},
     record, storage,
@@ -117,7 +119,7 @@ pub(super) fn established_as(sk: *const c_void, role: Role) {
         if conn.kind == kind::NEW {
             // Before it is established: from then on a segment may count it.
             renew(conn, role);
-            count::advance(conn, kind::NEW, kind::ESTABLISHED);
+            transitions::advance(conn, kind::NEW, kind::ESTABLISHED);
             begin(conn);
         } else {
             born(conn);
@@ -131,8 +133,10 @@ pub(super) fn born(conn: &mut Conn) {
     // Looked at first: most events come for connections whose birth is known, and swaps cost even when they fail.
     let seen = conn.kind;
     match seen {
-        kind::LISTENER if count::advance(conn, kind::LISTENER, kind::ESTABLISHED) => accepted(conn),
-        kind::CONNECTING if count::advance(conn, kind::CONNECTING, kind::ESTABLISHED) => {
+        kind::LISTENER if transitions::advance(conn, kind::LISTENER, kind::ESTABLISHED) => {
+            accepted(conn)
+        }
+        kind::CONNECTING if transitions::advance(conn, kind::CONNECTING, kind::ESTABLISHED) => {
             begin(conn);
         }
         _ => {}
@@ -144,7 +148,7 @@ fn begin(conn: &mut Conn) {
     // SAFETY: no arguments.
     conn.born_ns = unsafe { bpf_ktime_get_ns() };
     if conn.flags & flag::CONFIRMED != 0 {
-        count::open(conn, NO_CELL);
+        transitions::open(conn, NO_CELL);
     }
 }
 
@@ -162,7 +166,7 @@ fn accepted(conn: &mut Conn) {
         }
         note.armed = 0;
     }
-    count::open(conn, conn.cell);
+    transitions::open(conn, conn.cell);
 }
 
 /// A socket has reached CLOSE from `old`; does nothing if that is known. `unanswered`: it is known to wait for the answer
@@ -179,7 +183,7 @@ pub(super) fn closed(sk: *const c_void, old: i32, unanswered: bool) {
         kind::COUNTED => ended(conn, old),
         kind::CONNECTING => failed(conn, unanswered),
         kind::ESTABLISHED => {
-            count::lost(Loss::Unattributed);
+            lost(Loss::Unattributed);
             conn.kind = kind::CLOSED;
         }
         _ => {}
@@ -193,7 +197,7 @@ fn destroyed(sk: *const c_void) {
     // Over, and in a cell all the same: whatever went wrong, a socket that is gone is not active.
     let misplaced = conn.kind == kind::CLOSED && conn.cell != NO_CELL;
     if misplaced {
-        count::lost(Loss::MisplacedEnd);
+        lost(Loss::MisplacedEnd);
     }
     match conn.kind {
         // A program that aborts destroys the socket in the same call; one that learns of an error closes it later.
@@ -203,7 +207,7 @@ fn destroyed(sk: *const c_void) {
             late(conn, now.wrapping_sub(conn.closed_ns) < SAME_CALL_NS);
         }
         kind::CONNECTING | kind::FAILING => fail(conn, Failure::Cancelled),
-        kind::ESTABLISHED => count::lost(Loss::Unattributed),
+        kind::ESTABLISHED => lost(Loss::Unattributed),
         seen if seen == kind::COUNTED || misplaced => ended(conn, UNSEEN),
         _ => {}
     }
@@ -243,7 +247,7 @@ pub(super) fn errored(conn: &mut Conn) {
 #[inline(always)]
 fn broken(conn: &mut Conn) -> Reason {
     if conn.flags & flag::RESET_SEEN != 0 {
-        count::one(conn, offset_of!(Cell, resets_received));
+        add::one(conn, &slot::RESETS_RECEIVED, 0);
         return Reason::ResetPeer;
     }
     // Keep-alive probes are given up with a reset, retransmissions without; a destroyed socket (`ss --kill`) also sends
@@ -258,7 +262,7 @@ fn broken(conn: &mut Conn) -> Reason {
     } else {
         return Reason::ResetLocal;
     };
-    count::one(conn, offset_of!(Cell, timeouts) + 8 * (kind as usize & (FAILURES - 1)));
+    add::one(conn, &slot::TIMEOUTS, kind as usize);
     Reason::Timeout
 }
 
@@ -273,7 +277,7 @@ fn ended(conn: &mut Conn, old: i32) {
         && conn.error_ns != 0
         && conn.closed_ns.wrapping_sub(conn.error_ns) < SAME_CALL_NS;
     let reason = if has(flag::RESET_PEER) {
-        count::one(conn, offset_of!(Cell, resets_received));
+        add::one(conn, &slot::RESETS_RECEIVED, 0);
         Reason::ResetPeer
     } else {
         match old {
@@ -301,7 +305,7 @@ fn ended(conn: &mut Conn, old: i32) {
 #[inline(always)]
 pub(super) fn finish(conn: &mut Conn, reason: Reason) {
     let now = conn.closed_ns;
-    if count::close(conn, reason, now) {
+    if transitions::close(conn, reason, now) {
         record::ended(conn, now, reason);
     }
 }
@@ -331,12 +335,12 @@ fn broken_off(conn: &mut Conn) {
     if conn.closed_ns.saturating_sub(conn.syn_ns) < SYN_TIMEOUT_NS {
         return fail(conn, Failure::Unreachable);
     }
-    count::one(conn, offset_of!(Cell, timeouts) + 8 * Timeout::Connect as usize);
+    add::one(conn, &slot::TIMEOUTS, Timeout::Connect as usize);
     fail(conn, Failure::TimedOut);
 }
 
 #[inline(always)]
 fn fail(conn: &mut Conn, failure: Failure) {
     conn.kind = kind::CLOSED;
-    count::one(conn, offset_of!(Cell, failures) + 8 * (failure as usize & (FAILURES - 1)));
+    add::one(conn, &slot::FAILED, failure as usize);
 }

@@ -3,9 +3,9 @@
 use core::arch::asm;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
-use observer_common::loss::Loss;
+use observer_common::wire::loss::Loss;
 
-use crate::count;
+use crate::accounting::losses::lost;
 
 /// TCP flag bits.
 pub(super) const FIN: u8 = 0x01;
@@ -72,7 +72,7 @@ pub(super) fn segment(skb: *mut __sk_buff) -> Option<Segment> {
     };
     let tcp = data + ip;
     if tcp + 20 > end {
-        count::lost(Loss::Malformed);
+        lost(Loss::Malformed);
         return None;
     }
     // SAFETY: 20 bytes from `tcp` were compared with the end.
@@ -108,7 +108,7 @@ pub(super) unsafe fn load<const MAX: u32>(
     // SAFETY: the helper checks the packet's range; the caller promises the room.
     let failed = unsafe { bpf_skb_load_bytes(skb.cast(), offset, to.cast(), length) } != 0;
     if failed {
-        count::lost(Loss::Malformed);
+        lost(Loss::Malformed);
     }
     !failed
 }

@@ -12,12 +12,12 @@ use core::ptr;
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use observer_common::{
     CHUNK,
-    conn::Conn,
     flow::{Flow, Stream, mode, stream_flag},
-    http1,
-    http2::{self, Verdict},
-    loss::Loss,
-    protocol::Protocol,
+    protocol::{
+        Protocol, http1,
+        http2::{self, Verdict},
+    },
+    wire::{conn::Conn, loss::Loss},
 };
 
 use super::{
@@ -25,7 +25,8 @@ use super::{
     packet, reorder, websocket,
 };
 use crate::{
-    atomic, count,
+    accounting::{losses::lost, transitions},
+    atomic,
     maps::{NOTE, SCRATCH, SCRATCHES, Scratch},
     storage,
 };
@@ -59,7 +60,7 @@ impl Target<'_> {
         if let Self::Conn(conn) = self
             && before != conn.flow.protocol
         {
-            count::transition(conn, before);
+            transitions::transition(conn, before);
         }
     }
 }
@@ -94,7 +95,7 @@ impl Claim {
                 return Some(Self(scratch));
             }
         }
-        count::lost(Loss::ParseLimit);
+        lost(Loss::ParseLimit);
         None
     }
 

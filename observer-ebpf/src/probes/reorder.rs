@@ -12,10 +12,9 @@ use aya_ebpf::{
 };
 use observer_common::{
     CHUNK,
-    conn::Conn,
     flow::{mode, stream_flag},
-    loss::Loss,
-    websocket as frame,
+    protocol::websocket as frame,
+    wire::{conn::Conn, loss::Loss},
 };
 
 use super::{
@@ -23,7 +22,7 @@ use super::{
     packet, parse, websocket,
 };
 use crate::{
-    count,
+    accounting::{add, losses::lost},
     maps::{STASH_ROOM, STASHES, Scratch, Stash, StashKey},
     storage,
 };
@@ -101,7 +100,7 @@ pub(crate) fn replay_segments(ctx: SkBuffContext) -> i32 {
         }
         let Some(stash) = STASHES.get_ptr_mut(StashKey { cookie, slot: u64::from(slot) }) else {
             // Others needed the room: the bytes are gone.
-            count::lost(Loss::Gap);
+            lost(Loss::Gap);
             stream.flags &= !bit;
             continue;
         };
@@ -113,7 +112,7 @@ pub(crate) fn replay_segments(ctx: SkBuffContext) -> i32 {
         }
         stream.flags &= !bit;
         // What the stream has gone past without it.
-        count::fill_hole(conn, job.request, if seen < len { seen } else { len });
+        add::fill_hole(conn, job.request, if seen < len { seen } else { len });
         if seen >= len {
             continue;
         }
@@ -121,7 +120,7 @@ pub(crate) fn replay_segments(ctx: SkBuffContext) -> i32 {
         let stream = conn.flow.stream_mut(job.request);
         stream.next_seq = seq.wrapping_add(len);
         let mode = stream.mode;
-        count::bytes(conn, job.request, left);
+        add::bytes(conn, job.request, left);
         let kept = Job {
             offset: seen,
             left,
@@ -147,7 +146,7 @@ fn stash<'a>(ctx: &SkBuffContext, job: &Job) -> Option<&'a Stash> {
 #[inline(always)]
 pub(super) fn load(ctx: &SkBuffContext, job: &Job, scratch: *mut Scratch, wanted: u32) -> usize {
     let Some(stash) = stash(ctx, job) else {
-        count::lost(Loss::Gap);
+        lost(Loss::Gap);
         return 0;
     };
     let from = job.offset as usize;
@@ -168,7 +167,7 @@ pub(crate) fn parse_kept_frames(ctx: SkBuffContext) -> i32 {
     let Some(conn) = conn(&ctx) else { return PASS };
     let first = Job::take(skb);
     let Some(stash) = stash(&ctx, &first) else {
-        count::lost(Loss::Gap);
+        lost(Loss::Gap);
         conn.flow.resync(first.request);
         return PASS;
     };

@@ -11,17 +11,16 @@
 //!   one is lost; resets without a full socket (nobody listens, `TIME_WAIT`), since there is no socket to attribute.
 //! - Costs: a storage look-up and one or two atomic adds for each reset.
 
-use core::{ffi::c_void, mem::offset_of};
+use core::ffi::c_void;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use observer_common::{
-    cell::Cell,
-    conn::{Conn, flag, kind},
-    protocol::{RESET_CAUSES as CAUSES, Reason, ResetCause},
+    label::{Reason, ResetCause},
+    wire::conn::{Conn, flag, kind},
 };
 
 use super::lifecycle;
-use crate::{count, floor::empty, maps::RESET_CAUSES, storage};
+use crate::{accounting::add, floor::empty, maps::RESET_CAUSES, storage};
 
 /// The peer reset the connection.
 #[btf_tracepoint(function = "tcp_receive_reset")]
@@ -66,7 +65,7 @@ fn sent(sk: *const c_void, cause: u8) {
     }
     // An answer to an older connection's segment does not end the attempt to connect that has met it.
     if conn.kind == kind::CONNECTING {
-        return count::one(conn, resets_sent(cause));
+        return add::reset_sent(conn, cause);
     }
     noted(conn, cause);
     if conn.kind == kind::ABORTING {
@@ -80,11 +79,5 @@ fn sent(sk: *const c_void, cause: u8) {
 pub(super) fn noted(conn: &mut Conn, cause: u8) {
     storage::mark(conn, flag::RESET_LOCAL);
     conn.reset_cause = cause;
-    count::one(conn, resets_sent(cause));
-}
-
-/// Where a cell counts the resets of a cause.
-#[inline(always)]
-fn resets_sent(cause: u8) -> usize {
-    offset_of!(Cell, resets_sent) + 8 * (cause as usize & (CAUSES - 1))
+    add::reset_sent(conn, cause);
 }

@@ -9,10 +9,7 @@
 //! - Costs: one bare comparison for a pure ACK; one storage look-up and a few comparisons for a segment of a connection
 //!   whose protocol is known; one table look-up per byte for a head that may ask for an upgrade.
 
-use core::{
-    mem::{MaybeUninit, offset_of},
-    ptr,
-};
+use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
@@ -24,12 +21,14 @@ use aya_ebpf::{
 };
 use observer_common::{
     CHUNK,
-    cell::Cell,
-    conn::{Conn, NO_CELL, RX, TX, flag, kind},
     flow::{UNCOUNTED, mode, stream_flag},
-    http1,
-    loss::Loss,
-    protocol::{Protocol, Role},
+    label::Role,
+    protocol::{Protocol, http1},
+    wire::{
+        conn::{Conn, NO_CELL, RX, TX, flag, kind},
+        loss::Loss,
+        slot,
+    },
 };
 
 use super::{
@@ -38,7 +37,12 @@ use super::{
     packet::{self, Segment},
     websocket,
 };
-use crate::{count, floor::empty, maps::NOTE, storage};
+use crate::{
+    accounting::{add, losses::lost, slots, transitions},
+    floor::empty,
+    maps::NOTE,
+    storage,
+};
 
 const TCP_SYN_SENT: u32 = 2;
 const TCP_SYN_RECV: u32 = 3;
@@ -197,7 +201,7 @@ fn handshake(ctx: &SkBuffContext, sk: *mut bpf_sock, segment: &Segment) {
         conn.role = Role::Server as u8;
         conn.flags = flag::CONFIRMED;
         conn.flow.start();
-        conn.cell = count::cell_index(conn, Protocol::Tcp as u8);
+        conn.cell = slots::find_or_make(transitions::key(conn, Protocol::Tcp as u8));
         conn.kind = kind::LISTENER;
     }
     let Some(note) = NOTE.get_ptr_mut(0) else { return };
@@ -272,8 +276,8 @@ fn introduce(skb: *mut __sk_buff, conn: &mut Conn, sk: *mut bpf_sock) {
         conn.port = if conn.role == Role::Server as u8 { conn.local_port } else { conn.peer_port };
         storage::mark(conn, flag::CONFIRMED);
         // Not a mere look: of this and a birth on another processor one must see what the other has written.
-        if count::advance(conn, kind::ESTABLISHED, kind::ESTABLISHED) {
-            count::open(conn, NO_CELL);
+        if transitions::advance(conn, kind::ESTABLISHED, kind::ESTABLISHED) {
+            transitions::open(conn, NO_CELL);
         }
     }
 }
@@ -312,11 +316,11 @@ fn payload(
         let expected = stream.next_seq;
         if direction == TX {
             conn.retransmits += 1;
-            count::one(conn, offset_of!(Cell, retransmits));
+            add::one(conn, &slot::RETRANSMITS, 0);
         }
         if conn.flow.stream(request).hole != 0 {
             let come = if seen < segment.payload { seen } else { segment.payload };
-            count::fill_hole(conn, request, come);
+            add::fill_hole(conn, request, come);
         }
         if seen >= segment.payload {
             return;
@@ -339,14 +343,14 @@ fn payload(
         {
             return job::call(ctx, mode::KEEP, &job);
         }
-        count::lost(Loss::Gap);
+        lost(Loss::Gap);
         conn.flow.resync(request);
     }
     let stream = conn.flow.stream_mut(request);
     stream.next_seq = segment.seq.wrapping_add(segment.payload);
     let kept = stream.flags & stream_flag::KEPT != 0;
     let state = stream.state;
-    count::bytes(conn, request, segment.payload);
+    add::bytes(conn, request, segment.payload);
     if ahead > 0 {
         conn.flow.stream_mut(request).hole += ahead.unsigned_abs();
         if kept {
@@ -408,7 +412,7 @@ fn sample_rtt(conn: &mut Conn, sk: *mut bpf_sock, now: u64) {
         // In eighths of a microsecond; 0 before the first measurement.
         let us = tcp.srtt_us >> 3;
         if us != 0 {
-            count::rtt(conn, us);
+            add::rtt(conn, us);
         }
     }
 }

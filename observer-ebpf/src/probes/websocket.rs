@@ -4,12 +4,15 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::__sk_buff;
 use observer_common::{
-    conn::Conn,
-    websocket::{self, Header, bit},
+    protocol::websocket::{
+        self, Header, bit,
+        counters::{INVALID_FRAMES, MESSAGES},
+    },
+    wire::conn::Conn,
 };
 
 use super::{job::Job, packet};
-use crate::count;
+use crate::accounting::add;
 
 /// What a stretch of frames added up to.
 #[derive(Clone, Copy, Default)]
@@ -29,10 +32,10 @@ impl Tally {
     #[inline(always)]
     pub(super) fn count(self, conn: &Conn, request: bool) {
         if self.messages != 0 {
-            count::messages(conn, request, self.messages);
+            add::protocol_share(conn, &MESSAGES, conn.direction(request), self.messages);
         }
         if self.errors != 0 {
-            count::errors(conn, self.errors);
+            add::protocol(conn, &INVALID_FRAMES, 0, self.errors);
         }
     }
 }

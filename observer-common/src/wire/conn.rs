@@ -5,7 +5,7 @@
 
 use core::mem::offset_of;
 
-use crate::{flow::Flow, protocol::Role};
+use crate::{flow::Flow, label::Role};
 
 /// Index of the receiving direction in per-direction arrays.
 pub const RX: usize = 0;
@@ -83,9 +83,9 @@ pub struct Conn {
     pub retransmits: u32,
     /// The server's port, host order.
     pub port: u16,
-    /// [`crate::protocol::Role`].
+    /// [`crate::label::Role`].
     pub role: u8,
-    /// [`crate::protocol::ResetCause`] of the reset we sent.
+    /// [`crate::label::ResetCause`] of the reset we sent.
     pub reset_cause: u8,
     /// [`flag`]. Set by an atomic instruction: a segment may set one while an event sets another.
     pub flags: u32,
@@ -132,4 +132,9 @@ impl Conn {
     pub const fn is_request(&self, direction: usize) -> bool {
         (self.role == Role::Server as u8) == (direction == RX)
     }
+}
+
+/// What the words of the state mean.
+pub(crate) const fn meaning(hash: crate::abi::Meaning) -> crate::abi::Meaning {
+    hash.number(size_of::<Conn>() as u64)
 }

@@ -35,17 +35,17 @@ pub struct ConnRecord {
     pub local_port: u16,
     /// Peer port.
     pub peer_port: u16,
-    /// [`crate::protocol::Role`].
+    /// [`crate::label::Role`].
     pub role: u8,
     /// [`crate::protocol::Protocol`].
     pub protocol: u8,
-    /// [`crate::protocol::Reason`]; of an ended connection only.
+    /// [`crate::label::Reason`]; of an ended connection only.
     pub reason: u8,
-    /// [`crate::protocol::ResetCause`] of the reset this node sent, 0 if it sent none.
+    /// [`crate::label::ResetCause`] of the reset this node sent, 0 if it sent none.
     pub reset_cause: u8,
     /// Segments sent again.
     pub retransmits: u32,
-    /// The lower half of [`crate::conn::flag`], which is all there are.
+    /// The lower half of [`crate::wire::conn::flag`], which is all there are.
     pub flags: u16,
     /// [`kind`].
     pub kind: u8,
@@ -54,3 +54,8 @@ pub struct ConnRecord {
 }
 
 const _: () = assert!(size_of::<ConnRecord>() == 104);
+
+/// What the words of a record mean.
+pub(crate) const fn meaning(hash: crate::abi::Meaning) -> crate::abi::Meaning {
+    hash.number(size_of::<ConnRecord>() as u64)
+}

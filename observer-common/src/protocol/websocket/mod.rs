@@ -8,6 +8,8 @@
 //! hundreds of frames, so the code for one frame chooses by arithmetic, not by branches: each branch would double the
 //! paths that the verifier has to follow through every turn of the loop.
 
+pub mod counters;
+
 use crate::flow::Stream;
 
 /// Longest frame header: 2 bytes, 8 of extended length, 4 of masking key.

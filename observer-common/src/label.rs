@@ -1,8 +1,8 @@
-//! Names of protocols, roles and endings, with their wire numbers.
+//! Names of roles, endings and directions, with their wire numbers.
 
 /// Defines an enum with wire numbers, total conversions and label text.
 macro_rules! wire_enum {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $value:literal => $label:literal,)+ }) => {
+    ($(#[$meta:meta])* $name:ident as $label_name:literal { $($(#[$vmeta:meta])* $variant:ident = $value:literal => $label:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
@@ -18,6 +18,10 @@ macro_rules! wire_enum {
                 match value { $($value => Some(Self::$variant),)+ _ => None }
             }
 
+            /// The label that tells them apart, with all values.
+            pub const LABEL: $crate::counters::Label =
+                $crate::counters::Label { name: $label_name, values: &[$($label,)+] };
+
             /// The text used as a label value.
             #[must_use]
             pub const fn label(self) -> &'static str {
@@ -26,30 +30,11 @@ macro_rules! wire_enum {
         }
     };
 }
-
-wire_enum! {
-    /// What a connection speaks, as far as its bytes have told.
-    Protocol {
-        /// Nothing recognised: another protocol, or no payload yet.
-        Tcp = 0 => "tcp",
-        /// A TLS record with a `ClientHello`.
-        Tls = 1 => "tls",
-        /// HTTP/1.0 or HTTP/1.1 (RFC 9112).
-        Http1 = 2 => "http1",
-        /// HTTP/2 (RFC 9113), by its connection preface.
-        Http2 = 3 => "http2",
-        /// HTTP/2 whose first request carries `content-type: application/grpc`.
-        Grpc = 4 => "grpc",
-        /// An HTTP/1.1 connection that a `101` response turned into a WebSocket (RFC 6455).
-        WebSocket = 5 => "websocket",
-        /// An HTTP/1.1 connection that a `101` response turned into something else.
-        Upgrade = 6 => "upgrade",
-    }
-}
+pub(crate) use wire_enum;
 
 wire_enum! {
     /// Which end of the connection this node's socket is.
-    Role {
+    Role as "role" {
         /// The socket was accepted.
         Server = 0 => "server",
         /// The socket connected.
@@ -58,8 +43,28 @@ wire_enum! {
 }
 
 wire_enum! {
+    /// Which way, as this node's socket sees it; also the index of per-direction arrays.
+    Direction as "direction" {
+        /// From the peer.
+        Received = 0 => "received",
+        /// To the peer.
+        Sent = 1 => "sent",
+    }
+}
+
+wire_enum! {
+    /// Which end of a connection did something.
+    Side as "side" {
+        /// This node's socket, or the program behind it.
+        Local = 0 => "local",
+        /// The other end.
+        Peer = 1 => "peer",
+    }
+}
+
+wire_enum! {
     /// How a connection ended, seen from this node's socket.
-    Reason {
+    Reason as "reason" {
         /// We sent the first FIN.
         Local = 0 => "local",
         /// The peer sent the first FIN.
@@ -79,7 +84,7 @@ wire_enum! {
 
 wire_enum! {
     /// Why an attempt to connect failed.
-    Failure {
+    Failure as "reason" {
         /// The peer answered with a reset: nobody listens there, or a firewall rejects.
         Refused = 0 => "refused",
         /// Nobody answered.
@@ -93,7 +98,7 @@ wire_enum! {
 
 wire_enum! {
     /// What ran out of time.
-    Timeout {
+    Timeout as "kind" {
         /// An attempt to connect.
         Connect = 0 => "connect",
         /// Retransmissions of data, by count or by `TCP_USER_TIMEOUT`.
@@ -106,7 +111,7 @@ wire_enum! {
 wire_enum! {
     /// Why this node sent a reset (the kernel's `enum sk_rst_reason`, from Linux 6.10 on; several of its values share one
     /// of these).
-    ResetCause {
+    ResetCause as "cause" {
         /// The kernel does not say.
         Unspecified = 0 => "unspecified",
         /// A segment for which there is no socket.
@@ -132,13 +137,37 @@ wire_enum! {
     }
 }
 
-/// Slots for [`Failure`] and for [`Timeout`] in a cell; a power of two so that kernel code can mask the index.
-pub const FAILURES: usize = 4;
-/// Slots for [`ResetCause`] in a cell; a power of two, likewise.
-pub const RESET_CAUSES: usize = 16;
+impl Reason {
+    /// Which side has ended the connection; `None` if neither did, or nobody knows.
+    #[inline(always)]
+    #[must_use]
+    pub const fn side(self) -> Option<Side> {
+        match self {
+            Self::Local | Self::ResetLocal | Self::Aborted => Some(Side::Local),
+            Self::Peer | Self::ResetPeer => Some(Side::Peer),
+            Self::Timeout | Self::Unknown => None,
+        }
+    }
+}
 
-/// Slots for [`Reason`] in a cell; a power of two so that kernel code can mask the index.
-pub const REASONS: usize = 8;
+/// What the numbers of these names mean.
+pub(crate) const fn meaning(mut hash: crate::abi::Meaning) -> crate::abi::Meaning {
+    let all = [
+        Role::LABEL,
+        Direction::LABEL,
+        Side::LABEL,
+        Reason::LABEL,
+        Failure::LABEL,
+        Timeout::LABEL,
+        ResetCause::LABEL,
+    ];
+    let mut i = 0;
+    while i < all.len() {
+        hash = hash.text(all[i].name).texts(all[i].values);
+        i += 1;
+    }
+    hash
+}
 
 #[cfg(test)]
 mod tests {
@@ -146,16 +175,12 @@ mod tests {
 
     #[test]
     fn wire_numbers_round_trip() {
-        for &p in Protocol::ALL {
-            assert_eq!(Protocol::from_wire(p as u8), Some(p));
-        }
         for &r in Role::ALL {
             assert_eq!(Role::from_wire(r as u8), Some(r));
         }
         for &r in Reason::ALL {
             assert_eq!(Reason::from_wire(r as u8), Some(r));
-            assert!((r as usize) < REASONS);
         }
-        assert_eq!(Protocol::from_wire(200), None);
+        assert_eq!(Reason::from_wire(200), None);
     }
 }

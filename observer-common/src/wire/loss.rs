@@ -59,3 +59,13 @@ impl Loss {
         }
     }
 }
+
+/// What the numbers of the losses mean.
+pub(crate) const fn meaning(mut hash: crate::abi::Meaning) -> crate::abi::Meaning {
+    let mut i = 0;
+    while i < LOSSES {
+        hash = hash.text(Loss::ALL[i].label());
+        i += 1;
+    }
+    hash
+}
