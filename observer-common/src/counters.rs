@@ -97,6 +97,8 @@ pub struct Family {
 pub struct Counter {
     /// Its name in the table.
     pub name: &'static str,
+    /// Whose slots have it.
+    pub owner: Owner,
     /// Its first word within the block, or within each share.
     pub word: usize,
     /// Combinations of label values; a power of two, so that kernel code can mask the index.
@@ -138,6 +140,12 @@ impl Counter {
     #[must_use]
     pub const fn at(&self, combination: usize) -> usize {
         (self.word + (combination & (self.combinations - 1)) * self.stride()) * 8
+    }
+
+    /// Values of a label but the first take as many places as the next power of two, so that the index is put together by shifts.
+    #[must_use]
+    pub const fn places(label: &Label) -> usize {
+        label.values.len().next_power_of_two()
     }
 
     /// The words of the block that hold it, those of all shares included.
@@ -190,12 +198,11 @@ impl Block {
             assert!(counter.combinations.is_power_of_two());
             i += 1;
         }
-        assert!(SHARES_AT + SHARES * SHARE_WORDS == SLOT_WORDS);
+        const { assert!(SHARES_AT + SHARES * SHARE_WORDS == SLOT_WORDS) }
         Self { owner, counters }
     }
 
     /// What the block's words mean, as a number: see [`crate::abi`].
-    #[must_use]
     pub const fn meaning(&self, mut hash: crate::abi::Meaning) -> crate::abi::Meaning {
         let mut i = 0;
         while i < self.counters.len() {
@@ -246,13 +253,13 @@ macro_rules! counters {
         words { $($words:tt)* }
         shares { $($shares:tt)* }
     ) => {
-        $crate::counters!(@fields false, $first, [$($words)*]);
-        $crate::counters!(@fields true, 0, [$($shares)*]);
+        $crate::counters!(@fields $owner, false, $first, [$($words)*]);
+        $crate::counters!(@fields $owner, true, 0, [$($shares)*]);
         $crate::counters!(@block [$(#[$meta])* $block] $owner, [] $($words)* $($shares)*);
     };
 
-    (@fields $shared:literal, $at:expr, []) => {};
-    (@fields $shared:literal, $at:expr, [
+    (@fields $owner:expr, $shared:literal, $at:expr, []) => {};
+    (@fields $owner:expr, $shared:literal, $at:expr, [
         $(#[$meta:meta])*
         $name:ident: $combinations:literal
         $(by [$($label:expr),+])?
@@ -263,6 +270,7 @@ macro_rules! counters {
         $(#[$meta])*
         pub const $name: $crate::counters::Counter = $crate::counters::Counter {
             name: stringify!($name),
+            owner: $owner,
             word: $at,
             combinations: $combinations,
             labels: $crate::counters!(@labels $([$($label),+])?),
@@ -270,7 +278,7 @@ macro_rules! counters {
             shared: $shared,
             family: $crate::counters!(@family $($family)?),
         };
-        $crate::counters!(@fields $shared, $name.end(), [$($rest)*]);
+        $crate::counters!(@fields $owner, $shared, $name.end(), [$($rest)*]);
     };
 
     (@labels) => { &[] };

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
-use observer_common::protocol::{Protocol, Reason};
+use observer_common::{label::Reason, protocol::Protocol, wire::slot::DEFAULT_SLOTS};
 
 /// Long-lived connections per pod, counted in the kernel.
 ///
@@ -83,8 +83,8 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_CONNECTION_LOG")]
     pub connection_log: bool,
 
-    /// Cells in the kernel's table, each for one (cgroup, role, protocol, port); 4 KiB each.
-    #[arg(long, env = "OBSERVER_CELLS", value_name = "COUNT", default_value_t = 4_096)]
+    /// Slots in the kernel's table, 1 KiB each; each (cgroup, role, protocol, port) takes one to three.
+    #[arg(long, env = "OBSERVER_CELLS", value_name = "COUNT", default_value_t = DEFAULT_SLOTS)]
     pub cells: u32,
 
     /// Keep the kernel side in this directory of a BPF file system when the daemon ends, and take over what an earlier one

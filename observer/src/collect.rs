@@ -1,26 +1,30 @@
 //! One pass from the kernel's counters to named series; the only place that knows both ends.
 
+mod pass;
 mod pods;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use aya::maps::MapError;
 use observer_common::{
-    cell::{CellKey, IDLE_USED, OVERFLOW_CELLS},
-    loss::Loss,
-    protocol::{Protocol, Reason, Role},
+    label::{Reason, Side},
+    wire::{
+        loss::Loss,
+        slot::{self, IDLE_USED},
+    },
 };
 use tracing::{info, warn};
 
 use crate::{
     aggregate::{
-        Action, Censuses, Clusters, Dead, Ends, Expiry, Series, SeriesKey, Side, Tally, Unseen,
-        fold, sentence,
+        Action, Censuses, Clusters, Ending, Ends, Expiry, Series, SeriesKey, Tally, Unseen, fold,
+        sentence,
     },
     attribute::{CgroupIndex, Identity, Names, OVERFLOW, UNATTRIBUTED},
     bpf::{ProbeState, Probes, programs::Probe},
@@ -28,6 +32,7 @@ use crate::{
     model::{CellSnapshot, Counts},
 };
 
+use pass::{Found, Pass};
 use pods::PodBooks;
 pub use pods::{Kubernetes, NamedPod};
 
@@ -42,7 +47,7 @@ pub struct Snapshot {
     pub probes: Vec<(&'static Probe, ProbeState)>,
     /// How often the kernel skipped each program.
     pub misses: Vec<(&'static Probe, u64)>,
-    /// Cells in use, and cells in all.
+    /// Slots in use, and slots in all.
     pub cells: (u64, u64),
     /// Cells whose contents this version cannot read.
     pub undecodable: u64,
@@ -67,17 +72,8 @@ pub struct Collector {
     /// Counts of recycled cells whose cgroup was never known: their bucket must not shrink.
     nameless: HashMap<SeriesKey, Counts>,
     books: PodBooks,
-    /// Whether the programs were told that the table is nearly full.
+    /// Whether the log has said that the table is nearly full.
     tight: bool,
-}
-
-/// The counts of one pass.
-#[derive(Default)]
-struct Pass {
-    /// Cells in use, by their index.
-    cells: Vec<(u32, CellSnapshot)>,
-    overflow: Vec<CellSnapshot>,
-    undecodable: u64,
 }
 
 impl Collector {
@@ -110,20 +106,7 @@ impl Collector {
     }
 
     fn read(&mut self) -> io::Result<Pass> {
-        let mut pass = Pass::default();
-        self.probes.cells().visit(|index, words| {
-            let word = |place| words.word(place);
-            if index < OVERFLOW_CELLS {
-                let used = decode::events(word) != 0;
-                pass.overflow.extend(used.then(|| decode::overflow(index, word)).flatten());
-                return;
-            }
-            match decode::cell(word) {
-                Ok(cell) => pass.cells.push((index, cell)),
-                Err(_) => pass.undecodable += 1,
-            }
-        })?;
-        Ok(pass)
+        pass::read(self.probes.slots())
     }
 
     /// Whether a walk has met the cgroup.
@@ -145,7 +128,7 @@ impl Collector {
     /// If the cells cannot be read, for lack of memory.
     pub fn snapshot(&mut self) -> io::Result<Snapshot> {
         let pass = self.read()?;
-        if pass.cells.iter().any(|(_, cell)| self.cgroups.resolve(cell.cgroup).is_none()) {
+        if pass.cells.iter().any(|found| self.cgroups.resolve(found.key.cgroup).is_none()) {
             self.refresh();
         }
         // One state of the names for the whole scrape: no two pods may come to share one.
@@ -157,7 +140,7 @@ impl Collector {
         let about_itself = self.about(&pass, kubernetes);
         let mut shown = Vec::with_capacity(pass.cells.len());
         let mut joined: HashMap<u64, Arc<Identity>> = HashMap::new();
-        for (index, cell) in pass.cells {
+        for Found { index, cell, .. } in pass.cells {
             let due = self.expiry.show(index);
             let identity = self.unnamed(cell.cgroup);
             if self.books.shows(&identity, due) {
@@ -186,13 +169,12 @@ impl Collector {
     }
 
     fn about(&mut self, pass: &Pass, kubernetes: Option<Kubernetes>) -> Snapshot {
-        let used = pass.cells.len() as u64;
         Snapshot {
             series: Vec::new(),
             losses: Loss::ALL.into_iter().zip(self.probes.losses()).collect(),
             probes: self.probes.states().to_vec(),
             misses: self.probes.misses(),
-            cells: (used, u64::from(self.probes.cells().capacity() - OVERFLOW_CELLS)),
+            cells: self.probes.slots().room(),
             undecodable: pass.undecodable,
             cgroups_skipped: self.cgroups.skipped(),
             censuses: self.probes.census().map(|_| self.censuses_taken),
@@ -203,47 +185,81 @@ impl Collector {
     /// Regular work, about once a second: learns new cgroups while they live, recycles the cells of those that are gone.
     pub fn tick(&mut self, now: Instant) {
         self.refresh();
-        let (mut used, mut open, mut dead) = (0, HashMap::new(), Vec::new());
-        let mut idle = HashMap::new();
-        let cgroups = &self.cgroups;
-        let names = self.books.names();
-        let guard = names.as_deref().map(pods::lock);
-        let read = self.probes.cells().visit(|cell, words| {
-            let word = |place| words.word(place);
-            if cell < OVERFLOW_CELLS {
+        let pass = match self.read() {
+            Ok(pass) => pass,
+            Err(error) => {
+                warn!(%error, "cannot read the cells; those of dead cgroups stay as they are");
                 return;
             }
-            used += 1;
-            let key = decode::key(word);
-            let active = decode::active(word);
+        };
+        self.tell_clusters(now, &pass);
+        self.mind_the_room();
+        let (mut open, mut ending) = (HashMap::new(), Vec::new());
+        for found in &pass.cells {
+            let Found { index, key, cell, .. } = found;
+            let active = cell.counts.active();
             *open.entry(key.cgroup).or_insert(false) |= active != 0;
-            if !cgroups.is_alive(key.cgroup) {
-                let events = decode::events(word);
-                dead.push(Dead { cell, key, active, events });
+            if found.is_retired() || !self.cgroups.is_alive(key.cgroup) {
+                let (retired, events) = (found.is_retired(), cell.counts.events());
+                ending.push(Ending { cell: *index, retired, active, events });
             }
-            if decode::idle_closes(word) != 0
-                && let Some(identity) = cgroups.resolve(key.cgroup)
-            {
-                add_idle(&mut idle, &pods::join(guard.as_deref(), identity), key, word);
-            }
-        });
-        drop(guard);
-        if let Err(error) = read {
-            warn!(%error, "cannot read the cells; those of dead cgroups stay as they are");
-            return;
         }
+        self.books.tick(now, &open, &self.cgroups);
+        let actions = self.expiry.tick(now, &ending);
+        let found: HashMap<u32, &Found> =
+            pass.cells.iter().map(|found| (found.index, found)).collect();
+        for &action in &actions {
+            if let Err(error) = self.apply(action, &found) {
+                warn!(%error, ?action, "cannot free a cell; it stays in use");
+            }
+        }
+        if let Err(error) = self.settle_budgets(&pass, &actions) {
+            warn!(%error, "cannot tell the kernel how many cells a cgroup has");
+        }
+        self.cgroups.forget_dead(|id| open.contains_key(&id));
+    }
+
+    /// Looks for ends that cluster, and says so in the log.
+    fn tell_clusters(&mut self, now: Instant, pass: &Pass) {
+        let names = self.books.names();
+        let guard = names.as_deref().map(pods::lock);
+        let mut idle = HashMap::new();
+        for found in &pass.cells {
+            if found.cell.counts.one(&slot::IDLE_CLOSES) != 0
+                && let Some(identity) = self.cgroups.resolve(found.key.cgroup)
+            {
+                add_idle(&mut idle, &pods::join(guard.as_deref(), identity), &found.cell);
+            }
+        }
+        drop(guard);
         for (whose, cluster) in self.clusters.news(now, idle) {
             let Ends { namespace, pod, .. } = &whose;
             info!(namespace, pod, role = whose.role.label(), "{}", sentence(&whose, cluster));
         }
-        self.mind_the_room(used);
-        self.books.tick(now, &open, &self.cgroups);
-        for action in self.expiry.tick(now, &dead) {
-            if let Err(error) = self.apply(action) {
-                warn!(%error, ?action, "cannot recycle a cell; it stays in use");
-            }
+    }
+
+    /// Tells the kernel how many cells the cgroups have of which some were freed.
+    fn settle_budgets(&mut self, pass: &Pass, actions: &[Action]) -> anyhow::Result<()> {
+        let freed: HashSet<u32> = actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Free(cell) => Some(*cell),
+                Action::Retire(_) => None,
+            })
+            .collect();
+        if freed.is_empty() {
+            return Ok(());
         }
-        self.cgroups.forget_dead(|id| open.contains_key(&id));
+        let cgroups = pass.cells.iter().filter(|found| freed.contains(&found.index));
+        let mut budgets: HashMap<u64, u64> = cgroups.map(|found| (found.key.cgroup, 0)).collect();
+        // Read anew: the kernel may have made cells since the pass.
+        self.probes.slots().visit(|_, words| {
+            let key = decode::key(|place| words.word(place));
+            if let Some(cells) = budgets.get_mut(&key.cgroup) {
+                *cells += u64::from(key.port != 0);
+            }
+        })?;
+        Ok(self.probes.slots().set_budgets(budgets)?)
     }
 
     /// Takes a census of the sockets' states: connections that have ended without any hook telling end here.
@@ -278,61 +294,53 @@ impl Collector {
     /// The books of all cells in use.
     fn tallies(&mut self) -> io::Result<HashMap<u32, Tally>> {
         let mut tallies = HashMap::new();
-        self.probes.cells().visit(|cell, words| {
-            let word = |place| words.word(place);
-            let tally = Tally { turnover: decode::turnover(word), active: decode::active(word) };
-            tallies.insert(cell, tally);
-        })?;
+        for found in self.read()?.cells {
+            let counts = &found.cell.counts;
+            let tally = Tally { turnover: counts.turnover(), active: counts.active() };
+            tallies.insert(found.index, tally);
+        }
         Ok(tallies)
     }
 
-    /// From three quarters of the table on, ports are no longer told apart: what is left belongs to cgroups that have no
-    /// cell yet.
-    fn mind_the_room(&mut self, used: usize) {
-        let usable = (self.probes.cells().capacity() - OVERFLOW_CELLS) as usize;
-        let tight = used * 4 >= usable * 3;
-        if tight == self.tight {
-            return;
-        }
-        match self.probes.set_tight(tight) {
-            Ok(()) if tight => {
-                warn!(
-                    used,
-                    "the table of cells is nearly full: new cells do not tell ports apart; see --cells"
-                );
-            }
-            Ok(()) => info!(used, "the table of cells has room again"),
-            Err(error) => warn!(%error, "cannot tell the programs how full the table is"),
+    /// From three quarters of the table on, the programs do not tell ports apart: what is left belongs to cgroups that have
+    /// no cell yet.
+    fn mind_the_room(&mut self) {
+        let (used, capacity) = self.probes.slots().room();
+        let tight = used * 4 >= capacity * 3;
+        if tight && !self.tight {
+            warn!(
+                used,
+                "the table of cells is nearly full: new cells do not tell ports apart; see --cells"
+            );
+        } else if !tight && self.tight {
+            info!(used, "the table of cells has room again");
         }
         self.tight = tight;
     }
 
-    fn apply(&mut self, action: Action) -> Result<(), aya::maps::MapError> {
+    fn apply(&mut self, action: Action, cells: &HashMap<u32, &Found>) -> Result<(), MapError> {
         match action {
-            Action::Unlink(cell, key) => self.probes.cells().unlink(cell, key),
-            Action::Relink(cell, key) => self.probes.cells().relink(cell, key),
-            Action::Recycle(index, key) => {
-                match self.cgroups.resolve(key.cgroup) {
+            Action::Retire(cell) => self.probes.slots().retire(cell, cells[&cell].key),
+            Action::Free(cell) => {
+                let found = cells[&cell];
+                match self.cgroups.resolve(found.key.cgroup) {
                     Some(identity) if identity.pod_uid.is_none() => {}
-                    identity => self.keep(index, identity.as_deref())?,
+                    identity => self.keep(&found.cell, identity.as_deref()),
                 }
-                self.probes.cells().recycle(index)
+                self.probes.slots().free(cell, found.under)
             }
         }
     }
 
-    /// Keeps the counts of a cell that is about to be recycled: for its pod, or for those that nobody can name.
-    fn keep(&mut self, index: u32, pod: Option<&Identity>) -> Result<(), aya::maps::MapError> {
-        let read = self.probes.cells().read(index, |words| decode::cell(|place| words.word(place)));
-        let Ok(cell) = read? else { return Ok(()) };
+    /// Keeps the counts of a cell that is about to be freed: for its pod, or for those that nobody can name.
+    fn keep(&mut self, cell: &CellSnapshot, pod: Option<&Identity>) {
         if let Some(pod) = pod {
-            self.books.recycle(pod, &cell);
+            self.books.recycle(pod, cell);
         } else {
             let identity = Arc::clone(&UNATTRIBUTED);
             let key = SeriesKey { identity, role: cell.role, protocol: cell.protocol, port: 0 };
             self.nameless.entry(key).or_default().add(&cell.counts);
         }
-        Ok(())
     }
 
     /// The names of a cgroup, as far as they are known.
@@ -354,22 +362,18 @@ impl Collector {
 }
 
 /// Adds the times that a cell's connections had idled when silence may have ended them.
-fn add_idle(
-    idle: &mut HashMap<Ends, [u64; IDLE_USED]>,
-    identity: &Identity,
-    key: CellKey,
-    word: impl Fn(usize) -> u64,
-) {
-    let (Some(role), Some(protocol)) =
-        (Role::from_wire(key.role), Protocol::from_wire(key.protocol))
-    else {
-        return;
-    };
-    for &reason in Reason::ALL {
-        let Some(side) = Side::of(reason) else { continue };
-        let ends = Ends::new(identity, role, protocol, side);
+fn add_idle(idle: &mut HashMap<Ends, [u64; IDLE_USED]>, identity: &Identity, cell: &CellSnapshot) {
+    for &side in Side::ALL {
+        let Some(histogram) = cell.counts.histogram(&slot::IDLE, side as usize) else { continue };
+        // What this node closes in order is its own decision, and no news.
+        let closed = |reason: Reason| cell.counts.count(&slot::CLOSED, reason as usize);
+        let orderly = closed(Reason::Local) + closed(Reason::Aborted);
+        if side == Side::Local && closed(Reason::ResetLocal) < orderly {
+            continue;
+        }
+        let ends = Ends::new(identity, cell.role, cell.protocol, side);
         let sums = idle.entry(ends).or_insert([0; IDLE_USED]);
-        for (sum, count) in sums.iter_mut().zip(decode::idle(&word, reason)) {
+        for (sum, count) in sums.iter_mut().zip(histogram.buckets) {
             *sum += count;
         }
     }

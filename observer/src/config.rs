@@ -3,7 +3,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
-use observer_common::cell::OVERFLOW_CELLS;
+use observer_common::wire::slot::RESERVED_SLOTS;
 use thiserror::Error;
 
 use crate::{
@@ -32,7 +32,7 @@ pub struct Config {
     pub kernel_log: KernelLog,
     /// Whether each connection that ends is logged.
     pub connection_log: bool,
-    /// Cells in the kernel's table.
+    /// Slots in the kernel's table.
     pub cells: u32,
     /// Where the kernel side is kept, if it is to be.
     pub pin: Option<PathBuf>,
@@ -82,10 +82,10 @@ pub struct AddressError {
     pub reason: io::Error,
 }
 
-/// The overflow cells and a few for use.
-const MIN_CELLS: u32 = OVERFLOW_CELLS + 1;
+/// The slots for overflow and one for use.
+const MIN_CELLS: u32 = RESERVED_SLOTS + 1;
 /// These are 512 MiB of kernel memory.
-const MAX_CELLS: u32 = 1 << 17;
+const MAX_CELLS: u32 = 1 << 19;
 
 impl Config {
     /// What of it the loader of the kernel programs needs.

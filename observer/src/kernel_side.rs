@@ -43,7 +43,6 @@ fn pinned(pins: &Pins, options: &Options<'_>, cgroup_root: &Path) -> anyhow::Res
     let fingerprint = bpf::fingerprint(options, cgroup_root);
     if let Some(mut probes) = pins.take_over(&fingerprint) {
         info!(fingerprint, "took over the kernel side of an earlier observer");
-        probes.set_tight(false).context("cannot use the kernel side of an earlier observer")?;
         probes.want_records(false).context("cannot use the kernel side of an earlier observer")?;
         return Ok(KernelSide { probes, origin: Origin::TakenOver, log: None });
     }

@@ -11,9 +11,12 @@ use std::{
 };
 
 use observer_common::{
-    conn::{RX, TX, flag},
-    protocol::{Protocol, Reason, ResetCause, Role},
-    record::{ConnRecord, kind},
+    label::{Reason, ResetCause, Role},
+    protocol::Protocol,
+    wire::{
+        conn::{RX, TX, flag},
+        event::{ConnRecord, kind},
+    },
 };
 use thiserror::Error;
 use tracing::info;

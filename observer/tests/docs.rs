@@ -11,18 +11,15 @@ use std::{
 
 use clap::CommandFactory as _;
 use observer::{
-    aggregate::{Series, SeriesKey, TotalKey, Totals},
+    aggregate::{Series, SeriesKey, TotalKey},
     attribute::{Health, Workload, identify},
     bpf::{Origin, ProbeState, programs::PROBES},
     cli::Cli,
     collect::{Kubernetes, NamedPod, Snapshot},
     export::{BuildInfo, Part, encode},
-    model::{Counts, Histogram},
+    model::{Counts, blocks},
 };
-use observer_common::{
-    loss::Loss,
-    protocol::{Protocol, Role},
-};
+use observer_common::{label::Role, protocol::Protocol, wire::loss::Loss};
 
 const README: &str = include_str!("../../README.md");
 
@@ -35,7 +32,8 @@ const SHIPPED: [&str; 4] = [
 ];
 
 /// Labels whose values are words of ours, each of which has to be explained.
-const CLOSED_LABELS: [&str; 6] = ["cause", "direction", "kind", "protocol", "reason", "role"];
+const CLOSED_LABELS: [&str; 7] =
+    ["cause", "direction", "kind", "protocol", "reason", "role", "side"];
 
 /// A family as far as a reader needs to know it.
 #[derive(Debug, PartialEq, Eq)]
@@ -266,7 +264,7 @@ fn full() -> Snapshot {
         })
     });
     Snapshot {
-        series: keys.map(|key| Series { key, counts: ones() }).collect(),
+        series: keys.map(|key| Series { counts: ones(key.protocol), key }).collect(),
         losses: Loss::ALL.into_iter().map(|loss| (loss, 1)).collect(),
         probes: PROBES.iter().map(|probe| (probe, ProbeState::Active)).collect(),
         misses: PROBES.iter().map(|probe| (probe, 1)).collect(),
@@ -286,7 +284,7 @@ fn kubernetes() -> Kubernetes {
     };
     let totals = Protocol::ALL.iter().map(|&protocol| {
         let workload = workload.clone();
-        (TotalKey { workload, role: Role::Server, protocol }, Totals::from(&ones()))
+        (TotalKey { workload, role: Role::Server, protocol }, ones(protocol))
     });
     Kubernetes {
         health: Health { current: true, troubles: [1; _], pods: 1 },
@@ -301,30 +299,10 @@ fn kubernetes() -> Kubernetes {
     }
 }
 
-fn ones() -> Counts {
-    Counts {
-        opened: 1,
-        adopted: 1,
-        entered: 1,
-        left: 1,
-        active: 1,
-        closed: [1; _],
-        lifetime: one(),
-        adopted_lifetime: one(),
-        rtt: one(),
-        idle: [(); _].map(|()| one()),
-        idle_closes: 1,
-        messages: [1; _],
-        errors: 1,
-        bytes: [1; _],
-        retransmits: 1,
-        resets_received: 1,
-        resets_sent: [1; _],
-        timeouts: [1; _],
-        failures: [1; _],
+fn ones(protocol: Protocol) -> Counts {
+    let mut counts = Counts::default();
+    for counter in blocks(protocol).flat_map(|block| block.counters) {
+        counts.words_mut(counter).fill(1);
     }
-}
-
-fn one<const N: usize>() -> Histogram<N> {
-    Histogram::new(1, [1; N])
+    counts
 }

@@ -6,6 +6,7 @@ mod support;
 
 use std::time::Duration;
 
+use observer_common::wire::slot::RESERVED_SLOTS;
 use support::{
     cgroup::TestCgroup,
     daemon::Daemon,
@@ -42,8 +43,9 @@ fn start(number: usize) -> Pair {
 fn a_full_table_loses_no_count() {
     let _lock = SystemLock::acquire();
     let before = BpfSnapshot::take();
-    // Sixteen overflow cells and eight of use, for four servers, four clients and the scrapes.
-    let daemon = Daemon::start(&["--cells", "24"]);
+    // The slots for overflow and eight of use, for four servers, four clients and the scrapes.
+    let slots = (RESERVED_SLOTS + 8).to_string();
+    let daemon = Daemon::start(&["--cells", &slots]);
     let mut pairs: Vec<Pair> = (0..4).map(start).collect();
     for pair in &mut pairs {
         assert_eq!(

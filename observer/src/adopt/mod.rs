@@ -8,7 +8,7 @@
 use std::{collections::HashSet, fs, ops::RangeInclusive};
 
 use anyhow::Context as _;
-use observer_common::protocol::Role;
+use observer_common::label::Role;
 use tracing::{info, warn};
 
 use crate::bpf::adoption::{Adopter, Existing};

@@ -7,8 +7,9 @@ use std::{
 };
 
 use observer_common::{
-    cell::{IDLE_BOUNDS, IDLE_USED},
-    protocol::{Protocol, Reason, Role},
+    label::{Role, Side},
+    protocol::Protocol,
+    wire::slot::{IDLE_BOUNDS, IDLE_USED},
 };
 
 use crate::attribute::{Identity, Kind};
@@ -19,27 +20,6 @@ const ENOUGH: u64 = 10;
 const NARROW: u32 = 2;
 /// The same cluster is told again after this time, if it has grown.
 const AGAIN: Duration = Duration::from_hours(1);
-
-/// Which end of a connection ended it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// The peer closed or reset it.
-    Peer,
-    /// This node reset it. What it closes in order is its own decision, and no news.
-    Local,
-}
-
-impl Side {
-    /// Who ended a connection so, if silence may be why.
-    #[must_use]
-    pub const fn of(reason: Reason) -> Option<Self> {
-        match reason {
-            Reason::Peer | Reason::ResetPeer => Some(Self::Peer),
-            Reason::ResetLocal => Some(Self::Local),
-            Reason::Local | Reason::Timeout | Reason::Aborted | Reason::Unknown => None,
-        }
-    }
-}
 
 /// Connections of one kind of a replica, ended by one side.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -212,17 +192,5 @@ mod tests {
             sentence(&ends, Cluster { seconds: 60, ends: 12, of: 14 }),
             "12 of 14 closes of this unit's silent WebSocket connections came 60 s after the last byte, from the peer: a proxy read timeout"
         );
-    }
-
-    #[test]
-    fn who_ended_it() {
-        for reason in Reason::ALL {
-            let expected = match reason.label() {
-                "peer" | "reset_peer" => Some(Side::Peer),
-                "reset_local" => Some(Side::Local),
-                _ => None,
-            };
-            assert_eq!(Side::of(*reason), expected);
-        }
     }
 }

@@ -1,28 +1,26 @@
-//! Lets go of the cells of cgroups that are gone, without losing a count or freeing a cell that is still used.
+//! Frees the cells of cgroups that are gone, without losing a count or freeing a cell that is still used.
 //!
 //! A cell whose cgroup is gone and whose last connection has ended is first *shown* once more, so that its last counts
-//! reach a scrape; then *unlinked*, so that the kernel starts no new connection in it; and, if it has kept quiet for a
-//! while after that, *recycled*.
+//! reach a scrape; then *retired*, so that the kernel starts no new connection in it; and *freed* when it has kept quiet
+//! for a while after that. A retired cell never comes back: what is opened for its key meanwhile is in another one.
 
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
 
-use observer_common::cell::CellKey;
-
 /// Without a scraper, a dead cell's last counts are kept this long.
 pub(super) const UNSCRAPED: Duration = Duration::from_mins(5);
-/// A program that has read the index before the cell was unlinked has long ended after this time.
+/// A program that has read the index before the cell was retired has long ended after this time.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// The cell of a cgroup that is gone, as a tick finds it.
+/// A cell that is to end, as a tick finds it: its cgroup is gone, or it is retired already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dead {
+pub struct Ending {
     /// Index in the table.
     pub cell: u32,
-    /// What it counts for.
-    pub key: CellKey,
+    /// Whether it is retired, be it by an earlier daemon.
+    pub retired: bool,
     /// Connections in it now.
     pub active: i64,
     /// A number that changes with every event that it counts.
@@ -32,78 +30,66 @@ pub struct Dead {
 /// What to do with a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Remove its key from the kernel's index.
-    Unlink(u32, CellKey),
-    /// It was used after all: give it back its key.
-    Relink(u32, CellKey),
+    /// Let no connection begin in it any more.
+    Retire(u32),
     /// Clear it and put it on the free list.
-    Recycle(u32, CellKey),
+    Free(u32),
 }
 
 #[derive(Debug)]
 enum Stage {
     /// Waiting for a scrape that shows these events.
     Dead { since: Instant, shown: bool, events: u64 },
-    /// Out of the index.
-    Unlinked { since: Instant, key: CellKey, events: u64 },
+    /// Waiting for rest.
+    Retired { since: Instant, events: u64 },
 }
 
-/// The dying cells.
+/// The cells that are about to end.
 #[derive(Debug, Default)]
 pub struct Expiry {
     stages: HashMap<u32, Stage>,
 }
 
 impl Expiry {
-    /// Looks at the cells of all cgroups that are gone; the caller carries the actions out.
-    pub fn tick(&mut self, now: Instant, cells: &[Dead]) -> Vec<Action> {
+    /// Looks at the cells that are to end; the caller carries the actions out.
+    pub fn tick(&mut self, now: Instant, cells: &[Ending]) -> Vec<Action> {
         let mut actions = Vec::new();
         let mut stages = HashMap::new();
-        for &Dead { cell, key, active, events } in cells {
-            let stage = self.stages.remove(&cell);
-            if active != 0 {
-                if let Some(Stage::Unlinked { .. }) = stage {
-                    actions.push(Action::Relink(cell, key));
-                }
-                continue;
-            }
-            let stage = match stage {
-                None => Stage::Dead { since: now, shown: false, events },
-                // Used once more: what a scrape has shown meanwhile may not be all.
-                Some(Stage::Dead { events: before, .. }) if events != before => {
-                    Stage::Dead { since: now, shown: false, events }
-                }
-                Some(Stage::Dead { since, shown, .. })
-                    if shown || now.duration_since(since) >= UNSCRAPED =>
+        for &Ending { cell, retired, active, events } in cells {
+            let stage = match self.stages.remove(&cell) {
+                Some(Stage::Retired { since, events: before })
+                    if active == 0 && events == before =>
                 {
-                    actions.push(Action::Unlink(cell, key));
-                    Stage::Unlinked { since: now, key, events }
+                    if now.duration_since(since) >= QUIET {
+                        actions.push(Action::Free(cell));
+                        continue;
+                    }
+                    Stage::Retired { since, events }
                 }
-                Some(Stage::Unlinked { events: before, .. }) if events != before => {
-                    actions.push(Action::Relink(cell, key));
-                    Stage::Dead { since: now, shown: false, events }
+                Some(Stage::Retired { .. }) => Stage::Retired { since: now, events },
+                _ if retired => Stage::Retired { since: now, events },
+                _ if active != 0 => continue,
+                // Used once more: what a scrape has shown meanwhile may not be all.
+                Some(Stage::Dead { since, shown, events: before }) if events == before => {
+                    if shown || now.duration_since(since) >= UNSCRAPED {
+                        actions.push(Action::Retire(cell));
+                        Stage::Retired { since: now, events }
+                    } else {
+                        Stage::Dead { since, shown, events }
+                    }
                 }
-                Some(Stage::Unlinked { since, .. }) if now.duration_since(since) >= QUIET => {
-                    actions.push(Action::Recycle(cell, key));
-                    continue;
-                }
-                Some(stage) => stage,
+                _ => Stage::Dead { since: now, shown: false, events },
             };
             stages.insert(cell, stage);
         }
-        // What is left is not dead after all: a walk had missed its cgroup.
-        for (cell, stage) in std::mem::replace(&mut self.stages, stages) {
-            if let Stage::Unlinked { key, .. } = stage {
-                actions.push(Action::Relink(cell, key));
-            }
-        }
+        self.stages = stages;
         actions
     }
 
     /// Whether a scrape shows this cell, and remembers that it did.
     pub fn show(&mut self, cell: u32) -> bool {
         match self.stages.get_mut(&cell) {
-            Some(Stage::Unlinked { .. }) => false,
+            Some(Stage::Retired { .. }) => false,
             Some(Stage::Dead { shown, .. }) => {
                 *shown = true;
                 true
@@ -117,75 +103,60 @@ impl Expiry {
 mod tests {
     use super::*;
 
-    const KEY: CellKey = CellKey { cgroup: 9, port: 80, role: 0, protocol: 0, zero: 0 };
-
-    fn dead(active: i64, events: u64) -> [Dead; 1] {
-        [Dead { cell: 20, key: KEY, active, events }]
-    }
+    const DEAD: Ending = Ending { cell: 20, retired: false, active: 0, events: 3 };
+    const RETIRED: Ending = Ending { retired: true, ..DEAD };
 
     #[test]
-    fn a_dead_cell_is_shown_unlinked_and_recycled() {
-        let (mut expiry, start, done) = (Expiry::default(), Instant::now(), dead(0, 3));
+    fn a_dead_cell_is_shown_retired_and_freed() {
+        let (mut expiry, start) = (Expiry::default(), Instant::now());
         assert!(expiry.tick(start, &[]).is_empty(), "alive");
-        assert!(expiry.tick(start, &done).is_empty());
-        assert!(expiry.tick(start + Duration::from_secs(10), &done).is_empty(), "not shown yet");
+        assert!(expiry.tick(start, &[DEAD]).is_empty());
+        assert!(expiry.tick(start + Duration::from_secs(10), &[DEAD]).is_empty(), "not shown yet");
         assert!(expiry.show(20));
-        let unlinked = start + Duration::from_secs(11);
-        assert_eq!(expiry.tick(unlinked, &done), [Action::Unlink(20, KEY)]);
+        let retired = start + Duration::from_secs(11);
+        assert_eq!(expiry.tick(retired, &[DEAD]), [Action::Retire(20)]);
         assert!(!expiry.show(20), "the series is over");
-        assert!(expiry.tick(unlinked, &done).is_empty());
-        assert_eq!(expiry.tick(unlinked + QUIET, &done), [Action::Recycle(20, KEY)]);
+        assert!(expiry.tick(retired, &[RETIRED]).is_empty());
+        assert_eq!(expiry.tick(retired + QUIET, &[RETIRED]), [Action::Free(20)]);
     }
 
     #[test]
     fn a_dead_cell_that_is_used_once_more_is_shown_once_more() {
         let (mut expiry, start) = (Expiry::default(), Instant::now());
-        expiry.tick(start, &dead(0, 3));
+        expiry.tick(start, &[DEAD]);
         assert!(expiry.show(20));
-        let used = dead(0, 5);
+        let used = [Ending { events: 5, ..DEAD }];
         assert!(expiry.tick(start, &used).is_empty());
         assert!(expiry.tick(start, &used).is_empty(), "the last counts are not shown yet");
         assert!(expiry.show(20));
-        assert_eq!(expiry.tick(start, &used), [Action::Unlink(20, KEY)]);
+        assert_eq!(expiry.tick(start, &used), [Action::Retire(20)]);
     }
 
     #[test]
     fn without_a_scraper_a_dead_cell_waits() {
-        let (mut expiry, start, done) = (Expiry::default(), Instant::now(), dead(0, 3));
-        expiry.tick(start, &done);
-        assert_eq!(expiry.tick(start + UNSCRAPED, &done), [Action::Unlink(20, KEY)]);
+        let (mut expiry, start) = (Expiry::default(), Instant::now());
+        expiry.tick(start, &[DEAD]);
+        assert_eq!(expiry.tick(start + UNSCRAPED, &[DEAD]), [Action::Retire(20)]);
     }
 
     #[test]
     fn open_connections_keep_a_cell() {
         let (mut expiry, start) = (Expiry::default(), Instant::now());
-        let open = dead(1, 3);
+        let open = [Ending { active: 1, ..DEAD }];
         expiry.tick(start, &open);
         assert!(expiry.show(20));
         assert!(expiry.tick(start + UNSCRAPED, &open).is_empty());
     }
 
     #[test]
-    fn a_cell_that_is_used_while_it_is_unlinked_comes_back() {
+    fn a_retired_cell_is_freed_when_it_rests() {
         let (mut expiry, start) = (Expiry::default(), Instant::now());
-        let (done, used) = (dead(0, 3), dead(0, 4));
-        expiry.tick(start, &done);
-        expiry.show(20);
-        expiry.tick(start, &done);
-        assert_eq!(expiry.tick(start, &used), [Action::Relink(20, KEY)]);
-        assert!(expiry.show(20));
-        expiry.tick(start, &used);
-        assert_eq!(expiry.tick(start, &dead(1, 5)), [Action::Relink(20, KEY)]);
-    }
-
-    #[test]
-    fn a_cgroup_that_was_missed_by_a_walk_gets_its_cell_back() {
-        let (mut expiry, start, done) = (Expiry::default(), Instant::now(), dead(0, 3));
-        expiry.tick(start, &done);
-        expiry.show(20);
-        assert_eq!(expiry.tick(start, &done), [Action::Unlink(20, KEY)]);
-        assert_eq!(expiry.tick(start, &[]), [Action::Relink(20, KEY)]);
-        assert!(expiry.tick(start, &[]).is_empty());
-        assert!(expiry.show(20));
+        // By an earlier daemon, whose last move may not be long ago.
+        assert!(expiry.tick(start, &[RETIRED]).is_empty());
+        let used = [Ending { active: 1, events: 4, ..RETIRED }];
+        assert!(expiry.tick(start + QUIET, &used).is_empty(), "used");
+        let over = [Ending { events: 5, ..RETIRED }];
+        assert!(expiry.tick(start + 2 * QUIET, &over).is_empty(), "used just now");
+        assert_eq!(expiry.tick(start + 3 * QUIET, &over), [Action::Free(20)]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use observer_common::protocol::{Protocol, Role};
+use observer_common::{label::Role, protocol::Protocol};
 
 use crate::{
     attribute::Identity,
@@ -74,17 +74,16 @@ fn names(identity: &Identity) -> [&str; 3] {
 
 #[cfg(test)]
 mod tests {
+    use observer_common::wire::slot;
+
     use super::*;
     use crate::attribute::identify;
 
     fn cell(cgroup: u64, opened: u64) -> CellSnapshot {
-        CellSnapshot {
-            cgroup,
-            port: 80,
-            role: Role::Server,
-            protocol: Protocol::Tcp,
-            counts: Counts { opened, active: 1, ..Counts::default() },
-        }
+        let mut counts = Counts::default();
+        counts.words_mut(&slot::OPENED)[0] = opened;
+        counts.words_mut(&slot::ACTIVE)[0] = 1;
+        CellSnapshot { cgroup, port: 80, role: Role::Server, protocol: Protocol::Tcp, counts }
     }
 
     #[test]
@@ -95,7 +94,7 @@ mod tests {
         let series = fold([(c, cell(3, 4)), (a, cell(1, 1)), (b, cell(2, 2))]);
         assert_eq!(series.len(), 2);
         assert_eq!(series[0].key.identity.pod, "nginx.service");
-        assert_eq!((series[0].counts.opened, series[0].counts.active), (3, 2));
-        assert_eq!(series[1].counts.opened, 4);
+        assert_eq!((series[0].counts.one(&slot::OPENED), series[0].counts.active()), (3, 2));
+        assert_eq!(series[1].counts.one(&slot::OPENED), 4);
     }
 }

@@ -9,8 +9,8 @@ mod pods;
 mod workloads;
 
 pub use census::{Censuses, Tally, Unseen};
-pub use clusters::{Cluster, Clusters, Ends, Side, cluster, sentence};
-pub use expire::{Action, Dead, Expiry};
+pub use clusters::{Cluster, Clusters, Ends, cluster, sentence};
+pub use expire::{Action, Ending, Expiry};
 pub use fold::{Series, SeriesKey, fold};
 pub use pods::{KeptKey, Pods};
-pub use workloads::{TotalKey, Totals, Workloads};
+pub use workloads::{TotalKey, Workloads};

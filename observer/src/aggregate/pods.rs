@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use observer_common::protocol::{Protocol, Role};
+use observer_common::{label::Role, protocol::Protocol};
 
 use super::expire::UNSCRAPED;
 use crate::model::{CellSnapshot, Counts};
@@ -36,7 +36,7 @@ const TELL_PORTS: usize = 1_024;
 #[derive(Debug, Default)]
 pub struct Pods {
     gone: HashMap<String, Gone>,
-    kept: HashMap<KeptKey, Box<Counts>>,
+    kept: HashMap<KeptKey, Counts>,
 }
 
 /// A pod without cgroups and connections.
@@ -69,10 +69,7 @@ impl Pods {
         }
         self.gone = gone;
         let over = &self.gone;
-        self.kept
-            .extract_if(|key, _| over.get(&key.uid).is_some_and(|pod| pod.over))
-            .map(|(key, counts)| (key, *counts))
-            .collect()
+        self.kept.extract_if(|key, _| over.get(&key.uid).is_some_and(|pod| pod.over)).collect()
     }
 
     /// Whether a scrape shows the pod's series, and remembers that it did.
@@ -110,7 +107,7 @@ impl Pods {
 
     /// All kept counts.
     pub fn kept(&self) -> impl Iterator<Item = (&KeptKey, &Counts)> {
-        self.kept.iter().map(|(key, counts)| (key, &**counts))
+        self.kept.iter()
     }
 
     /// Whether counts are kept for the pod.
@@ -124,6 +121,8 @@ impl Pods {
 mod tests {
     use std::time::Duration;
 
+    use observer_common::wire::slot;
+
     use super::*;
 
     const UID: &str = "57e67067-89e4-4001-bdd4-8632d39ea02b";
@@ -134,12 +133,18 @@ mod tests {
             port,
             role: Role::Server,
             protocol: Protocol::Tcp,
-            counts: Counts { opened, ..Counts::default() },
+            counts: opened_only(opened),
         }
     }
 
+    fn opened_only(opened: u64) -> Counts {
+        let mut counts = Counts::default();
+        counts.words_mut(&slot::OPENED)[0] = opened;
+        counts
+    }
+
     fn opened(pods: &Pods) -> u64 {
-        pods.kept().map(|(_, counts)| counts.opened).sum()
+        pods.kept().map(|(_, counts)| counts.one(&slot::OPENED)).sum()
     }
 
     #[test]
@@ -163,7 +168,7 @@ mod tests {
         assert!(!pods.is_over(UID), "not shown yet");
         assert!(pods.show(UID) && pods.show(UID), "all its series are in the same scrape");
         let over = pods.tick(now + Duration::from_secs(61), &counted, |_| false);
-        assert_eq!((over.len(), over[0].1.opened), (1, 5));
+        assert_eq!((over.len(), over[0].1.one(&slot::OPENED)), (1, 5));
         assert!(!pods.show(UID) && pods.is_over(UID) && !pods.keeps(UID));
         pods.tick(now, &HashSet::new(), |_| false);
         assert!(pods.gone.is_empty(), "forgotten with its last cell");

@@ -5,69 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use observer_common::protocol::{Failure, Protocol, Reason, Role};
+use observer_common::{label::Role, protocol::Protocol};
 
 use crate::{attribute::Workload, model::Counts};
-
-/// The counts that are totalled. Sums wrap, so that what is to be left out can be added as a negative number.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Connections established.
-    pub opened: u64,
-    /// Connections that became this protocol.
-    pub entered: u64,
-    /// Connections that ended, indexed by [`Reason`].
-    pub closed: [u64; Reason::ALL.len()],
-    /// Failed attempts to connect, indexed by [`Failure`].
-    pub failures: [u64; Failure::ALL.len()],
-    /// Payload bytes received and sent.
-    pub bytes: [u64; 2],
-    /// WebSocket messages received and sent.
-    pub messages: [u64; 2],
-    /// WebSocket frames that break the protocol.
-    pub errors: u64,
-}
-
-impl Totals {
-    fn add(&mut self, other: &Self) {
-        let sum = |mine: &mut [u64], theirs: &[u64]| {
-            mine.iter_mut()
-                .zip(theirs)
-                .for_each(|(mine, theirs)| *mine = mine.wrapping_add(*theirs));
-        };
-        self.opened = self.opened.wrapping_add(other.opened);
-        self.entered = self.entered.wrapping_add(other.entered);
-        sum(&mut self.closed, &other.closed);
-        sum(&mut self.failures, &other.failures);
-        sum(&mut self.bytes, &other.bytes);
-        sum(&mut self.messages, &other.messages);
-        self.errors = self.errors.wrapping_add(other.errors);
-    }
-
-    /// Each number by itself.
-    fn map(mut self, map: impl Fn(u64) -> u64) -> Self {
-        let Self { opened, entered, closed, failures, bytes, messages, errors } = &mut self;
-        let rows: [&mut [u64]; 4] = [closed, failures, bytes, messages];
-        for number in rows.into_iter().flatten().chain([opened, entered, errors]) {
-            *number = map(*number);
-        }
-        self
-    }
-}
-
-impl From<&Counts> for Totals {
-    fn from(counts: &Counts) -> Self {
-        Self {
-            opened: counts.opened,
-            entered: counts.entered,
-            closed: counts.closed,
-            failures: counts.failures,
-            bytes: counts.bytes,
-            messages: counts.messages,
-            errors: counts.errors,
-        }
-    }
-}
 
 /// What one row of totals counts for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,12 +42,12 @@ fn bucket(name: &str) -> Workload {
 /// The totals of what is gone.
 #[derive(Debug, Default)]
 pub struct Workloads {
-    gone: BTreeMap<TotalKey, Totals>,
+    gone: BTreeMap<TotalKey, Counts>,
     /// When each workload of `gone` was last added to, in ticks.
     added: HashMap<Workload, u64>,
     ticks: u64,
     /// By UID: counts of pods that nobody has named yet.
-    nameless: HashMap<String, Vec<(Role, Protocol, Totals)>>,
+    nameless: HashMap<String, Vec<(Role, Protocol, Counts)>>,
 }
 
 impl Workloads {
@@ -119,25 +59,25 @@ impl Workloads {
         (role, protocol): (Role, Protocol),
         counts: &Counts,
     ) {
-        let totals = Totals::from(counts);
         match workload {
-            Some(workload) => self.add(workload.clone(), role, protocol, &totals),
+            Some(workload) => self.add(workload.clone(), role, protocol, counts),
             None if self.nameless.len() < NAMELESS || self.nameless.contains_key(uid) => {
-                self.nameless.entry(uid.to_owned()).or_default().push((role, protocol, totals));
+                let rows = self.nameless.entry(uid.to_owned()).or_default();
+                rows.push((role, protocol, counts.clone()));
             }
-            None => self.add(unattributed(), role, protocol, &totals),
+            None => self.add(unattributed(), role, protocol, counts),
         }
     }
 
     /// Leaves out what a cell in use has counted up to now.
     pub fn leave_out(&mut self, uid: &str, (role, protocol): (Role, Protocol), counts: &Counts) {
         if self.nameless.len() < NAMELESS || self.nameless.contains_key(uid) {
-            let totals = Totals::from(counts).map(u64::wrapping_neg);
+            let totals = counts.clone().map(u64::wrapping_neg);
             self.nameless.entry(uid.to_owned()).or_default().push((role, protocol, totals));
         }
     }
 
-    fn add(&mut self, workload: Workload, role: Role, protocol: Protocol, totals: &Totals) {
+    fn add(&mut self, workload: Workload, role: Role, protocol: Protocol, totals: &Counts) {
         self.added.insert(workload.clone(), self.ticks);
         self.gone.entry(TotalKey { workload, role, protocol }).or_default().add(totals);
     }
@@ -194,11 +134,11 @@ impl Workloads {
         &self,
         workload: impl Fn(&str) -> Option<&'a Workload>,
         in_use: impl IntoIterator<Item = (&'a Workload, Role, Protocol, &'a Counts)>,
-    ) -> Vec<(TotalKey, Totals)> {
+    ) -> Vec<(TotalKey, Counts)> {
         let mut all = self.gone.clone();
         for (workload, role, protocol, counts) in in_use {
             let key = TotalKey { workload: workload.clone(), role, protocol };
-            all.entry(key).or_default().add(&Totals::from(counts));
+            all.entry(key).or_default().add(counts);
         }
         // Those that have got their name since the last tick.
         for (uid, rows) in &self.nameless {
@@ -217,6 +157,8 @@ impl Workloads {
 
 #[cfg(test)]
 mod tests {
+    use observer_common::wire::slot;
+
     use super::*;
 
     const SERVER: (Role, Protocol) = (Role::Server, Protocol::Tcp);
@@ -226,11 +168,14 @@ mod tests {
     }
 
     fn counts(opened: u64) -> Counts {
-        Counts { opened, ..Counts::default() }
+        let mut counts = Counts::default();
+        counts.words_mut(&slot::OPENED)[0] = opened;
+        counts
     }
 
-    fn opened(totals: &[(TotalKey, Totals)], name: &str) -> u64 {
-        totals.iter().filter(|(key, _)| key.workload.name == name).map(|(_, t)| t.opened).sum()
+    fn opened(totals: &[(TotalKey, Counts)], name: &str) -> u64 {
+        let of_name = totals.iter().filter(|(key, _)| key.workload.name == name);
+        of_name.map(|(_, totals)| totals.one(&slot::OPENED)).sum()
     }
 
     #[test]
@@ -284,7 +229,7 @@ mod tests {
         }
         let totals = workloads.totals(|_| None, []);
         assert_eq!(
-            totals.iter().map(|(_, totals)| totals.opened).sum::<u64>(),
+            totals.iter().map(|(_, totals)| totals.one(&slot::OPENED)).sum::<u64>(),
             5 + WORKLOADS as u64 + 5
         );
         assert_eq!((opened(&totals, "0"), opened(&totals, "1")), (1, 0), "one that has pods stays");

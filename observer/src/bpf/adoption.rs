@@ -13,9 +13,9 @@ use aya::{
 };
 use nix::time::{ClockId, clock_gettime};
 use observer_common::{
-    conn::{Conn, MAX_FOUND, NO_CELL, flag, kind},
     flow::{Flow, Stream},
-    protocol::Role,
+    label::Role,
+    wire::conn::{Conn, MAX_FOUND, NO_CELL, flag, kind},
 };
 use thiserror::Error;
 

@@ -15,12 +15,12 @@ use aya::{
         SockOps, links::FdLink,
     },
 };
-use observer_common::{cell::OVERFLOW_CELLS, protocol::ResetCause};
+use observer_common::{label::ResetCause, wire::slot::RESERVED_SLOTS};
 
 use super::{
     KernelLogger, LoadError, Pins, ProbeState, Probes,
     adoption::Adopter,
-    causes, enumeration,
+    causes, cells, enumeration,
     load::Loaded,
     map_error,
     programs::{ADOPT, Hook, Need, Probe},
@@ -38,12 +38,13 @@ pub(super) struct Parts {
 }
 
 /// The maps that the daemon uses; the programs keep the others.
-pub(super) const MAPS: [&str; 11] = [
-    "CELLS",
+pub(super) const MAPS: [&str; 12] = [
+    "SLOTS",
+    "TABLE",
     "INDEX",
     "FREE",
+    "BUDGETS",
     "LOSS",
-    "TIGHT",
     "PARSERS",
     "RECORDS",
     "RECORDS_WANTED",
@@ -65,7 +66,7 @@ impl Loaded {
     /// # Errors
     /// If a mandatory program cannot be attached; what was attached is detached again.
     pub fn attach(mut self, cgroup_root: &Path) -> Result<Attached, LoadError> {
-        fill_free_list(&mut self.ebpf, self.cells)?;
+        fill_table(&mut self.ebpf)?;
         fill_reset_causes(&mut self.ebpf)?;
         tell_order_of_errors(&mut self.ebpf)?;
         fill_parsers(&mut self.ebpf, &self.states)?;
@@ -141,20 +142,25 @@ impl Attached {
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
-    ebpf.take_map(name)
-        .ok_or_else(|| LoadError::Map { map: name, reason: "not in the object".to_owned() })
+    ebpf.take_map(name).ok_or_else(|| not_there(name))
 }
 
 fn map<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, LoadError> {
-    ebpf.map_mut(name)
-        .ok_or_else(|| LoadError::Map { map: name, reason: "not in the object".to_owned() })
+    ebpf.map_mut(name).ok_or_else(|| not_there(name))
 }
 
-/// Every cell but the overflow cells starts free.
-fn fill_free_list(ebpf: &mut Ebpf, cells: u32) -> Result<(), LoadError> {
+fn not_there(map: &'static str) -> LoadError {
+    LoadError::Map { map, reason: "not in the object".to_owned() }
+}
+
+/// Every slot but those for overflow starts free.
+fn fill_table(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let (slots, table) = (ebpf.map("SLOTS"), ebpf.map("TABLE"));
+    let (slots, table) = slots.zip(table).ok_or_else(|| not_there("SLOTS"))?;
+    let slots = cells::prepare(slots, table).map_err(|error| map_error("SLOTS", &error))?;
     let mut free: Queue<&mut MapData, u32> =
         Queue::try_from(map(ebpf, "FREE")?).map_err(|error| map_error("FREE", &error))?;
-    for index in OVERFLOW_CELLS..cells {
+    for index in RESERVED_SLOTS..slots {
         free.push(index, 0).map_err(|error| map_error("FREE", &error))?;
     }
     Ok(())

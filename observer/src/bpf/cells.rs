@@ -1,4 +1,5 @@
-//! The kernel's counters: read through a memory map, recycled through system calls.
+//! The kernel's table of slots: read through memory maps, freed through system calls. What a cell is, and which slots are
+//! under it, is told in `observer_common::wire::slot`.
 
 use std::{
     io,
@@ -10,15 +11,12 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, Queue},
+    maps::{HashMap, Map, MapData, MapError, Queue},
 };
 use observer_common::{
-    cell::{Cell, CellKey, OVERFLOW_CELLS},
-    protocol::Reason,
+    label::Reason,
+    wire::slot::{self, CellKey, OVERFLOW_CELLS, RESERVED_SLOTS, RETIRED, SLOT_WORDS, Slot},
 };
-
-/// Words of a cell.
-const CELL_WORDS: usize = size_of::<Cell>() / 8;
 
 /// Part of an array map whose values are whole words, mapped into memory.
 pub struct MapMemory {
@@ -82,6 +80,14 @@ impl MapMemory {
         self.at(index).fetch_add(value, Ordering::Relaxed);
     }
 
+    /// Writes a word that no program writes at the same time.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    fn set(&self, index: usize, value: u64) {
+        self.at(index).store(value, Ordering::Relaxed);
+    }
+
     /// All words.
     #[must_use]
     pub fn all(&self) -> Vec<u64> {
@@ -110,22 +116,15 @@ struct Key(CellKey);
 // SAFETY: `repr(C)`, integers only, no padding (asserted where it is defined).
 unsafe impl Pod for Key {}
 
-/// [`Cell`] as aya wants it.
+/// The words of a slot, read when they are asked for.
 #[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Value(Cell);
-// SAFETY: `repr(C)`, integers only, no padding (its size is the sum of its fields, asserted where it is defined).
-unsafe impl Pod for Value {}
-
-/// The words of a cell, read when they are asked for.
-#[derive(Clone, Copy)]
-pub struct CellWords<'a> {
+pub struct SlotWords<'a> {
     window: &'a MapMemory,
     first: usize,
 }
 
-impl CellWords<'_> {
-    /// The word at this place in the cell.
+impl SlotWords<'_> {
+    /// The word at this place in the slot.
     ///
     /// # Panics
     /// If it is beyond the mapping.
@@ -135,73 +134,127 @@ impl CellWords<'_> {
     }
 }
 
-/// Cells that are mapped at a time: 1 MiB of memory, whatever the size of the table. All pages of a mapping count as
+/// Slots that are mapped at a time: 1 MiB of memory, whatever the size of the table. All pages of a mapping count as
 /// this process's memory, read or not.
-const WINDOW: u32 = 256;
+const WINDOW: u32 = 1_024;
 
-/// The table of cells.
-pub struct CellTable {
+/// The word of `TABLE` that tells how many slots are in use.
+const USED: usize = 0;
+/// The word of `TABLE` that tells how many there are.
+const CAPACITY: usize = 1;
+
+/// The table of slots.
+pub struct SlotTable {
     memory: OwnedFd,
-    capacity: u32,
-    cells: Array<MapData, Value>,
+    slots: u32,
+    table: MapMemory,
     index: HashMap<MapData, Key, u32>,
     free: Queue<MapData, u32>,
+    budgets: HashMap<MapData, u64, u64>,
 }
 
-impl CellTable {
-    /// Takes over the three maps of the table.
+/// Prepares an empty table, before any program uses it: the slots under the overflow cells are theirs from the start.
+///
+/// # Errors
+/// If the maps are not what they should be.
+pub(super) fn prepare(slots: &Map, table: &Map) -> io::Result<u32> {
+    let Map::Array(data) = slots else {
+        return Err(io::Error::other("not an array"));
+    };
+    let count = data.info().map_err(io::Error::other)?.max_entries();
+    let reserved = MapMemory::part(data.fd().as_fd(), 0, RESERVED_SLOTS as usize * SLOT_WORDS)?;
+    for cell in 0..OVERFLOW_CELLS {
+        let links = [cell + OVERFLOW_CELLS, cell + 2 * OVERFLOW_CELLS];
+        for (offset, link) in
+            [offset_of!(Slot, ends), offset_of!(Slot, protocol)].into_iter().zip(links)
+        {
+            // Two halves of one word.
+            let place = cell as usize * SLOT_WORDS + offset / 8;
+            let bytes = |word: u64, link: u32| {
+                let mut bytes = word.to_ne_bytes();
+                bytes[offset % 8..offset % 8 + 4].copy_from_slice(&link.to_ne_bytes());
+                u64::from_ne_bytes(bytes)
+            };
+            reserved.set(place, bytes(reserved.word(place), link));
+        }
+    }
+    MapMemory::new(table)?.set(CAPACITY, u64::from(count - RESERVED_SLOTS));
+    Ok(count)
+}
+
+impl SlotTable {
+    /// Takes over the maps of the table.
     ///
     /// # Errors
     /// If one of them is of another type.
-    pub fn new(cells: Map, index: Map, free: Map) -> Result<Self, MapError> {
-        let Map::Array(data) = &cells else {
+    pub fn new(
+        slots: &Map,
+        table: &Map,
+        index: Map,
+        free: Map,
+        budgets: Map,
+    ) -> Result<Self, MapError> {
+        let Map::Array(data) = slots else {
             return Err(MapError::IoError(io::Error::other("not an array")));
         };
         let memory = data.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
-        let capacity = data.info()?.max_entries();
         let table = Self {
             memory,
-            capacity,
-            cells: Array::try_from(cells)?,
+            slots: data.info()?.max_entries(),
+            table: MapMemory::new(table).map_err(MapError::IoError)?,
             index: HashMap::try_from(index)?,
             free: Queue::try_from(free)?,
+            budgets: HashMap::try_from(budgets)?,
         };
         // What cannot be mapped is found out at the start.
         table.visit(|_, _| {}).map_err(MapError::IoError)?;
         Ok(table)
     }
 
-    /// Cells in the table, the overflow cells included.
+    /// Slots in use, and slots in all; those for overflow are not among them.
     #[must_use]
-    pub const fn capacity(&self) -> u32 {
-        self.capacity
+    pub fn room(&self) -> (u64, u64) {
+        (self.table.word(USED), self.table.word(CAPACITY))
     }
 
-    /// Shows each cell that is in use (its cgroup id is not 0), and each overflow cell, with its index.
+    /// Shows the base slot of each cell that is in use (its cgroup id is not 0), and of each overflow cell, with its index.
     ///
     /// # Errors
     /// If the kernel has no memory for the mapping.
-    pub fn visit(&self, mut see: impl FnMut(u32, CellWords<'_>)) -> io::Result<()> {
-        for first in (0..self.capacity).step_by(WINDOW as usize) {
-            let count = WINDOW.min(self.capacity - first);
+    pub fn visit(&self, mut see: impl FnMut(u32, SlotWords<'_>)) -> io::Result<()> {
+        for first in (0..self.slots).step_by(WINDOW as usize) {
+            let count = WINDOW.min(self.slots - first);
             let window = self.window(first, count)?;
-            for cell in 0..count {
-                let words = CellWords { window: &window, first: cell as usize * CELL_WORDS };
-                if first + cell < OVERFLOW_CELLS || words.word(0) != 0 {
-                    see(first + cell, words);
+            for slot in 0..count {
+                let words = SlotWords { window: &window, first: slot as usize * SLOT_WORDS };
+                if first + slot < OVERFLOW_CELLS || words.word(0) != 0 {
+                    see(first + slot, words);
                 }
             }
         }
         Ok(())
     }
 
-    /// Shows one cell.
+    /// Shows the slots with these indexes, sorted, by their places in `slots`. Those beyond the table are left out.
     ///
     /// # Errors
     /// If the kernel has no memory for the mapping.
-    pub fn read<T>(&self, cell: u32, see: impl FnOnce(CellWords<'_>) -> T) -> Result<T, MapError> {
-        let (window, first) = self.around(cell).map_err(MapError::IoError)?;
-        Ok(see(CellWords { window: &window, first }))
+    pub fn look(
+        &self,
+        slots: impl IntoIterator<Item = u32>,
+        mut see: impl FnMut(usize, SlotWords<'_>),
+    ) -> io::Result<()> {
+        let mut mapped: Option<(u32, MapMemory)> = None;
+        for (place, slot) in slots.into_iter().enumerate().filter(|(_, slot)| *slot < self.slots) {
+            let first = slot - slot % WINDOW;
+            let window = match mapped.take() {
+                Some((at, window)) if at == first => window,
+                _ => self.window(first, WINDOW.min(self.slots - first))?,
+            };
+            see(place, SlotWords { window: &window, first: (slot - first) as usize * SLOT_WORDS });
+            mapped = Some((first, window));
+        }
+        Ok(())
     }
 
     /// Counts the end of `count` connections of a cell, of which nothing else is known, beside the kernel's programs.
@@ -210,59 +263,90 @@ impl CellTable {
     /// If the kernel has no memory for the mapping.
     pub fn end(&self, cell: u32, reason: Reason, count: u64) -> io::Result<()> {
         let (window, first) = self.around(cell)?;
-        window.add(first + offset_of!(Cell, active) / 8, count.wrapping_neg());
-        window.add(first + offset_of!(Cell, closed) / 8 + reason as usize, count);
+        window.add(first + slot::ACTIVE.word, count.wrapping_neg());
+        window.add(first + slot::CLOSED.word + reason as usize, count);
         Ok(())
     }
 
-    /// Maps a cell with its neighbours, so that the mapping begins a page whatever the size of pages; the cell's first word.
-    fn around(&self, cell: u32) -> io::Result<(MapMemory, usize)> {
-        let first = cell - cell % WINDOW;
-        let window = self.window(first, WINDOW.min(self.capacity - first))?;
-        Ok((window, (cell - first) as usize * CELL_WORDS))
+    /// Maps a slot with its neighbours, so that the mapping begins a page whatever the size of pages; the slot's first word.
+    fn around(&self, slot: u32) -> io::Result<(MapMemory, usize)> {
+        let first = slot - slot % WINDOW;
+        let window = self.window(first, WINDOW.min(self.slots - first))?;
+        Ok((window, (slot - first) as usize * SLOT_WORDS))
     }
 
-    /// Maps `count` cells from `first` on.
+    /// Maps `count` slots from `first` on.
     fn window(&self, first: u32, count: u32) -> io::Result<MapMemory> {
-        let words = |cells: u32| cells as usize * CELL_WORDS;
+        let words = |slots: u32| slots as usize * SLOT_WORDS;
         MapMemory::part(self.memory.as_fd(), words(first), words(count))
     }
 
-    /// Makes the kernel forget which cell has this key: the first step of recycling. Connections that are counted in
-    /// the cell still are.
+    /// Retires a cell, the first step of freeing it: the kernel forgets which cell has this key, and what a listener's
+    /// children have inherited is not used any more. Connections that are counted in the cell still are.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn unlink(&mut self, cell: u32, key: CellKey) -> Result<(), MapError> {
+    pub fn retire(&mut self, cell: u32, key: CellKey) -> Result<(), MapError> {
+        let key = CellKey { state: 0, ..key };
         match self.index.get(&Key(key), 0) {
-            Ok(linked) if linked == cell => {}
-            // An earlier daemon has unlinked the cell, and the kernel has made another one since.
-            Ok(_) | Err(MapError::KeyNotFound) => return Ok(()),
+            Ok(linked) if linked == cell => match self.index.remove(&Key(key)) {
+                Err(MapError::KeyNotFound) | Ok(()) => {}
+                Err(error) => return Err(error),
+            },
+            Ok(_) | Err(MapError::KeyNotFound) => {}
             Err(error) => return Err(error),
         }
-        match self.index.remove(&Key(key)) {
-            Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
-            Err(error) => Err(error),
-        }
+        let (window, first) = self.around(cell).map_err(MapError::IoError)?;
+        let mut bytes = [0; 8];
+        let at = offset_of!(CellKey, state) % 8;
+        bytes[at..at + 4].copy_from_slice(&RETIRED.to_ne_bytes());
+        let place = first + offset_of!(CellKey, state) / 8;
+        window.at(place).fetch_or(u64::from_ne_bytes(bytes), Ordering::Release);
+        Ok(())
     }
 
-    /// Gives an unlinked cell back to its key.
-    ///
-    /// # Errors
-    /// If the kernel refuses, or has made another cell for the key meanwhile.
-    pub fn relink(&mut self, cell: u32, key: CellKey) -> Result<(), MapError> {
-        const NO_EXIST: u64 = 1;
-        self.index.insert(Key(key), cell, NO_EXIST)
-    }
-
-    /// Clears an unlinked cell and frees it: the last step of recycling.
+    /// Clears a retired cell and the slots under it, and frees them: the last step.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn recycle(&mut self, cell: u32) -> Result<(), MapError> {
-        // SAFETY: all zeroes is a valid value of integers.
-        let empty = unsafe { std::mem::zeroed::<Cell>() };
-        self.cells.set(cell, Value(empty), 0)?;
-        self.free.push(cell, 0)
+    pub fn free(&mut self, cell: u32, under: [u32; 2]) -> Result<(), MapError> {
+        let under = under.into_iter().filter(|&slot| (RESERVED_SLOTS..self.slots).contains(&slot));
+        let all: Vec<u32> = under.chain([cell]).collect();
+        for &slot in &all {
+            let (window, first) = self.around(slot).map_err(MapError::IoError)?;
+            (0..SLOT_WORDS).for_each(|place| window.set(first + place, 0));
+        }
+        for &slot in &all {
+            self.free.push(slot, 0)?;
+            self.table.add(USED, u64::MAX);
+        }
+        Ok(())
+    }
+
+    /// Tells the kernel how many cells with a port each of these cgroups has.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_budgets(
+        &mut self,
+        cells: impl IntoIterator<Item = (u64, u64)>,
+    ) -> Result<(), MapError> {
+        for (cgroup, cells) in cells {
+            let told = if cells == 0 {
+                self.budgets.remove(&cgroup)
+            } else {
+                self.budgets.insert(cgroup, cells, 0)
+            };
+            match told {
+                Err(MapError::KeyNotFound) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The cgroups whose cells the kernel counts.
+    pub fn budgets(&self) -> impl Iterator<Item = u64> {
+        self.budgets.keys().filter_map(Result::ok)
     }
 }

@@ -19,7 +19,6 @@ pub(super) static OBJECT: &[u8] =
 pub struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) states: Vec<(&'static Probe, ProbeState)>,
-    pub(super) cells: u32,
 }
 
 impl Loaded {
@@ -45,7 +44,7 @@ pub fn load(options: &Options<'_>) -> Result<Loaded, LoadError> {
         .btf(Some(&btf))
         .override_global(aya_log::LEVEL, &log_level, false)
         .override_global("EMPTY", &empty, true)
-        .map_max_entries("CELLS", options.cells)
+        .map_max_entries("SLOTS", options.cells)
         .map_max_entries("INDEX", options.cells)
         .map_max_entries("CENSUS", options.cells)
         .map_max_entries("FREE", options.cells)
@@ -80,7 +79,7 @@ pub fn load(options: &Options<'_>) -> Result<Loaded, LoadError> {
             }
         }
     }
-    Ok(Loaded { ebpf, states, cells: options.cells })
+    Ok(Loaded { ebpf, states })
 }
 
 fn load_program(ebpf: &mut Ebpf, btf: &Btf, probe: &'static Probe) -> Result<(), LoadError> {

@@ -17,7 +17,7 @@ use aya::{
     maps::{Array, Map, MapData, MapError, ProgramArray, RingBuf},
     programs::links::FdLink,
 };
-use observer_common::{loss::Loss, protocol::Reason};
+use observer_common::{label::Reason, wire::loss::Loss};
 use thiserror::Error;
 
 pub mod adoption;
@@ -37,7 +37,7 @@ pub use load::{Loaded, load};
 pub use pin::{Origin, PinError, Pins, fingerprint};
 
 use attach::Parts;
-use cells::{CellTable, MapMemory};
+use cells::{MapMemory, SlotTable};
 use programs::{CENSUS, Hook, PROBES, Probe};
 
 use crate::cli::KernelLog;
@@ -115,7 +115,7 @@ pub enum ProbeState {
 /// What to load and where to attach it.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
-    /// Cells in the table.
+    /// Slots in the table.
     pub cells: u32,
     /// Bytes of the ring buffer for records: a power of two, whole pages.
     pub record_buffer: u32,
@@ -156,10 +156,9 @@ pub struct Probes {
     programs: Vec<(&'static Probe, OwnedFd)>,
     /// Kept open: closing the last descriptor of a program array empties it.
     parsers: ProgramArray<MapData>,
-    cells: CellTable,
+    slots: SlotTable,
     losses: MapMemory,
     census: Option<Census>,
-    tight: Array<MapData, u32>,
     /// Until somebody takes them.
     records: Option<Map>,
     records_wanted: Array<MapData, u32>,
@@ -187,10 +186,15 @@ impl Probes {
         Ok(Self {
             pinned,
             census,
-            cells: CellTable::new(take("CELLS")?, take("INDEX")?, take("FREE")?)
-                .map_err(|error| map_error("CELLS", &error))?,
+            slots: SlotTable::new(
+                &take("SLOTS")?,
+                &take("TABLE")?,
+                take("INDEX")?,
+                take("FREE")?,
+                take("BUDGETS")?,
+            )
+            .map_err(|error| map_error("SLOTS", &error))?,
             losses: MapMemory::new(&take("LOSS")?).map_err(|error| map_error("LOSS", &error))?,
-            tight: Array::try_from(take("TIGHT")?).map_err(|error| map_error("TIGHT", &error))?,
             parsers: ProgramArray::try_from(take("PARSERS")?)
                 .map_err(|error| map_error("PARSERS", &error))?,
             records: Some(take("RECORDS")?),
@@ -209,11 +213,11 @@ impl Probes {
     }
 
     /// The counters.
-    pub fn cells(&mut self) -> &mut CellTable {
-        &mut self.cells
+    pub fn slots(&mut self) -> &mut SlotTable {
+        &mut self.slots
     }
 
-    /// The loss counters, in the order of [`observer_common::loss::Loss`].
+    /// The loss counters, in the order of [`observer_common::wire::loss::Loss`].
     #[must_use]
     pub fn losses(&self) -> Vec<u64> {
         self.losses.all()
@@ -230,7 +234,7 @@ impl Probes {
     /// # Errors
     /// If the kernel has no memory for the mapping.
     pub fn end_unseen(&self, cell: u32, count: u64) -> io::Result<()> {
-        self.cells.end(cell, Reason::Unknown, count)?;
+        self.slots.end(cell, Reason::Unknown, count)?;
         self.losses.add(Loss::UnseenEnd as usize, count);
         Ok(())
     }
@@ -240,14 +244,6 @@ impl Probes {
     pub fn misses(&self) -> Vec<(&'static Probe, u64)> {
         let hooked = self.programs.iter().filter(|(probe, _)| probe.hook.is_attached());
         hooked.map(|(probe, fd)| (*probe, recursion_misses(fd).unwrap_or(0))).collect()
-    }
-
-    /// Tells the programs whether the table is nearly full, so that they no longer tell ports apart.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn set_tight(&mut self, tight: bool) -> Result<(), MapError> {
-        self.tight.set(0, u32::from(tight), 0)
     }
 
     /// The records of connections; `None` if they are taken already.

@@ -7,8 +7,8 @@
 //!     missing/NAME -> text    why an optional program is not attached, as the target of a symbolic link
 //! ```
 //!
-//! The fingerprint stands for everything that two daemons must agree on to share the kernel's state: the ABI version,
-//! the programs themselves, the size of the table, where they are attached. The same fingerprint is taken over as it
+//! The fingerprint stands for everything that two daemons must agree on to share the kernel's state: the ABI, the size of
+//! the table, where the programs are attached, and the programs themselves. The same fingerprint is taken over as it
 //! stands, nothing is loaded or attached; what bears another one is replaced.
 
 use std::{
@@ -28,7 +28,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use observer_common::ABI_VERSION;
+use observer_common::abi::{ABI, Meaning};
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -183,22 +183,17 @@ impl Pins {
 /// What a daemon started like this shares with others that were started likewise.
 #[must_use]
 pub fn fingerprint(options: &Options<'_>, cgroup_root: &Path) -> String {
-    // FNV-1a, 64 bits: the same in every build, which the standard library's hashes do not promise.
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut add = |bytes: &[u8]| {
-        for &byte in bytes {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    };
-    add(OBJECT);
-    add(&options.cells.to_le_bytes());
-    add(&options.record_buffer.to_le_bytes());
-    add(&[options.kernel_log as u8, u8::from(options.simulate_empty)]);
+    let root = fs::metadata(cgroup_root).map_or(0, |metadata| metadata.ino());
+    let mut started = Meaning::NONE
+        .numbers(&[u64::from(options.cells), u64::from(options.record_buffer), root])
+        .bytes(&[options.kernel_log as u8, u8::from(options.simulate_empty)]);
     for lacking in options.simulate_lacking {
-        add(lacking.as_bytes());
+        started = started.text(lacking);
     }
-    add(&fs::metadata(cgroup_root).map_or(0, |metadata| metadata.ino()).to_le_bytes());
-    format!("abi{}-{hash:016x}", options.abi.unwrap_or(ABI_VERSION))
+    // The programs are taken over as they stand: those of another build count by its rules.
+    let programs = Meaning::NONE.bytes(OBJECT).value();
+    let abi = options.abi.map_or(ABI, u64::from);
+    format!("abi{abi:016x}-{:016x}-programs{programs:016x}", started.value())
 }
 
 fn lock(file: File, directory: &Path, wait: bool) -> Result<Flock<File>, PinError> {

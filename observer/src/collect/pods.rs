@@ -6,10 +6,11 @@ use std::{
     time::Instant,
 };
 
+use super::pass::Found;
 use crate::{
-    aggregate::{Pods, TotalKey, Totals, Workloads},
+    aggregate::{Pods, TotalKey, Workloads},
     attribute::{CgroupIndex, Health, Identity, Kind, Names, Workload},
-    model::CellSnapshot,
+    model::{CellSnapshot, Counts},
 };
 
 /// What a scrape shows of Kubernetes, beside the series.
@@ -22,7 +23,7 @@ pub struct Kubernetes {
     /// The named pods that are here or have series, sorted by their labels.
     pub pods: Vec<NamedPod>,
     /// What each workload's pods have counted on this node.
-    pub totals: Vec<(TotalKey, Totals)>,
+    pub totals: Vec<(TotalKey, Counts)>,
 }
 
 /// A pod that the API server has named.
@@ -92,7 +93,7 @@ impl PodBooks {
     }
 
     /// Leaves what these cells have counted out of the totals.
-    pub(super) fn begin_totals(&mut self, cells: &[(u32, CellSnapshot)], cgroups: &CgroupIndex) {
+    pub(super) fn begin_totals(&mut self, cells: &[Found], cgroups: &CgroupIndex) {
         if self.names.is_some() {
             for (uid, cell) in of_pods(cells, cgroups) {
                 self.workloads.leave_out(&uid, (cell.role, cell.protocol), &cell.counts);
@@ -150,7 +151,7 @@ impl PodBooks {
     pub(super) fn kubernetes(
         &mut self,
         names: &Names,
-        cells: &[(u32, CellSnapshot)],
+        cells: &[Found],
         cgroups: &CgroupIndex,
     ) -> Kubernetes {
         let here = cgroups.pods();
@@ -206,10 +207,7 @@ fn about(names: &Names, cgroups: &CgroupIndex) -> Kubernetes {
 }
 
 /// The cells that belong to pods, with the pod's UID.
-fn of_pods<'a>(
-    cells: &'a [(u32, CellSnapshot)],
-    cgroups: &CgroupIndex,
-) -> Vec<(String, &'a CellSnapshot)> {
+fn of_pods<'a>(cells: &'a [Found], cgroups: &CgroupIndex) -> Vec<(String, &'a CellSnapshot)> {
     let uid = |cell: &CellSnapshot| cgroups.resolve(cell.cgroup)?.pod_uid.clone();
-    cells.iter().filter_map(|(_, cell)| Some((uid(cell)?, cell))).collect()
+    cells.iter().filter_map(|found| Some((uid(&found.cell)?, &found.cell))).collect()
 }

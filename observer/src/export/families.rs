@@ -1,10 +1,11 @@
-//! Every exported family: name, type, help, labels. The README's reference is checked against this table by a test.
-
-use std::sync::LazyLock;
+//! Every exported family: name, type, help, labels. Most are counters of the tables in `observer-common`; what is written here
+//! is what is made of several. The README's reference is checked against them by a test.
 
 use observer_common::{
-    cell::{IDLE_BOUNDS, IDLE_USED, LIFETIME_USED, RTT_BUCKETS},
-    protocol::{Failure, Protocol, Reason, ResetCause, Timeout},
+    counters::{Counter, Owner, Rows, Shape, Zeros},
+    label::{Reason, ResetCause},
+    protocol::{BLOCKS, Protocol, websocket::counters as websocket},
+    wire::slot,
 };
 
 use super::{
@@ -20,6 +21,7 @@ use crate::{
 };
 
 /// A family: what stands above its samples, and how they are made.
+#[derive(Clone, Copy)]
 pub(super) struct Family {
     /// Without prefix, and without the suffix of its type.
     pub(super) name: &'static str,
@@ -29,7 +31,10 @@ pub(super) struct Family {
 }
 
 /// What has samples in a family, and which.
+#[derive(Clone, Copy)]
 pub(super) enum Samples {
+    /// A counter of the tables.
+    Counter(&'static Counter, Rows, Zeros),
     /// Each series, by role, port and protocol.
     Series(fn(&mut Text, &Row)),
     /// Each replica, with the counts of its servers that speak the protocol, all ports and containers together.
@@ -85,11 +90,23 @@ pub(super) struct Own {
 /// Endings that are errors of a long-lived connection.
 const ERROR_REASONS: [Reason; 5] =
     [Reason::ResetLocal, Reason::ResetPeer, Reason::Timeout, Reason::Aborted, Reason::Unknown];
-/// In the order of the counts by direction.
-pub(super) const DIRECTIONS: [&str; 2] = ["received", "sent"];
 
-/// Every family but those of [`super::kubernetes`] and [`super::process`], in the order of the text.
-pub(super) static FAMILIES: &[Family] = &[
+/// Those that are one counter of the tables.
+pub(super) fn of_counters() -> impl Iterator<Item = Family> {
+    let blocks = [&slot::BASE, &slot::ENDS].into_iter().chain(BLOCKS.iter().copied());
+    blocks.flat_map(|block| block.counters).filter_map(|counter| {
+        let family = counter.family?;
+        let kind = match counter.shape {
+            Shape::Count => Kind::Counter,
+            Shape::Histogram(_) => Kind::Histogram,
+        };
+        let samples = Samples::Counter(counter, family.rows, family.zeros);
+        Some(Family { name: family.name, kind, help: family.help, samples })
+    })
+}
+
+/// Those that are made of several, or show a counter in another way.
+pub(super) static DERIVED: &[Family] = &[
     Family {
         name: "websocket_connections_active",
         kind: Kind::Gauge,
@@ -108,7 +125,8 @@ pub(super) static FAMILIES: &[Family] = &[
         help: "WebSocket connections of the replica's servers that ended without an orderly close, and frames that break the protocol, by cause.",
         samples: Samples::Replicas(Protocol::WebSocket, |text, row| {
             errors(text, row);
-            text.sample(&row.labels, &[("cause", "invalid_frame")], row.counts.errors);
+            let invalid = row.counts.one(&websocket::INVALID_FRAMES);
+            text.sample(&row.labels, &[("cause", "invalid_frame")], invalid);
         }),
     },
     Family {
@@ -130,14 +148,6 @@ pub(super) static FAMILIES: &[Family] = &[
         samples: Samples::Replicas(Protocol::Grpc, errors),
     },
     Family {
-        name: "websocket_messages",
-        kind: Kind::Counter,
-        help: "Text and binary messages on the replica's server connections, by direction as the server sees it.",
-        samples: Samples::Replicas(Protocol::WebSocket, |text, row| {
-            all(text, row, "direction", DIRECTIONS, row.counts.messages);
-        }),
-    },
-    Family {
         name: "tcp_connections_active",
         kind: Kind::Gauge,
         help: "Connections open now, by the protocol they speak now.",
@@ -149,7 +159,7 @@ pub(super) static FAMILIES: &[Family] = &[
         help: "Connections that were established. Each is counted once, when its protocol is not known yet.",
         samples: Samples::Series(|text, row| {
             if row.protocol == Protocol::Tcp {
-                text.sample(row.without_protocol(), &[], row.counts.opened);
+                text.sample(row.without_protocol(), &[], row.counts.one(&slot::OPENED));
             }
         }),
     },
@@ -158,8 +168,9 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: Kind::Counter,
         help: "Connections that were open before observer started and were found then. They are not among the opened.",
         samples: Samples::Series(|text, row| {
-            if row.counts.adopted != 0 {
-                text.sample(row.without_protocol(), &[], row.counts.adopted);
+            let adopted = row.counts.one(&slot::ADOPTED);
+            if adopted != 0 {
+                text.sample(row.without_protocol(), &[], adopted);
             }
         }),
     },
@@ -174,107 +185,25 @@ pub(super) static FAMILIES: &[Family] = &[
         }),
     },
     Family {
-        name: "tcp_connections_closed",
-        kind: Kind::Counter,
-        help: "Connections that ended, by the protocol they spoke last and by how they ended.",
-        samples: Samples::Series(|text, row| {
-            for &reason in Reason::ALL {
-                let count = row.counts.closed[reason as usize];
-                // Orderly ends are always shown, so that a rate starts at zero; the others when they occur.
-                if count != 0 || matches!(reason, Reason::Local | Reason::Peer) {
-                    text.sample(&row.labels, &[("reason", reason.label())], count);
-                }
-            }
-        }),
-    },
-    Family {
-        name: "tcp_connection_duration_seconds",
-        kind: Kind::Histogram,
-        help: "Lifetimes of connections that ended, from the established handshake to the end of the socket.",
-        samples: Samples::Series(|text, row| {
-            text.histogram(&row.labels, &[], &row.counts.lifetime, &LIFETIME_LES);
-        }),
-    },
-    Family {
-        name: "tcp_adopted_connection_duration_seconds",
-        kind: Kind::Histogram,
-        help: "Times from adoption to the end, of adopted connections that ended: how long they lived at least.",
-        samples: Samples::Series(|text, row| {
-            text.histogram(&row.labels, &[], &row.counts.adopted_lifetime, &LIFETIME_LES);
-        }),
-    },
-    Family {
-        name: "tcp_connection_idle_seconds",
-        kind: Kind::Histogram,
-        help: "Time since the last payload in either direction when a connection ended, by how it ended.",
-        samples: Samples::Series(|text, row| {
-            for &reason in Reason::ALL {
-                let idle = &row.counts.idle[reason as usize];
-                text.histogram(&row.labels, &[("reason", reason.label())], idle, &IDLE_LES);
-            }
-        }),
-    },
-    Family {
-        name: "tcp_round_trip_seconds",
-        kind: Kind::Histogram,
-        help: "Smoothed round-trip times as the kernel estimates them, sampled at most once a second per connection.",
-        samples: Samples::Series(|text, row| {
-            text.histogram(&row.labels, &[], &row.counts.rtt, &RTT_LES);
-        }),
-    },
-    Family {
-        name: "tcp_payload_bytes",
-        kind: Kind::Counter,
-        help: "Payload bytes of connections, retransmissions counted once.",
-        samples: Samples::Series(|text, row| {
-            all(text, row, "direction", DIRECTIONS, row.counts.bytes);
-        }),
-    },
-    Family {
-        name: "tcp_retransmits",
-        kind: Kind::Counter,
-        help: "Segments with payload that were sent again.",
-        samples: Samples::Series(|text, row| {
-            text.sample(&row.labels, &[], row.counts.retransmits);
-        }),
-    },
-    Family {
         name: "tcp_resets",
         kind: Kind::Counter,
         help: "Resets by direction, and why this node sent them.",
         samples: Samples::Series(|text, row| {
-            let sent = ResetCause::ALL.iter().map(|cause| ("sent", cause.label()));
-            let causes = [("received", "")].into_iter().chain(sent);
-            let counts = [row.counts.resets_received].into_iter().chain(row.counts.resets_sent);
-            for ((direction, cause), count) in causes.zip(counts).filter(|(_, count)| *count != 0) {
-                text.sample(&row.labels, &[("direction", direction), ("cause", cause)], count);
+            let mut sample = |direction, cause, count| {
+                if count != 0 {
+                    text.sample(&row.labels, &[("direction", direction), ("cause", cause)], count);
+                }
+            };
+            sample("received", "", row.counts.one(&slot::RESETS_RECEIVED));
+            for &cause in ResetCause::ALL {
+                sample("sent", cause.label(), row.counts.count(&slot::RESETS_SENT, cause as usize));
             }
         }),
     },
-    Family {
-        name: "tcp_timeouts",
-        kind: Kind::Counter,
-        help: "Connections, or attempts to connect, that ran out of time.",
-        samples: Samples::Series(|text, row| {
-            some(text, row, "kind", Timeout::ALL.iter().map(|t| t.label()), row.counts.timeouts);
-        }),
-    },
-    Family {
-        name: "tcp_connect_failures",
-        kind: Kind::Counter,
-        help: "Attempts to connect that failed, by reason.",
-        samples: Samples::Series(|text, row| {
-            some(text, row, "reason", Failure::ALL.iter().map(|f| f.label()), row.counts.failures);
-        }),
-    },
-    Family {
-        name: "tcp_idle_closes",
-        kind: Kind::Counter,
-        help: "Closes by the peer and resets after 5 s or more without payload, less 50 ms for timers that fire early.",
-        samples: Samples::Series(|text, row| {
-            text.sample(&row.labels, &[], row.counts.idle_closes);
-        }),
-    },
+];
+
+/// Those of the daemon itself.
+pub(super) static OWN: &[Family] = &[
     Family {
         name: "observer_build",
         kind: Kind::Info,
@@ -362,81 +291,61 @@ pub(super) static FAMILIES: &[Family] = &[
 ];
 
 fn active(text: &mut Text, row: &Row) {
-    text.sample(&row.labels, &[], row.counts.active);
+    text.sample(&row.labels, &[], row.counts.active());
 }
 
 fn entered(text: &mut Text, row: &Row) {
-    text.sample(&row.labels, &[], row.counts.entered);
+    text.sample(&row.labels, &[], row.counts.one(&slot::ENTERED));
 }
 
 fn errors(text: &mut Text, row: &Row) {
     for reason in ERROR_REASONS {
-        let count = row.counts.closed[reason as usize];
+        let count = row.counts.count(&slot::CLOSED, reason as usize);
         text.sample(&row.labels, &[("cause", reason.label())], count);
     }
 }
 
-/// A sample for each value, with its name as the label `label`.
-fn all<const N: usize>(
-    text: &mut Text,
-    row: &Row,
-    label: &str,
-    names: [&'static str; N],
-    values: [u64; N],
-) {
-    for (name, value) in names.into_iter().zip(values) {
-        text.sample(&row.labels, &[(label, name)], value);
+/// The samples of a counter of the tables; none for a row whose cells have none of it.
+pub(super) fn counted(text: &mut Text, row: &Row, counter: &Counter, zeros: Zeros) {
+    if matches!(counter.owner, Owner::Protocol(protocol) if protocol != row.protocol) {
+        return;
+    }
+    for (combination, labels) in combinations(counter) {
+        if let Shape::Histogram(_) = counter.shape {
+            if let Some(histogram) = row.counts.histogram(counter, combination) {
+                text.histogram(&row.labels, &labels, histogram);
+            }
+            continue;
+        }
+        let count = row.counts.count(counter, combination);
+        let shown = match zeros {
+            Zeros::All => true,
+            Zeros::None => false,
+            Zeros::Of(values) => values.contains(&combination),
+        };
+        if shown || count != 0 {
+            text.sample(&row.labels, &labels, count);
+        }
     }
 }
 
-/// As [`all`], for the values that are not 0.
-fn some<const N: usize>(
-    text: &mut Text,
-    row: &Row,
-    label: &str,
-    names: impl Iterator<Item = &'static str>,
-    values: [u64; N],
-) {
-    for (name, value) in names.zip(values).filter(|(_, value)| *value != 0) {
-        let more: [Label<'_>; 1] = [(label, name)];
-        text.sample(&row.labels, &more, value);
+/// The combinations of a counter's label values, with their labels.
+pub(super) fn combinations(
+    counter: &Counter,
+) -> impl Iterator<Item = (usize, Vec<Label<'static>>)> + use<> {
+    let mut all = vec![(0, Vec::new())];
+    for label in counter.labels {
+        let values = || label.values.iter().enumerate();
+        all = all
+            .into_iter()
+            .flat_map(|(before, labels)| {
+                values().map(move |(number, value)| {
+                    let mut labels = labels.clone();
+                    labels.push((label.name, *value));
+                    (before * Counter::places(label) + number, labels)
+                })
+            })
+            .collect();
     }
-}
-
-/// Upper bounds of the lifetime buckets in seconds, as text.
-static LIFETIME_LES: LazyLock<[String; LIFETIME_USED]> =
-    LazyLock::new(|| les(|bucket| 2_f64.powi(bucket as i32 - 10)));
-/// Upper bounds of the idle buckets in seconds, as text.
-static IDLE_LES: LazyLock<[String; IDLE_USED]> =
-    LazyLock::new(|| les(|bucket| f64::from(IDLE_BOUNDS[bucket])));
-/// Upper bounds of the round-trip time buckets in seconds, as text.
-static RTT_LES: LazyLock<[String; RTT_BUCKETS]> =
-    LazyLock::new(|| les(|bucket| 16e-6 * 2_f64.powi(bucket as i32)));
-
-/// The bounds of `N` buckets; the last has none.
-fn les<const N: usize>(bound: impl Fn(usize) -> f64) -> [String; N] {
-    std::array::from_fn(
-        |bucket| {
-            if bucket + 1 == N { "+Inf".to_owned() } else { decimal(bound(bucket)) }
-        },
-    )
-}
-
-/// A number as `OpenMetrics` wants it: with a point, and no exponent.
-fn decimal(number: f64) -> String {
-    let text = number.to_string();
-    if text.contains('.') { text } else { text + ".0" }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bounds_are_decimal() {
-        assert_eq!((&*LIFETIME_LES[0], &*LIFETIME_LES[10]), ("0.0009765625", "1.0"));
-        assert_eq!((&*LIFETIME_LES[27], &*LIFETIME_LES[28]), ("131072.0", "+Inf"));
-        assert_eq!((&*IDLE_LES[7], &*IDLE_LES[27]), ("59.0", "+Inf"));
-        assert_eq!((&*RTT_LES[0], &*RTT_LES[1], &*RTT_LES[19]), ("0.000016", "0.000032", "+Inf"));
-    }
+    all.into_iter()
 }

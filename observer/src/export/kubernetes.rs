@@ -1,15 +1,20 @@
 //! The families that Kubernetes adds: who the pods are, what their workloads have counted, how the watch is doing.
 
-use observer_common::protocol::{Failure, Protocol, Reason};
+use observer_common::{
+    counters::Counter,
+    protocol::{Protocol, websocket::counters as websocket},
+    wire::slot,
+};
 
 use super::{
-    families::{DIRECTIONS, Family, Own, Samples},
-    text::{Kind, Label, Text, labels},
+    families::{Family, Own, Samples, combinations},
+    text::{Kind, Text, labels},
 };
 use crate::{
-    aggregate::{TotalKey, Totals},
+    aggregate::TotalKey,
     attribute::Trouble,
     collect::{Kubernetes, NamedPod, Snapshot},
+    model::Counts,
 };
 
 /// What a workload has counted, and its labels.
@@ -18,11 +23,11 @@ pub(super) struct Total {
     /// As they stand between the braces.
     labels: String,
     protocol: Protocol,
-    totals: Totals,
+    totals: Counts,
 }
 
-impl From<(TotalKey, Totals)> for Total {
-    fn from((key, totals): (TotalKey, Totals)) -> Self {
+impl From<(TotalKey, Counts)> for Total {
+    fn from((key, totals): (TotalKey, Counts)) -> Self {
         let labels = labels(&[
             ("namespace", &key.workload.namespace),
             ("workload_kind", &key.workload.kind),
@@ -34,7 +39,7 @@ impl From<(TotalKey, Totals)> for Total {
 }
 
 /// Takes the pods and the totals out of a snapshot.
-pub(super) fn take(snapshot: &mut Snapshot) -> (Vec<NamedPod>, Vec<(TotalKey, Totals)>) {
+pub(super) fn take(snapshot: &mut Snapshot) -> (Vec<NamedPod>, Vec<(TotalKey, Counts)>) {
     let known = snapshot.kubernetes.as_mut();
     known.map(|k| (std::mem::take(&mut k.pods), std::mem::take(&mut k.totals))).unwrap_or_default()
 }
@@ -67,7 +72,7 @@ pub(super) static FAMILIES: &[Family] = &[
         samples: Samples::Totals(|text, total| {
             // Each is counted when its protocol is not known yet.
             if total.protocol == Protocol::Tcp {
-                text.sample(&total.labels, &[], total.totals.opened);
+                text.sample(&total.labels, &[], total.totals.one(&slot::OPENED));
             }
         }),
     },
@@ -78,7 +83,7 @@ pub(super) static FAMILIES: &[Family] = &[
         samples: Samples::Totals(|text, total| {
             if total.protocol != Protocol::Tcp {
                 let protocol = ("protocol", total.protocol.label());
-                text.sample(&total.labels, &[protocol], total.totals.entered);
+                text.sample(&total.labels, &[protocol], total.totals.one(&slot::ENTERED));
             }
         }),
     },
@@ -86,36 +91,28 @@ pub(super) static FAMILIES: &[Family] = &[
         name: "workload_tcp_connections_closed",
         kind: Kind::Counter,
         help: "Connections that ended, of a workload's pods on this node, those that are gone included.",
-        samples: Samples::Totals(|text, total| {
-            let reasons = Reason::ALL.iter().map(|reason| ("reason", reason.label()));
-            some(text, total, reasons, total.totals.closed);
-        }),
+        samples: Samples::Totals(|text, total| some(text, total, &slot::CLOSED)),
     },
     Family {
         name: "workload_tcp_connect_failures",
         kind: Kind::Counter,
         help: "Attempts to connect that failed, of a workload's pods on this node, those that are gone included.",
-        samples: Samples::Totals(|text, total| {
-            let reasons = Failure::ALL.iter().map(|failure| ("reason", failure.label()));
-            some(text, total, reasons, total.totals.failures);
-        }),
+        samples: Samples::Totals(|text, total| some(text, total, &slot::FAILED)),
     },
     Family {
         name: "workload_tcp_payload_bytes",
         kind: Kind::Counter,
         help: "Payload bytes of a workload's pods on this node, those that are gone included.",
-        samples: Samples::Totals(|text, total| {
-            let directions = DIRECTIONS.into_iter().map(|direction| ("direction", direction));
-            some(text, total, directions, total.totals.bytes);
-        }),
+        samples: Samples::Totals(|text, total| some(text, total, &slot::BYTES)),
     },
     Family {
         name: "workload_websocket_messages",
         kind: Kind::Counter,
         help: "Text and binary messages of a workload's pods on this node, those that are gone included.",
         samples: Samples::Totals(|text, total| {
-            let directions = DIRECTIONS.into_iter().map(|direction| ("direction", direction));
-            some(text, total, directions, total.totals.messages);
+            if total.protocol == Protocol::WebSocket {
+                some(text, total, &websocket::MESSAGES);
+            }
         }),
     },
     Family {
@@ -156,15 +153,13 @@ fn gauge(text: &mut Text, own: &Own, value: impl Fn(&Kubernetes) -> u64) {
     }
 }
 
-/// A sample for each value that is not 0, with its label.
-fn some<'a, const N: usize>(
-    text: &mut Text,
-    total: &Total,
-    names: impl Iterator<Item = Label<'a>>,
-    values: [u64; N],
-) {
-    let protocol = ("protocol", total.protocol.label());
-    for (name, value) in names.zip(values).filter(|(_, value)| *value != 0) {
-        text.sample(&total.labels, &[protocol, name], value);
+/// A sample for each value of a counter that is not 0, with its labels.
+fn some(text: &mut Text, total: &Total, counter: &Counter) {
+    for (combination, mut labels) in combinations(counter) {
+        let count = total.totals.count(counter, combination);
+        if count != 0 {
+            labels.insert(0, ("protocol", total.protocol.label()));
+            text.sample(&total.labels, &labels, count);
+        }
     }
 }

@@ -1,11 +1,18 @@
 //! A scrape, written page by page while it is sent: the whole text of a large node is never in memory.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::LazyLock,
+};
 
-use observer_common::protocol::{Protocol, Role};
+use observer_common::{
+    counters::{Owner, Rows},
+    label::Role,
+    protocol::{BLOCKS, Protocol},
+};
 
 use super::{
-    families::{FAMILIES, Family, Own, Row, Samples},
+    families::{DERIVED, Family, OWN, Own, Row, Samples, counted, of_counters},
     kubernetes::{self, Total},
     negotiate::Format,
     process,
@@ -49,7 +56,7 @@ impl BuildInfo {
             ("version", env!("CARGO_PKG_VERSION")),
             ("revision", option_env!("OBSERVER_GIT_REVISION").unwrap_or("")),
             ("rustc", option_env!("OBSERVER_RUSTC_VERSION").unwrap_or("")),
-            ("abi", &observer_common::ABI_VERSION.to_string()),
+            ("abi", &format!("{:016x}", observer_common::abi::ABI)),
             ("kernel", &self.kernel),
             ("node", &self.node),
         ])
@@ -60,8 +67,9 @@ impl BuildInfo {
 #[derive(Debug)]
 pub struct Pages {
     series: Vec<Row>,
+    endpoints: Vec<Row>,
     /// The replicas of each protocol that has families of its own.
-    replicas: [(Protocol, Vec<Row>); 2],
+    replicas: Vec<(Protocol, Vec<Row>)>,
     /// The labels of the named pods.
     pods: Vec<String>,
     totals: Vec<Total>,
@@ -85,8 +93,9 @@ impl Pages {
     ) -> Self {
         let series = std::mem::take(&mut snapshot.series);
         let (named, totals) = kubernetes::take(&mut snapshot);
-        let replicas = [Protocol::WebSocket, Protocol::Grpc]
-            .map(|protocol| (protocol, replicas(&series, &named, protocol)));
+        let replicas =
+            users().map(|protocol| (protocol, replicas(&series, &named, protocol))).collect();
+        let endpoints = endpoints(&series);
         let series = series.into_iter().map(row).collect();
         let own = Own {
             build: build.labels(),
@@ -98,6 +107,7 @@ impl Pages {
         let totals = totals.into_iter().map(Total::from).collect();
         Self {
             series,
+            endpoints,
             replicas,
             pods,
             totals,
@@ -112,11 +122,21 @@ impl Pages {
     /// Writes the samples of the next row of the family; false if there is none.
     fn write(&mut self, samples: &Samples) -> bool {
         let (rows, write) = match samples {
-            Samples::Series(write) => (&self.series, write),
-            Samples::Replicas(protocol, write) => {
-                let mut replicas = self.replicas.iter().filter(|(of, _)| of == protocol);
-                (&replicas.next().expect("made in `new`").1, write)
+            Samples::Counter(counter, rows, zeros) => {
+                let rows = match (rows, counter.owner) {
+                    (Rows::Series, _) => &*self.series,
+                    (Rows::Endpoint, _) => &*self.endpoints,
+                    (Rows::Replica, Owner::Protocol(protocol)) => {
+                        of_protocol(&self.replicas, protocol)
+                    }
+                    (Rows::Replica, Owner::Cell | Owner::Ends) => return false,
+                };
+                let Some(row) = rows.get(self.row) else { return false };
+                counted(&mut self.text, row, counter, *zeros);
+                return true;
             }
+            Samples::Series(write) => (&*self.series, write),
+            Samples::Replicas(protocol, write) => (of_protocol(&self.replicas, *protocol), write),
             Samples::Pods(write) => {
                 let Some(pod) = self.pods.get(self.row) else { return false };
                 write(&mut self.text, pod);
@@ -146,8 +166,8 @@ impl Iterator for Pages {
 
     fn next(&mut self) -> Option<String> {
         while self.text.len() < PAGE {
-            let Some(family) = families().nth(self.family) else {
-                if self.family == families().count() {
+            let Some(family) = FAMILIES.get(self.family) else {
+                if self.family == FAMILIES.len() {
                     self.text.end();
                     self.family += 1;
                 }
@@ -160,7 +180,8 @@ impl Iterator for Pages {
             if self.row == 0 {
                 self.text.family(family.name, family.kind, family.help);
             }
-            if self.write(&family.samples) {
+            let samples = family.samples;
+            if self.write(&samples) {
                 self.row += 1;
             } else {
                 (self.family, self.row) = (self.family + 1, 0);
@@ -171,9 +192,23 @@ impl Iterator for Pages {
     }
 }
 
+fn of_protocol(replicas: &[(Protocol, Vec<Row>)], protocol: Protocol) -> &[Row] {
+    let mut replicas = replicas.iter().filter(|(of, _)| *of == protocol);
+    &replicas.next().expect("made in `new`").1
+}
+
 /// All families, in the order of the text.
-fn families() -> impl Iterator<Item = &'static Family> {
-    FAMILIES.iter().chain(kubernetes::FAMILIES).chain(process::FAMILIES)
+static FAMILIES: LazyLock<Vec<Family>> = LazyLock::new(|| {
+    let written = [DERIVED, OWN, kubernetes::FAMILIES, process::FAMILIES].concat();
+    of_counters().chain(written).collect()
+});
+
+/// The protocols whose users have families of their own.
+fn users() -> impl Iterator<Item = Protocol> {
+    let with_counters =
+        |protocol: &Protocol| BLOCKS.iter().any(|block| block.owner == Owner::Protocol(*protocol));
+    let all = Protocol::ALL.iter().copied();
+    all.filter(move |protocol| with_counters(protocol) || *protocol == Protocol::Grpc)
 }
 
 /// A snapshot as `OpenMetrics` text.
@@ -192,6 +227,26 @@ fn row(Series { key, counts }: Series) -> Row {
         ("protocol", key.protocol.label()),
     ]);
     Row { labels, protocol: key.protocol, counts }
+}
+
+/// Per replica, role and protocol: all ports and containers together.
+fn endpoints(series: &[Series]) -> Vec<Row> {
+    let mut endpoints: BTreeMap<(&str, &str, Role, Protocol), Counts> = BTreeMap::new();
+    for Series { key, counts } in series {
+        let (namespace, pod) = (&key.identity.namespace, &key.identity.pod);
+        endpoints.entry((namespace, pod, key.role, key.protocol)).or_default().add(counts);
+    }
+    let row = |((namespace, pod, role, protocol), counts): ((&str, &str, Role, Protocol), _)| Row {
+        labels: labels(&[
+            ("namespace", namespace),
+            ("pod", pod),
+            ("role", role.label()),
+            ("protocol", protocol.label()),
+        ]),
+        protocol,
+        counts,
+    };
+    endpoints.into_iter().map(row).collect()
 }
 
 /// Per replica: the counts of its server sockets that speak `protocol`, all ports and containers together. A pod that runs

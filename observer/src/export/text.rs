@@ -3,7 +3,12 @@
 //! A scrape of a large node has a hundred thousand lines, whose cost is that of copying their labels; these are therefore
 //! made into text once for each series, not once for each line.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use observer_common::counters::Bounds;
 
 use super::negotiate::Format;
 use crate::model::Histogram;
@@ -129,22 +134,15 @@ impl Text {
         let _ = writeln!(self.out, "{} {value:?}", self.name);
     }
 
-    /// The samples of a histogram of times, in seconds; `bounds` are those of its buckets, the last `+Inf`. There are
-    /// labels. Nothing without an observation.
-    pub(super) fn histogram<const N: usize>(
-        &mut self,
-        labels: &str,
-        more: &[Label<'_>],
-        histogram: &Histogram<N>,
-        bounds: &[String; N],
-    ) {
-        let Some(buckets) = histogram.buckets() else { return };
+    /// The samples of a histogram of times, in seconds. There are labels.
+    pub(super) fn histogram(&mut self, labels: &str, more: &[Label<'_>], histogram: Histogram<'_>) {
+        let bounds = bounds(histogram.bounds);
         let start = self.out.len();
         self.open("_bucket", labels, more);
         self.out.push_str(",le=\"");
         let head = start..self.out.len();
         let mut count = 0;
-        for (index, (bound, here)) in bounds.iter().zip(buckets).enumerate() {
+        for (index, (bound, here)) in bounds.iter().zip(histogram.buckets).enumerate() {
             if index != 0 {
                 self.out.extend_from_within(head.clone());
             }
@@ -154,8 +152,7 @@ impl Text {
             self.value(count);
         }
         self.open("_sum", labels, more);
-        let (seconds, rest) =
-            (histogram.sum_ns() / 1_000_000_000, histogram.sum_ns() % 1_000_000_000);
+        let (seconds, rest) = (histogram.sum_ns / 1_000_000_000, histogram.sum_ns % 1_000_000_000);
         let _ = writeln!(self.out, "}} {seconds}.{rest:09}");
         self.open("_count", labels, more);
         self.out.push('}');
@@ -177,9 +174,42 @@ impl Text {
     }
 }
 
+/// Bounds of buckets as they are written, made once for each histogram of the tables.
+fn bounds(bounds: &'static Bounds) -> Arc<[String]> {
+    type Made = (&'static Bounds, Arc<[String]>);
+    static MADE: Mutex<Vec<Made>> = Mutex::new(Vec::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, text)) = made.iter().find(|(of, _)| std::ptr::eq(*of, bounds)) {
+        return Arc::clone(text);
+    }
+    let text = bounds.upper.iter().copied().map(decimal).chain(["+Inf".to_owned()]).collect();
+    made.push((bounds, Arc::clone(&text)));
+    text
+}
+
+/// A number as `OpenMetrics` wants it: with a point, and no exponent.
+fn decimal(number: f64) -> String {
+    let text = number.to_string();
+    if text.contains('.') { text } else { text + ".0" }
+}
+
 #[cfg(test)]
 mod tests {
+    use observer_common::wire::slot::{IDLE_TIMES, LIFETIMES, ROUND_TRIPS};
+
     use super::*;
+
+    static BOUNDS: Bounds = Bounds { words: 4, upper: &[0.5, 2.0], powers_of_two: false };
+
+    #[test]
+    fn bounds_are_decimal() {
+        let bounds = |of: &'static Bounds, at: usize| bounds(of)[at].clone();
+        assert_eq!([0, 10].map(|at| bounds(&LIFETIMES, at)), ["0.0009765625", "1.0"]);
+        assert_eq!([27, 28].map(|at| bounds(&LIFETIMES, at)), ["131072.0", "+Inf"]);
+        assert_eq!([7, 27].map(|at| bounds(&IDLE_TIMES, at)), ["59.0", "+Inf"]);
+        let round_trips = [0, 18, 19].map(|at| bounds(&ROUND_TRIPS, at));
+        assert_eq!(round_trips, ["0.0000152587890625", "4.0", "+Inf"]);
+    }
 
     fn written(format: Format) -> String {
         let mut text = Text::new(format, "edge_");
@@ -190,9 +220,8 @@ mod tests {
         text.family("c", Kind::Info, "C.");
         text.sample("", &[("v", "1")], 1_u64);
         text.family("d", Kind::Histogram, "D.");
-        let bounds = ["0.5", "2.0", "+Inf"].map(str::to_owned);
-        text.histogram("x=\"1\"", &[], &Histogram::new(2_000_000_001, [1, 0, 2]), &bounds);
-        text.histogram("x=\"2\"", &[], &Histogram::new(0, [0, 0, 0]), &bounds);
+        let histogram = Histogram { sum_ns: 2_000_000_001, buckets: &[1, 0, 2], bounds: &BOUNDS };
+        text.histogram("x=\"1\"", &[], histogram);
         text.end();
         text.take(0)
     }

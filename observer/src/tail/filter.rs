@@ -1,6 +1,6 @@
 //! Which records a reader wants.
 
-use observer_common::protocol::{Protocol, Reason};
+use observer_common::{label::Reason, protocol::Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -59,7 +59,7 @@ impl Filter {
 mod tests {
     use std::time::Duration;
 
-    use observer_common::protocol::Role;
+    use observer_common::label::Role;
 
     use super::*;
     use crate::attribute::identify;

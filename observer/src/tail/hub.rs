@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use observer_common::loss::Loss;
+use observer_common::wire::loss::Loss;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 

@@ -8,8 +8,8 @@ use std::{
 use humantime::format_rfc3339_micros;
 use nix::time::{ClockId, clock_gettime};
 use observer_common::{
-    conn::{RX, TX},
-    protocol::ResetCause,
+    label::ResetCause,
+    wire::conn::{RX, TX},
 };
 use serde::{Deserialize, Serialize};
 
@@ -147,7 +147,10 @@ pub fn line(record: &Record, identity: &Identity, clock: Clock) -> String {
 
 #[cfg(test)]
 mod tests {
-    use observer_common::protocol::{Protocol, Reason, Role};
+    use observer_common::{
+        label::{Reason, Role},
+        protocol::Protocol,
+    };
 
     use super::*;
     use crate::attribute::identify;
