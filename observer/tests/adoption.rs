@@ -73,6 +73,7 @@ impl Held {
         ] {
             let pod = [("pod", pod.name.as_str())];
             let end = [pod[0], ("role", role), ("port", port.as_str()), ("protocol", "tcp")];
+            let protocol = [pod[0], end[1], end[3]];
             let sum = |name, labels: &[_], sum| Expected::sum(name, labels, sum);
             expected.extend([
                 sum("tcp_connections_adopted_total", &pod, all),
@@ -82,7 +83,7 @@ impl Held {
                 sum("tcp_connections_active", &pod, left),
                 sum("tcp_connections_active", &end, left),
                 sum("tcp_connections_closed_total", &pod, all - left),
-                sum("tcp_adopted_connection_duration_seconds_count", &end, all - left),
+                sum("tcp_adopted_connection_duration_seconds_count", &protocol, all - left),
                 sum("tcp_connection_duration_seconds_count", &pod, 0),
             ]);
             // Who ends an orderly one first depends on the protocol.

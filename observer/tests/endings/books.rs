@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use observer_common::label::Reason;
 
 use crate::support::{
     daemon::Daemon,
@@ -32,26 +33,13 @@ pub(crate) struct Books {
     port: u16,
     protocol: &'static str,
     values: BTreeMap<String, u64>,
-    idle: Vec<Idle>,
     any_bytes: bool,
-}
-
-/// How long the connections that ended in a certain way had idled.
-#[derive(Clone, Debug)]
-struct Idle {
-    role: &'static str,
-    port: u16,
-    reason: &'static str,
-    count: u64,
-    /// Exclusive and inclusive, in seconds: bounds of buckets.
-    within: (u32, u32),
 }
 
 impl Books {
     /// The books of a pod that serves, or connects to, one port; nothing has happened.
     pub(crate) fn new(role: &'static str, port: u16) -> Self {
-        let (values, idle) = (BTreeMap::new(), Vec::new());
-        Self { role, port, protocol: "tcp", values, idle, any_bytes: false }
+        Self { role, port, protocol: "tcp", values: BTreeMap::new(), any_bytes: false }
     }
 
     /// The connections are found to speak this; however many bytes they take to say it.
@@ -61,8 +49,9 @@ impl Books {
 
     /// The same pod's other side.
     pub(crate) fn and(mut self, other: Self) -> Self {
-        self.values.extend(other.values);
-        self.idle.extend(other.idle);
+        for (series, count) in other.values {
+            *self.values.entry(series).or_default() += count;
+        }
         self
     }
 
@@ -79,9 +68,17 @@ impl Books {
 
     /// So many have ended in this way.
     pub(crate) fn closed(self, reason: &'static str, count: u64) -> Self {
-        self.count("tcp_connections_closed_total", &[("reason", reason)], count)
-            .count("tcp_connection_idle_seconds_count", &[("reason", reason)], count)
-            .count("tcp_connection_duration_seconds_count", &[], count)
+        let closed = self
+            .count("tcp_connections_closed_total", &[("reason", reason)], count)
+            .endpoint("tcp_connection_duration_seconds_count", &[], count);
+        let ended = Reason::ALL.iter().find(|known| known.label() == reason).expect("a reason");
+        match ended.side() {
+            None => closed,
+            Some(side) => {
+                let side = [("side", side.label())];
+                closed.endpoint("tcp_connection_idle_seconds_count", &side, count)
+            }
+        }
     }
 
     /// As many bytes of payload came, as many went.
@@ -113,12 +110,6 @@ impl Books {
         self.count("tcp_connect_failures_total", &[("reason", reason)], 1)
     }
 
-    /// All that ended in this way had been silent for more than `within.0` seconds and at most `within.1`.
-    pub(crate) fn idled(mut self, reason: &'static str, count: u64, within: (u32, u32)) -> Self {
-        self.idle.push(Idle { role: self.role, port: self.port, reason, count, within });
-        self
-    }
-
     /// The same on a kernel that does not say why it resets (before 6.10): an abort cannot be told from a reset that was
     /// asked for.
     fn without_causes(self) -> Self {
@@ -136,14 +127,17 @@ impl Books {
         for (series, count) in &self.values {
             *values.entry(blurred(series)).or_default() += count;
         }
-        let reason = |reason| if reason == "aborted" { "reset_local" } else { reason };
-        let idle = self.idle.into_iter().map(|idle| Idle { reason: reason(idle.reason), ..idle });
-        Self { values, idle: idle.collect(), ..self }
+        Self { values, ..self }
     }
 
     fn count(self, family: &str, labels: &[(&str, &str)], count: u64) -> Self {
         let port = self.port.to_string();
-        let own = [("port", port.as_str()), ("protocol", self.protocol), ("role", self.role)];
+        self.endpoint(family, &[labels, &[("port", &port)]].concat(), count)
+    }
+
+    /// Of a family that does not tell ports apart.
+    fn endpoint(self, family: &str, labels: &[(&str, &str)], count: u64) -> Self {
+        let own = [("protocol", self.protocol), ("role", self.role)];
         let all: BTreeMap<_, _> = own.iter().chain(labels).copied().collect();
         let series = format!("{family}{{{}}}", text(&all));
         self.series(series, count)
@@ -178,29 +172,8 @@ impl Books {
         {
             wrong.push(format!("{series}\n- expected nothing\n+ got      {got}\n"));
         }
-        wrong.extend(self.idle.iter().filter_map(|idle| idle.mismatch(metrics)));
         wrong.extend(balance(metrics));
         wrong
-    }
-}
-
-impl Idle {
-    fn mismatch(&self, metrics: &Metrics) -> Option<String> {
-        let port = self.port.to_string();
-        let up_to = |seconds: u32| {
-            let bound = format!("{seconds}.0");
-            let mine = [("role", self.role), ("port", &port)];
-            let labels = [mine[0], mine[1], ("reason", self.reason), ("le", &bound)];
-            metrics.sum("tcp_connection_idle_seconds_bucket", &labels)
-        };
-        let (from, to) = self.within;
-        let got = (up_to(to) - up_to(from)) as u64;
-        (got != self.count).then(|| {
-            let count = self.count;
-            format!(
-                "idle within ({from}, {to}] s: {self:?}\n- expected {count}\n+ got      {got}\n"
-            )
-        })
     }
 }
 

@@ -251,18 +251,21 @@ impl End {
         let sum = |family: &str, more: &[(&str, &str)]| {
             metrics.sum(family, &[&here[..], more].concat()) as u64
         };
-        let by_reason = |family: &str, more: &[(&str, &str)]| {
-            let one = |reason: &&str| {
-                sum(family, &[&[("protocol", "websocket"), ("reason", *reason)], more].concat())
-            };
-            self.reasons.iter().map(one).sum::<u64>()
+        let closed_so = |reason: &&str| {
+            let so = [("protocol", "websocket"), ("reason", *reason)];
+            sum("tcp_connections_closed_total", &so)
         };
-        let idle_up_to = |bound| by_reason("tcp_connection_idle_seconds_bucket", &[("le", bound)]);
+        let idle_up_to = |bound| {
+            let side = if self.was_cut { "peer" } else { "local" };
+            let labels =
+                [("role", self.role), ("protocol", "websocket"), ("side", side), ("le", bound)];
+            metrics.sum("tcp_connection_idle_seconds_bucket", &labels) as u64
+        };
         let mut found = vec![
             ("opened", sum("tcp_connections_opened_total", &[]), CONNECTIONS),
             ("active", sum("tcp_connections_active", &[]), 0),
             ("closed", sum("tcp_connections_closed_total", &[]), CONNECTIONS),
-            ("closed so", by_reason("tcp_connections_closed_total", &[]), CONNECTIONS),
+            ("closed so", self.reasons.iter().map(closed_so).sum(), CONNECTIONS),
             ("idle for 4 s", idle_up_to("4.0"), 0),
             ("idle for 6 s", idle_up_to("6.0"), CONNECTIONS),
         ];
