@@ -122,6 +122,14 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_CENSUS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, hide = true)]
     pub census_interval: Duration,
 
+    /// How long the last counts of what is over are shown: long enough for two scrapes of each scraper.
+    #[arg(long, env = "OBSERVER_SHOW_ENDED", value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
+    pub show_ended: Duration,
+
+    /// How long a cell of a cgroup with many ports is idle before it is freed (tests).
+    #[arg(long, env = "OBSERVER_CELL_AGE", value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration, hide = true)]
+    pub cell_age: Duration,
+
     /// Load programs that return at once: what their hooks cost by themselves (bench).
     #[arg(long, hide = true)]
     pub simulate_empty: bool,

@@ -1,5 +1,6 @@
 //! One pass from the kernel's counters to named series; the only place that knows both ends.
 
+mod ledger;
 mod pass;
 mod pods;
 
@@ -22,25 +23,29 @@ use observer_common::{
 use tracing::{info, warn};
 
 use crate::{
-    aggregate::{
-        Action, Censuses, Clusters, Ending, Ends, Expiry, Series, SeriesKey, Tally, Unseen, fold,
-        sentence,
-    },
+    aggregate::{Action, Censuses, Clusters, Ends, Series, Tally, Unseen, fold, sentence},
     attribute::{CgroupIndex, Identity, Names, OVERFLOW, UNATTRIBUTED},
     bpf::{ProbeState, Probes, programs::Probe},
     decode,
-    model::{CellSnapshot, Counts},
+    model::CellSnapshot,
 };
 
+pub use ledger::Times;
+use ledger::{Ledger, Shown};
 use pass::{Found, Pass};
 use pods::PodBooks;
 pub use pods::{Kubernetes, NamedPod};
+
+/// So many ticks apart the kernel is told of the cgroups that have no cells.
+const BUDGETS_EVERY: u64 = 60;
 
 /// Everything a scrape shows.
 #[derive(Debug)]
 pub struct Snapshot {
     /// The series of all replicas.
     pub series: Vec<Series>,
+    /// What replicas have counted beside these, whose ports are told no more.
+    pub folded: Vec<Series>,
     /// What was lost, by kind.
     pub losses: Vec<(Loss, u64)>,
     /// How each probe ended up.
@@ -59,49 +64,56 @@ pub struct Snapshot {
     pub kubernetes: Option<Kubernetes>,
 }
 
-/// Reads, names and folds; recycles what is over.
+/// Reads, names and folds; frees what is over.
 pub struct Collector {
     probes: Probes,
     cgroups: CgroupIndex,
-    expiry: Expiry,
+    ledger: Ledger,
     censuses: Censuses,
     /// Censuses that came to their end, and the time that they took.
     censuses_taken: (u64, Duration),
     census_failed: bool,
     clusters: Clusters,
-    /// Counts of recycled cells whose cgroup was never known: their bucket must not shrink.
-    nameless: HashMap<SeriesKey, Counts>,
     books: PodBooks,
     /// Whether the log has said that the table is nearly full.
     tight: bool,
+    ticks: u64,
 }
 
 impl Collector {
     /// A collector over attached probes; `cgroup_root` is the root of the whole tree, `names` are those of pods.
     #[must_use]
-    pub fn new(probes: Probes, cgroup_root: &Path, names: Option<Arc<Mutex<Names>>>) -> Self {
+    pub fn new(
+        probes: Probes,
+        cgroup_root: &Path,
+        names: Option<Arc<Mutex<Names>>>,
+        times: Times,
+    ) -> Self {
         Self {
             probes,
             cgroups: CgroupIndex::new(cgroup_root.to_owned()),
-            expiry: Expiry::default(),
+            ledger: Ledger::new(times),
             censuses: Censuses::default(),
             censuses_taken: (0, Duration::ZERO),
             census_failed: false,
             clusters: Clusters::default(),
-            nameless: HashMap::new(),
             books: PodBooks::new(names),
             tight: false,
+            ticks: 0,
         }
     }
 
-    /// Leaves what was counted up to now out of the workloads' totals: an earlier observer's were part of its own.
+    /// Takes over the cells of an earlier observer. What they have counted up to now is left out of the workloads' totals: it
+    /// was part of that observer's own.
     ///
     /// # Errors
     /// If the cells cannot be read, for lack of memory.
-    pub fn begin_totals(&mut self) -> io::Result<()> {
+    pub fn take_over(&mut self) -> io::Result<()> {
         self.refresh();
         let pass = self.read()?;
-        self.books.begin_totals(&pass.cells, &self.cgroups);
+        self.ledger.take_over(&pass.cells, &self.cgroups);
+        let Shown { series, folded } = self.ledger.show(pass.cells, &self.cgroups);
+        self.books.begin_totals(&[series, folded].concat());
         Ok(())
     }
 
@@ -127,35 +139,35 @@ impl Collector {
     /// # Errors
     /// If the cells cannot be read, for lack of memory.
     pub fn snapshot(&mut self) -> io::Result<Snapshot> {
-        let pass = self.read()?;
-        if pass.cells.iter().any(|found| self.cgroups.resolve(found.key.cgroup).is_none()) {
+        let mut pass = self.read()?;
+        let unknown = |found: &Found| {
+            self.ledger.wants_name(found) && self.cgroups.resolve(found.key.cgroup).is_none()
+        };
+        if pass.cells.iter().any(unknown) {
             self.refresh();
         }
+        let cells = std::mem::take(&mut pass.cells);
+        let shown = self.ledger.show(cells, &self.cgroups);
         // One state of the names for the whole scrape: no two pods may come to share one.
         let names = self.books.names();
         let names = names.as_deref().map(pods::lock);
         let names = names.as_deref();
-        let kubernetes =
-            names.map(|names| self.books.kubernetes(names, &pass.cells, &self.cgroups));
+        let kubernetes = names.map(|names| self.books.kubernetes(names, &shown, &self.cgroups));
         let about_itself = self.about(&pass, kubernetes);
-        let mut shown = Vec::with_capacity(pass.cells.len());
-        let mut joined: HashMap<u64, Arc<Identity>> = HashMap::new();
-        for Found { index, cell, .. } in pass.cells {
-            let due = self.expiry.show(index);
-            let identity = self.unnamed(cell.cgroup);
-            if self.books.shows(&identity, due) {
-                let name = joined.entry(cell.cgroup).or_insert_with(|| pods::join(names, identity));
-                shown.push((Arc::clone(name), cell));
-            }
-        }
-        shown.extend(self.books.kept(names));
-        shown.extend(pass.overflow.into_iter().map(|cell| (Arc::clone(&OVERFLOW), cell)));
-        shown.extend(
-            self.nameless
-                .iter()
-                .map(|(key, counts)| (Arc::clone(&key.identity), nameless_cell(key, counts))),
-        );
-        Ok(Snapshot { series: fold(shown), ..about_itself })
+        let mut joined = HashMap::new();
+        let mut join = |identity: Arc<Identity>| {
+            let name = joined.entry(Arc::as_ptr(&identity)).or_insert_with(|| {
+                // Kept with its name, so that no other identity comes to its address.
+                (pods::join(names, Arc::clone(&identity)), identity)
+            });
+            Arc::clone(&name.0)
+        };
+        let mut with_names = |(identity, cell)| (join(identity), cell);
+        let overflow = pass.overflow.into_iter().map(|cell| (Arc::clone(&OVERFLOW), cell));
+        let series =
+            shown.series.into_iter().map(&mut with_names).chain(overflow).collect::<Vec<_>>();
+        let folded = fold(shown.folded.into_iter().map(with_names));
+        Ok(Snapshot { series: fold(series), folded, ..about_itself })
     }
 
     /// What a scrape shows now of the observer itself, without any series.
@@ -171,6 +183,7 @@ impl Collector {
     fn about(&mut self, pass: &Pass, kubernetes: Option<Kubernetes>) -> Snapshot {
         Snapshot {
             series: Vec::new(),
+            folded: Vec::new(),
             losses: Loss::ALL.into_iter().zip(self.probes.losses()).collect(),
             probes: self.probes.states().to_vec(),
             misses: self.probes.misses(),
@@ -194,29 +207,27 @@ impl Collector {
         };
         self.tell_clusters(now, &pass);
         self.mind_the_room();
-        let (mut open, mut ending) = (HashMap::new(), Vec::new());
-        for found in &pass.cells {
-            let Found { index, key, cell, .. } = found;
-            let active = cell.counts.active();
-            *open.entry(key.cgroup).or_insert(false) |= active != 0;
-            if found.is_retired() || !self.cgroups.is_alive(key.cgroup) {
-                let (retired, events) = (found.is_retired(), cell.counts.events());
-                ending.push(Ending { cell: *index, retired, active, events });
-            }
-        }
-        self.books.tick(now, &open, &self.cgroups);
-        let actions = self.expiry.tick(now, &ending);
+        let (used, capacity) = self.probes.slots().room();
+        let filling = used * 2 > capacity;
+        let due = self.ledger.tick(now, &pass.cells, &mut self.cgroups, filling);
+        let identities: Vec<Arc<Identity>> =
+            pass.cells.iter().filter_map(|found| self.cgroups.resolve(found.key.cgroup)).collect();
+        let uids = identities.iter().filter_map(|identity| identity.pod_uid.as_deref());
+        let counted = uids.chain(self.ledger.kept_pods()).collect();
+        self.books.tick(&due.over, &counted, &self.cgroups);
         let found: HashMap<u32, &Found> =
             pass.cells.iter().map(|found| (found.index, found)).collect();
-        for &action in &actions {
+        for &action in &due.actions {
             if let Err(error) = self.apply(action, &found) {
                 warn!(%error, ?action, "cannot free a cell; it stays in use");
             }
         }
-        if let Err(error) = self.settle_budgets(&pass, &actions) {
+        if let Err(error) = self.settle_budgets(&pass, &due.actions) {
             warn!(%error, "cannot tell the kernel how many cells a cgroup has");
         }
-        self.cgroups.forget_dead(|id| open.contains_key(&id));
+        let counted: HashSet<u64> = pass.cells.iter().map(|found| found.key.cgroup).collect();
+        self.cgroups.forget_dead(|id| counted.contains(&id));
+        self.ticks += 1;
     }
 
     /// Looks for ends that cluster, and says so in the log.
@@ -238,7 +249,7 @@ impl Collector {
         }
     }
 
-    /// Tells the kernel how many cells the cgroups have of which some were freed.
+    /// Tells the kernel how many cells the cgroups have of which some were freed; and now and then of those that have none.
     fn settle_budgets(&mut self, pass: &Pass, actions: &[Action]) -> anyhow::Result<()> {
         let freed: HashSet<u32> = actions
             .iter()
@@ -247,11 +258,16 @@ impl Collector {
                 Action::Retire(_) => None,
             })
             .collect();
-        if freed.is_empty() {
-            return Ok(());
-        }
         let cgroups = pass.cells.iter().filter(|found| freed.contains(&found.index));
         let mut budgets: HashMap<u64, u64> = cgroups.map(|found| (found.key.cgroup, 0)).collect();
+        if self.ticks.is_multiple_of(BUDGETS_EVERY) {
+            let counted: HashSet<u64> = pass.cells.iter().map(|found| found.key.cgroup).collect();
+            let all = self.probes.slots().budgets();
+            budgets.extend(all.filter(|id| !counted.contains(id)).map(|id| (id, 0)));
+        }
+        if budgets.is_empty() {
+            return Ok(());
+        }
         // Read anew: the kernel may have made cells since the pass.
         self.probes.slots().visit(|_, words| {
             let key = decode::key(|place| words.word(place));
@@ -323,23 +339,11 @@ impl Collector {
             Action::Retire(cell) => self.probes.slots().retire(cell, cells[&cell].key),
             Action::Free(cell) => {
                 let found = cells[&cell];
-                match self.cgroups.resolve(found.key.cgroup) {
-                    Some(identity) if identity.pod_uid.is_none() => {}
-                    identity => self.keep(&found.cell, identity.as_deref()),
-                }
+                let identity = self.cgroups.resolve(found.key.cgroup);
+                let identity = identity.map(|identity| self.books.with_container(identity));
+                self.ledger.free(found, identity);
                 self.probes.slots().free(cell, found.under)
             }
-        }
-    }
-
-    /// Keeps the counts of a cell that is about to be freed: for its pod, or for those that nobody can name.
-    fn keep(&mut self, cell: &CellSnapshot, pod: Option<&Identity>) {
-        if let Some(pod) = pod {
-            self.books.recycle(pod, cell);
-        } else {
-            let identity = Arc::clone(&UNATTRIBUTED);
-            let key = SeriesKey { identity, role: cell.role, protocol: cell.protocol, port: 0 };
-            self.nameless.entry(key).or_default().add(&cell.counts);
         }
     }
 
@@ -382,14 +386,4 @@ fn add_idle(idle: &mut HashMap<Ends, [u64; IDLE_USED]>, identity: &Identity, cel
 /// Locks a collector. Each pass reads the counters anew: a panic in an earlier one leaves nothing half-done that matters.
 pub fn lock(collector: &Mutex<Collector>) -> MutexGuard<'_, Collector> {
     collector.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn nameless_cell(key: &SeriesKey, counts: &Counts) -> CellSnapshot {
-    CellSnapshot {
-        cgroup: 0,
-        port: key.port,
-        role: key.role,
-        protocol: key.protocol,
-        counts: counts.clone(),
-    }
 }

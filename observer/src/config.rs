@@ -50,6 +50,10 @@ pub struct Config {
     pub simulate_empty: bool,
     /// Time between two censuses of the sockets.
     pub census_interval: Duration,
+    /// How long what is over is shown.
+    pub show_ended: Duration,
+    /// How long a cell is idle before it may be freed.
+    pub cell_age: Duration,
 }
 
 /// A value on the command line that cannot be used.
@@ -140,6 +144,8 @@ impl TryFrom<RunArgs> for Config {
             simulate_lacking: args.simulate_lacking,
             simulate_empty: args.simulate_empty,
             census_interval: args.census_interval,
+            show_ended: args.show_ended,
+            cell_age: args.cell_age,
         })
     }
 }

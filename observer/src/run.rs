@@ -22,7 +22,7 @@ use crate::{
     attribute::Names,
     bpf::{self, KernelLogger, Origin, Pins, ProbeState},
     cli::RunArgs,
-    collect::{Collector, lock},
+    collect::{Collector, Times, lock},
     config::{AddressError, Config},
     exit::Code,
     export::{App, BuildInfo, Part, serve},
@@ -92,9 +92,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     }
     let names = source.ok().map(|source| (source, Arc::new(Mutex::new(Names::default()))));
     let known = names.as_ref().map(|(_, names)| Arc::clone(names));
-    let mut collector = Collector::new(probes, &cgroup_root, known);
+    let times = Times { show_ended: config.show_ended, cell_age: config.cell_age };
+    let mut collector = Collector::new(probes, &cgroup_root, known, times);
     if origin == Origin::TakenOver {
-        collector.begin_totals().context("cannot read what an earlier observer has counted")?;
+        collector.take_over().context("cannot read what an earlier observer has counted")?;
     }
     let app = Arc::new(App {
         collector: Arc::new(Mutex::new(collector)),

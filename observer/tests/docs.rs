@@ -240,6 +240,7 @@ fn families_in(query: &str) -> impl Iterator<Item = &str> {
 fn empty() -> Snapshot {
     Snapshot {
         series: Vec::new(),
+        folded: Vec::new(),
         losses: Vec::new(),
         probes: Vec::new(),
         misses: Vec::new(),
@@ -265,6 +266,7 @@ fn full() -> Snapshot {
     });
     Snapshot {
         series: keys.map(|key| Series { counts: ones(key.protocol), key }).collect(),
+        folded: Vec::new(),
         losses: Loss::ALL.into_iter().map(|loss| (loss, 1)).collect(),
         probes: PROBES.iter().map(|probe| (probe, ProbeState::Active)).collect(),
         misses: PROBES.iter().map(|probe| (probe, 1)).collect(),

@@ -1,16 +1,18 @@
-//! From cells to series: folding by replica, totals by workload, letting go of what is over, finding
-//! what has ended untold, and noticing time-outs. Pure; time is a parameter.
+//! From cells to series: folding by replica, totals by workload, freeing cells that are over or idle without a counter going
+//! down, finding what has ended untold, and noticing time-outs. Pure; time is a parameter.
 
+mod age;
 mod census;
 mod clusters;
 mod expire;
 mod fold;
-mod pods;
+mod replicas;
 mod workloads;
 
+pub use age::{Ages, Used};
 pub use census::{Censuses, Tally, Unseen};
 pub use clusters::{Cluster, Clusters, Ends, cluster, sentence};
 pub use expire::{Action, Ending, Expiry};
 pub use fold::{Series, SeriesKey, fold};
-pub use pods::{KeptKey, Pods};
+pub use replicas::{Replica, Replicas, without_port};
 pub use workloads::{TotalKey, Workloads};

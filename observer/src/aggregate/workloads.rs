@@ -1,7 +1,7 @@
 //! Totals per workload: what its pods on this node have counted, those that are gone included.
 //!
 //! A pod's series end with it; a workload's go on, so the last counts of a short-lived pod are never lost. Counts are
-//! added when a pod's cells are recycled; a scrape adds those of the cells in use.
+//! added when a pod is over; a scrape adds those of the pods that are shown.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,24 +20,18 @@ pub struct TotalKey {
     pub protocol: Protocol,
 }
 
-/// Workloads without pods of which totals are kept apart; those without a pod for longest go to [`overflow`].
+/// Workloads without pods whose totals are shown; those without a pod for longest end.
 const WORKLOADS: usize = 1_000;
-/// Pods that were gone before they had a name, and whose counts wait for one; more go to [`unattributed`].
+/// Pods that were over before they had a name, and whose counts wait for one; more go to [`unattributed`].
 const NAMELESS: usize = 1_000;
-
-/// Who gets the totals of workloads for which there is no room.
-fn overflow() -> Workload {
-    bucket("overflow")
-}
 
 /// Who gets the totals of pods that were never named.
 fn unattributed() -> Workload {
-    bucket("unattributed")
+    Workload { namespace: String::new(), kind: String::new(), name: "unattributed".to_owned() }
 }
 
-fn bucket(name: &str) -> Workload {
-    Workload { namespace: String::new(), kind: String::new(), name: name.to_owned() }
-}
+/// Counts of a pod.
+type Rows = BTreeMap<(Role, Protocol), Counts>;
 
 /// The totals of what is gone.
 #[derive(Debug, Default)]
@@ -46,40 +40,45 @@ pub struct Workloads {
     /// When each workload of `gone` was last added to, in ticks.
     added: HashMap<Workload, u64>,
     ticks: u64,
-    /// By UID: counts of pods that nobody has named yet.
-    nameless: HashMap<String, Vec<(Role, Protocol, Counts)>>,
+    /// By UID: counts of pods that are over and that nobody has named yet.
+    nameless: HashMap<String, Rows>,
+    /// By UID: what an earlier observer counted of pods that are not over, negative. Of no more pods than the table has cells.
+    left_out: HashMap<String, Rows>,
 }
 
 impl Workloads {
-    /// Takes over the counts of a pod's cell that is recycled, or was before.
-    pub fn retire(
+    /// Takes over all counts of a pod that is over.
+    pub fn retire<'a>(
         &mut self,
         uid: &str,
         workload: Option<&Workload>,
-        (role, protocol): (Role, Protocol),
-        counts: &Counts,
+        counts: impl IntoIterator<Item = (Role, Protocol, &'a Counts)>,
     ) {
+        let mut rows = self.left_out.remove(uid).unwrap_or_default();
+        for (role, protocol, counts) in counts {
+            rows.entry((role, protocol)).or_default().add(counts);
+        }
         match workload {
-            Some(workload) => self.add(workload.clone(), role, protocol, counts),
+            Some(workload) => self.add(workload, &rows),
             None if self.nameless.len() < NAMELESS || self.nameless.contains_key(uid) => {
-                let rows = self.nameless.entry(uid.to_owned()).or_default();
-                rows.push((role, protocol, counts.clone()));
+                let waiting = self.nameless.entry(uid.to_owned()).or_default();
+                for (of, counts) in rows {
+                    waiting.entry(of).or_default().add(&counts);
+                }
             }
-            None => self.add(unattributed(), role, protocol, counts),
+            None => self.add(&unattributed(), &rows),
         }
     }
 
     /// Leaves out what a cell in use has counted up to now.
-    pub fn leave_out(&mut self, uid: &str, (role, protocol): (Role, Protocol), counts: &Counts) {
-        if self.nameless.len() < NAMELESS || self.nameless.contains_key(uid) {
-            let totals = counts.clone().map(u64::wrapping_neg);
-            self.nameless.entry(uid.to_owned()).or_default().push((role, protocol, totals));
-        }
+    pub fn leave_out(&mut self, uid: &str, of: (Role, Protocol), counts: &Counts) {
+        let rows = self.left_out.entry(uid.to_owned()).or_default();
+        rows.entry(of).or_default().add(&counts.clone().map(u64::wrapping_neg));
     }
 
-    fn add(&mut self, workload: Workload, role: Role, protocol: Protocol, totals: &Counts) {
+    fn add(&mut self, workload: &Workload, rows: &Rows) {
         self.added.insert(workload.clone(), self.ticks);
-        self.gone.entry(TotalKey { workload, role, protocol }).or_default().add(totals);
+        add(&mut self.gone, workload, rows);
     }
 
     /// Regular work: gives the nameless to the workloads that are known by now, and bounds the memory.
@@ -91,35 +90,29 @@ impl Workloads {
         self.ticks += 1;
         let named: Vec<_> = self.nameless.extract_if(|uid, _| workload(uid).is_some()).collect();
         for (uid, rows) in named {
-            for (role, protocol, totals) in rows {
-                if let Some(workload) = workload(&uid) {
-                    self.add(workload.clone(), role, protocol, &totals);
-                }
+            if let Some(workload) = workload(&uid) {
+                self.add(workload, &rows);
             }
         }
-        self.fold_oldest(WORKLOADS, has_pods);
+        self.end_oldest(WORKLOADS, has_pods);
     }
 
-    fn fold_oldest(&mut self, limit: usize, has_pods: impl Fn(&Workload) -> bool) {
+    fn end_oldest(&mut self, limit: usize, has_pods: impl Fn(&Workload) -> bool) {
         if self.added.len() <= limit {
             return;
         }
-        let buckets = [overflow(), unattributed()];
+        let bucket = unattributed();
         let mut old: Vec<(u64, Workload)> = self
             .added
             .iter()
-            .filter(|(workload, _)| !has_pods(workload) && !buckets.contains(workload))
+            .filter(|(workload, _)| !has_pods(workload) && **workload != bucket)
             .map(|(workload, &added)| (added, workload.clone()))
             .collect();
         old.sort_unstable();
         old.truncate(self.added.len() - limit);
         let old: BTreeSet<Workload> = old.into_iter().map(|(_, workload)| workload).collect();
-        let folded: Vec<_> =
-            self.gone.extract_if(.., |key, _| old.contains(&key.workload)).collect();
+        self.gone.retain(|key, _| !old.contains(&key.workload));
         self.added.retain(|workload, _| !old.contains(workload));
-        for (key, totals) in folded {
-            self.add(overflow(), key.role, key.protocol, &totals);
-        }
     }
 
     /// Whether counts wait for the name of this pod.
@@ -140,18 +133,22 @@ impl Workloads {
             let key = TotalKey { workload: workload.clone(), role, protocol };
             all.entry(key).or_default().add(counts);
         }
-        // Those that have got their name since the last tick.
-        for (uid, rows) in &self.nameless {
-            for (role, protocol, totals) in rows {
-                if let Some(workload) = workload(uid) {
-                    let (workload, role, protocol) = (workload.clone(), *role, *protocol);
-                    all.entry(TotalKey { workload, role, protocol }).or_default().add(totals);
-                }
+        // Those of the nameless are of pods that have got their name since the last tick.
+        for (uid, rows) in self.left_out.iter().chain(&self.nameless) {
+            if let Some(workload) = workload(uid) {
+                add(&mut all, workload, rows);
             }
         }
-        // Less than nothing is what was left out of a cell whose counts are gone: none of ours.
+        // Less than nothing is what was left out of a pod whose counts are gone: none of ours.
         let signed = |number: u64| number.cast_signed().max(0).cast_unsigned();
         all.into_iter().map(|(key, totals)| (key, totals.map(signed))).collect()
+    }
+}
+
+fn add(totals: &mut BTreeMap<TotalKey, Counts>, workload: &Workload, rows: &Rows) {
+    for (&(role, protocol), counts) in rows {
+        let key = TotalKey { workload: workload.clone(), role, protocol };
+        totals.entry(key).or_default().add(counts);
     }
 }
 
@@ -173,6 +170,10 @@ mod tests {
         counts
     }
 
+    fn retire(workloads: &mut Workloads, uid: &str, workload: Option<&Workload>, opened: u64) {
+        workloads.retire(uid, workload, [(SERVER.0, SERVER.1, &counts(opened))]);
+    }
+
     fn opened(totals: &[(TotalKey, Counts)], name: &str) -> u64 {
         let of_name = totals.iter().filter(|(key, _)| key.workload.name == name);
         of_name.map(|(_, totals)| totals.one(&slot::OPENED)).sum()
@@ -181,8 +182,8 @@ mod tests {
     #[test]
     fn what_is_gone_and_what_is_in_use_make_one_total() {
         let (mut workloads, job) = (Workloads::default(), workload("report"));
-        workloads.retire("a", Some(&job), SERVER, &counts(3));
-        workloads.retire("b", Some(&job), SERVER, &counts(4));
+        retire(&mut workloads, "a", Some(&job), 3);
+        retire(&mut workloads, "b", Some(&job), 4);
         let in_use = counts(5);
         let totals = workloads.totals(|_| None, [(&job, Role::Server, Protocol::Tcp, &in_use)]);
         assert_eq!((totals.len(), opened(&totals, "report")), (1, 12));
@@ -192,7 +193,7 @@ mod tests {
     #[test]
     fn counts_of_a_pod_without_a_name_wait_for_it() {
         let (mut workloads, job) = (Workloads::default(), workload("report"));
-        workloads.retire("a", None, SERVER, &counts(3));
+        retire(&mut workloads, "a", None, 3);
         workloads.tick(|_| None, |_| false);
         assert!(workloads.totals(|_| None, []).is_empty() && workloads.waits_for("a"));
         workloads.tick(|_| Some(&job), |_| false);
@@ -203,36 +204,47 @@ mod tests {
     #[test]
     fn what_an_earlier_observer_counted_is_left_out() {
         let (mut workloads, job) = (Workloads::default(), workload("report"));
-        workloads.leave_out("a", SERVER, &counts(100));
+        // However many pods there are.
+        for pod in 0..2 * NAMELESS {
+            workloads.leave_out(&pod.to_string(), SERVER, &counts(100));
+        }
+        let uid = (2 * NAMELESS - 1).to_string();
         let total = |workloads: &Workloads, opened_now: u64| {
             let in_use = counts(opened_now);
             let row = (&job, Role::Server, Protocol::Tcp, &in_use);
-            opened(&workloads.totals(|uid| (uid == "a").then_some(&job), [row]), "report")
+            opened(&workloads.totals(|of| (of == uid).then_some(&job), [row]), "report")
         };
         assert_eq!((total(&workloads, 100), total(&workloads, 103)), (0, 3), "before the tick");
         workloads.tick(|_| Some(&job), |_| true);
         assert_eq!(total(&workloads, 104), 4);
-        workloads.retire("a", Some(&job), SERVER, &counts(104));
+        retire(&mut workloads, &uid, Some(&job), 104);
         assert_eq!((total(&workloads, 0), total(&workloads, 5)), (4, 9));
+        // One that nobody names waits with what was left out, and is not counted twice.
+        retire(&mut workloads, "0", None, 107);
+        let late = workload("late");
+        workloads.tick(|uid| (uid == "0").then_some(&late), |_| true);
+        assert_eq!(opened(&workloads.totals(|_| None, []), "late"), 7);
     }
 
     #[test]
-    fn nothing_is_lost_where_there_is_no_room() {
+    fn what_is_never_named_has_a_total() {
         let mut workloads = Workloads::default();
         for pod in 0..NAMELESS + 5 {
-            workloads.retire(&pod.to_string(), None, SERVER, &counts(1));
+            retire(&mut workloads, &pod.to_string(), None, 1);
         }
         assert_eq!(opened(&workloads.totals(|_| None, []), "unattributed"), 5);
+    }
+
+    #[test]
+    fn totals_of_workloads_end_and_go_nowhere() {
+        let mut workloads = Workloads::default();
         for number in 0..WORKLOADS + 5 {
-            workloads.retire("a", Some(&workload(&number.to_string())), SERVER, &counts(1));
+            retire(&mut workloads, "a", Some(&workload(&number.to_string())), 1);
             workloads.tick(|_| None, |workload| workload.name == "0");
         }
         let totals = workloads.totals(|_| None, []);
-        assert_eq!(
-            totals.iter().map(|(_, totals)| totals.one(&slot::OPENED)).sum::<u64>(),
-            5 + WORKLOADS as u64 + 5
-        );
+        assert_eq!(totals.len(), WORKLOADS);
         assert_eq!((opened(&totals, "0"), opened(&totals, "1")), (1, 0), "one that has pods stays");
-        assert!(totals.len() <= WORKLOADS + 1 && opened(&totals, "overflow") >= 5);
+        assert!(totals.iter().all(|(_, totals)| totals.one(&slot::OPENED) == 1));
     }
 }

@@ -78,6 +78,12 @@ impl CgroupIndex {
         alive.filter_map(|entry| entry.identity.pod_uid.as_deref()).collect()
     }
 
+    /// Who has a cgroup that existed at the last refresh, several times if several.
+    pub fn alive(&self) -> impl Iterator<Item = &Arc<Identity>> {
+        let alive = self.entries.values().filter(|entry| entry.seen == self.walks);
+        alive.map(|entry| &entry.identity)
+    }
+
     /// How many cgroups have a name here, dead ones included.
     pub fn len(&self) -> usize {
         self.entries.len()

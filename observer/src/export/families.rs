@@ -291,7 +291,8 @@ pub(super) static OWN: &[Family] = &[
 ];
 
 fn active(text: &mut Text, row: &Row) {
-    text.sample(&row.labels, &[], row.counts.active());
+    // A reader that comes between two words may see less than none.
+    text.sample(&row.labels, &[], row.counts.active().max(0));
 }
 
 fn entered(text: &mut Text, row: &Row) {

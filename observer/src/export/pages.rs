@@ -92,10 +92,12 @@ impl Pages {
         part: Part,
     ) -> Self {
         let series = std::mem::take(&mut snapshot.series);
+        let folded = std::mem::take(&mut snapshot.folded);
         let (named, totals) = kubernetes::take(&mut snapshot);
+        let all: Vec<&Series> = series.iter().chain(&folded).collect();
         let replicas =
-            users().map(|protocol| (protocol, replicas(&series, &named, protocol))).collect();
-        let endpoints = endpoints(&series);
+            users().map(|protocol| (protocol, replicas(&all, &named, protocol))).collect();
+        let endpoints = endpoints(&all);
         let series = series.into_iter().map(row).collect();
         let own = Own {
             build: build.labels(),
@@ -230,9 +232,9 @@ fn row(Series { key, counts }: Series) -> Row {
 }
 
 /// Per replica, role and protocol: all ports and containers together.
-fn endpoints(series: &[Series]) -> Vec<Row> {
+fn endpoints(series: &[&Series]) -> Vec<Row> {
     let mut endpoints: BTreeMap<(&str, &str, Role, Protocol), Counts> = BTreeMap::new();
-    for Series { key, counts } in series {
+    for Series { key, counts } in series.iter().copied() {
         let (namespace, pod) = (&key.identity.namespace, &key.identity.pod);
         endpoints.entry((namespace, pod, key.role, key.protocol)).or_default().add(counts);
     }
@@ -251,19 +253,17 @@ fn endpoints(series: &[Series]) -> Vec<Row> {
 
 /// Per replica: the counts of its server sockets that speak `protocol`, all ports and containers together. A pod that runs
 /// and has none has zeros: an autoscaler would take a missing value for one that is not to be changed.
-fn replicas(series: &[Series], pods: &[NamedPod], protocol: Protocol) -> Vec<Row> {
-    let mut replicas: Vec<Row> = Vec::new();
+fn replicas(series: &[&Series], pods: &[NamedPod], protocol: Protocol) -> Vec<Row> {
+    let mut counts: BTreeMap<String, Counts> = BTreeMap::new();
     let servers =
         series.iter().filter(|s| s.key.role == Role::Server && s.key.protocol == protocol);
     for series in servers {
         let identity = &series.key.identity;
         let labels = labels(&[("namespace", &identity.namespace), ("pod", &identity.pod)]);
-        // Series are sorted: those of one replica stand together.
-        match replicas.last_mut() {
-            Some(last) if last.labels == labels => last.counts.add(&series.counts),
-            _ => replicas.push(Row { labels, protocol, counts: series.counts.clone() }),
-        }
+        counts.entry(labels).or_default().add(&series.counts);
     }
+    let row = |(labels, counts)| Row { labels, protocol, counts };
+    let mut replicas: Vec<Row> = counts.into_iter().map(row).collect();
     let counted: HashSet<&str> = replicas.iter().map(|row| row.labels.as_str()).collect();
     let idle: Vec<String> = pods
         .iter()

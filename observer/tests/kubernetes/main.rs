@@ -33,11 +33,14 @@ use support::{
 
 const USERS: [&str; 2] = ["websocket_connections_active", "websocket_connections_total"];
 
+/// How long the last counts of a pod are shown, so that a test need not wait a minute.
+const SHOW_ENDED: &str = "3s";
+
 /// Starts the daemon with the server's kubeconfig.
 fn start(api: &ApiServer) -> Daemon {
     let kubeconfig = api.kubeconfig();
     let kubeconfig = kubeconfig.to_str().expect("a path of plain characters");
-    Daemon::start(&["--node-name", NODE, "--kube", kubeconfig])
+    Daemon::start(&["--node-name", NODE, "--kube", kubeconfig, "--show-ended", SHOW_ENDED])
 }
 
 /// The sum of a user family over all names that these pods may have: no count under two of them.
@@ -433,8 +436,8 @@ fn after_a_restart_pods_go_on_and_totals_begin_anew() {
     let bpffs = Bpffs::new();
     let kubeconfig = api.kubeconfig();
     let kubeconfig = kubeconfig.to_str().expect("a path of plain characters");
-    let start =
-        || Daemon::start(&["--node-name", NODE, "--kube", kubeconfig, "--pin", bpffs.pins()]);
+    let names = ["--node-name", NODE, "--kube", kubeconfig, "--show-ended", SHOW_ENDED];
+    let start = || Daemon::start(&[&names[..], &["--pin", bpffs.pins()]].concat());
     let daemon = start();
     let mut running = Running::start(&web, &client, 10, 2);
     api.apply(&stateful(&web, "web-0", "web").container("app", &running.id));

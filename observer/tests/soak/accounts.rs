@@ -276,7 +276,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Scrapes, as everybody here must: what is over is shown once, to whoever comes first.
+    /// Scrapes: what is over is shown for a while only.
     pub(crate) fn look(&mut self, daemon: &Daemon) -> Metrics {
         let mut now: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
         let metrics = daemon.scrape();
