@@ -73,7 +73,7 @@ pub const ABI: u64 = {
     let hash = crate::wire::slot::meaning(Meaning::NONE);
     let hash = crate::wire::conn::meaning(crate::protocol::meaning(hash));
     let hash = crate::wire::loss::meaning(crate::label::meaning(hash));
-    crate::wire::event::meaning(crate::flow::meaning(hash)).value()
+    crate::wire::event::meaning(crate::stream::meaning(hash)).value()
 };
 
 #[cfg(test)]

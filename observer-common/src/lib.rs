@@ -3,7 +3,7 @@
 //! Two kinds of things live here, and nothing else:
 //! - **wire types** ([`wire`], [`label`]): the exact memory layout of what crosses the boundary between kernel and user space,
 //!   and the [`counters`] in it, each declared once;
-//! - **protocol parsers** ([`protocol`], [`flow`]): pure functions over bytes, used unchanged by the kernel programs and by host
+//! - **protocol parsers** ([`protocol`], with [`stream`], [`source`], [`framing`] and [`recorder`] under them): pure functions over bytes, used unchanged by the kernel programs and by host
 //!   tests, so that what is tested and fuzzed is what runs in the kernel.
 //!
 //! [`abi`] is the version of both.
@@ -15,9 +15,12 @@
 
 pub mod abi;
 pub mod counters;
-pub mod flow;
+pub mod framing;
 pub mod label;
 pub mod protocol;
+pub mod recorder;
+pub mod source;
+pub mod stream;
 pub mod wire;
 
 /// Bytes that the parsers look at in one call: one segment of a common MTU fits, and 32 chained calls cover the largest

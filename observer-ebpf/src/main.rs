@@ -1,8 +1,17 @@
 //! The kernel programs of observer.
 //!
-//! `probes/` holds one file per hook family; `maps.rs` every map with its sizing; `count.rs` the books (cells and the
-//! moves between them); `record.rs` the details for whoever listens; `atomic.rs` the BPF atomic instructions;
-//! `floor.rs` the switch by which the bench measures the hooks alone. The protocol parsers are `observer-common`'s.
+//! ```text
+//! hooks/ ─▶ stream/ ─▶ socket/ ─▶ accounting/ ─▶ memory/, maps.rs
+//! ```
+//!
+//! - `hooks/`: one file per hook family, arguments in, one call out;
+//! - `stream/`: the way of a segment's payload: claim, order, kept segments, parsers;
+//! - `socket/`: a socket's state, who it is, how it opens and closes;
+//! - `accounting/`: slots, the way of connections through the cells, counters, records, losses;
+//! - `memory/`: memory that other processors write at the same time, and the instructions for it;
+//! - `maps.rs`: every map with its sizing; `floor.rs`: the switch by which the bench measures the hooks alone.
+//!
+//! The protocol parsers are `observer-common`'s.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -16,12 +25,12 @@
 )]
 
 mod accounting;
-mod atomic;
 mod floor;
+mod hooks;
 mod maps;
-mod probes;
-mod record;
-mod storage;
+mod memory;
+mod socket;
+mod stream;
 
 /// The verifier refuses a reachable endless loop: a panic that could happen makes the program fail to load.
 #[panic_handler]

@@ -2,15 +2,16 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
+    btf_maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
     macros::btf_map,
 };
 use observer_common::{
     CHUNK,
-    flow::{Flow, Stream},
+    stream::Parser,
     wire::{
         conn::{Conn, MAX_FOUND},
         event::ConnRecord,
+        kept::{self, ENTRIES, Kept},
         loss::LOSSES,
         slot::{CGROUPS, CellKey, DEFAULT_SLOTS, Slot},
     },
@@ -126,49 +127,61 @@ pub(crate) struct Scratch {
     /// 1 while claimed.
     pub(crate) busy: u32,
     /// Where the follower of HTTP/2 frames is, likewise.
-    pub(crate) stream: Stream,
+    pub(crate) parser: Parser,
 }
 
 #[btf_map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch, { SCRATCHES as usize }> = PerCpuArray::new();
 
-/// What the payload of a handshake-completing segment said. It passes the listener's hook; the child that it creates
-/// reaches ESTABLISHED later in the same softirq on the same CPU and takes the note.
+/// The segment with payload that has just completed a handshake: it has passed the listener's hook, and the child that it
+/// makes is established later in the same softirq, on the same processor, and takes it.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Note {
-    pub(crate) flow: Flow,
-    /// 1 when the note waits for its child.
-    pub(crate) armed: u32,
-    /// The listener's port, host order.
-    pub(crate) port: u32,
-    /// The listener's cgroup.
-    pub(crate) cgroup: u64,
+    /// Port and last four bytes of the address of the peer.
+    pub(crate) peer: u64,
+    /// The kept segment, its index plus one; 0 without any.
+    pub(crate) kept: u32,
+    /// Always 0.
+    pub(crate) zero: u32,
 }
 
 #[btf_map]
 pub(crate) static NOTE: PerCpuArray<Note, 1> = PerCpuArray::new();
 
-/// Which socket and which of its places an out-of-order segment is kept in.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct StashKey {
-    pub(crate) cookie: u64,
-    pub(crate) slot: u64,
+/// Kept segments, see `observer_common::wire::kept`.
+#[btf_map]
+pub(crate) static KEPT: Array<Kept, ENTRIES> = Array::new();
+
+/// The bytes of small kept segments, with room for a look beyond the last.
+#[btf_map]
+pub(crate) static SMALL_BLOCKS: Array<Block<{ kept::SMALL }>, { kept::SMALL_BLOCKS }> =
+    Array::new();
+
+/// The bytes of large ones.
+#[btf_map]
+pub(crate) static LARGE_BLOCKS: Array<Block<{ kept::LARGE_BYTES }>, { kept::LARGE_BLOCKS }> =
+    Array::new();
+
+/// A block of bytes.
+#[repr(C, align(8))]
+pub(crate) struct Block<const N: usize> {
+    pub(crate) bytes: [u8; N],
+    pub(crate) beyond: [u64; 2],
 }
 
-/// A segment that arrived before its predecessor, during a handshake.
-#[repr(C)]
-pub(crate) struct Stash {
-    pub(crate) bytes: [u8; CHUNK],
-    pub(crate) seq: u32,
-    pub(crate) len: u32,
-}
-
-/// Out-of-order segments of handshakes, until the gap closes. The oldest make room: 512 KiB in all.
+/// Free entries of [`KEPT`], their indexes plus one; filled by the daemon, as the next two.
 #[btf_map]
-pub(crate) static STASHES: LruHashMap<StashKey, Stash, 256> = LruHashMap::new();
+pub(crate) static KEPT_FREE: Queue<u32, ENTRIES> = Queue::new();
 
-/// Room to build a [`Stash`] in.
+/// Free small blocks.
 #[btf_map]
-pub(crate) static STASH_ROOM: PerCpuArray<Stash, 1> = PerCpuArray::new();
+pub(crate) static SMALL_FREE: Queue<u32, { kept::SMALL_BLOCKS }> = Queue::new();
+
+/// Free large blocks.
+#[btf_map]
+pub(crate) static LARGE_FREE: Queue<u32, { kept::LARGE_BLOCKS }> = Queue::new();
+
+/// One word: entries of [`KEPT`] in use.
+#[btf_map]
+pub(crate) static PENDING: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();

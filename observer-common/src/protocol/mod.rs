@@ -4,8 +4,11 @@
 
 use crate::{abi::Meaning, counters::Block, label::wire_enum};
 
+pub mod automaton;
+pub mod first;
 pub mod http1;
 pub mod http2;
+pub mod proxy;
 pub mod websocket;
 
 /// The one list of protocols: what a connection speaks, its wire number and label, and the block of its counters if it
@@ -32,7 +35,7 @@ macro_rules! protocols {
 
         /// What the numbers of protocols mean, and the words of their blocks.
         pub(crate) const fn meaning(mut hash: Meaning) -> Meaning {
-            hash = hash.texts(Protocol::LABEL.values);
+            hash = http2::meaning(automaton::meaning(hash.texts(Protocol::LABEL.values)));
             $($(hash = $block.meaning(hash);)?)+
             hash
         }

@@ -5,7 +5,7 @@
 
 use core::mem::offset_of;
 
-use crate::{flow::Flow, label::Role};
+use crate::{abi::Meaning, label::Role, stream::Stream};
 
 /// Index of the receiving direction in per-direction arrays.
 pub const RX: usize = 0;
@@ -13,10 +13,10 @@ pub const RX: usize = 0;
 pub const TX: usize = 1;
 
 /// What kind of socket carries the state, and how far it has come.
-pub mod kind {
+pub mod phase {
     /// Fresh storage.
     pub const NEW: u32 = 0;
-    /// A listener; a socket with this kind in any other state than LISTEN is its freshly accepted child.
+    /// A listener; a socket in this phase in any other state than LISTEN is its freshly accepted child.
     pub const LISTENER: u32 = 1;
     /// An active open, not established yet.
     pub const CONNECTING: u32 = 2;
@@ -54,6 +54,8 @@ pub mod flag {
     pub const RESET_LEFT: u32 = 1 << 8;
     /// The connection is older than the programs: its birth is not known, and `born_ns` is the time of its adoption.
     pub const ADOPTED: u32 = 1 << 9;
+    /// A FIN of the peer's has come to the hook.
+    pub const FIN_HEARD: u32 = 1 << 10;
 }
 
 /// Connections that one run of the adopting iterator takes at most.
@@ -62,79 +64,147 @@ pub const MAX_FOUND: usize = 65_536;
 /// `Conn::cell` of a connection that is in no cell.
 pub const NO_CELL: u32 = u32::MAX;
 
-/// Per-socket state. Its start shares a cache line with eight bytes of the kernel's, which each look-up reads: what every
-/// segment reads and hardly any writes.
+/// Per-socket state.
+///
+/// The first part shares a cache line with eight bytes of the kernel's, which each look-up reads: what every segment reads and
+/// hardly any writes. The two streams pass on different processors, each of which writes its own: they are in different
+/// pairs of lines, since processors fetch a line's neighbour with it; what is seldom used fills the pairs.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Conn {
-    /// The kernel's cookie of the socket.
-    pub cookie: u64,
     /// The cgroup (v2) id of the socket, 0 while unknown.
     pub cgroup: u64,
     /// `CLOCK_MONOTONIC` nanoseconds at ESTABLISHED.
     pub born_ns: u64,
+    /// What both streams know: [`crate::protocol::http1::exchange::Facts`]. Changed by compare-and-swap.
+    pub facts: u64,
     /// Coarse monotonic nanoseconds of the last sample of the round-trip time.
     pub rtt_ns: u64,
     /// The cell the connection is counted in, or [`NO_CELL`]. For a listener, and a child until its birth is counted: the
     /// cell that children are born into. From then on changed by compare-and-swap only, so that a move and the end can
     /// never both win.
     pub cell: u32,
-    /// Segments sent again.
-    pub retransmits: u32,
+    /// [`phase`]. A birth is counted by whoever changes it by compare-and-swap: a segment may meet the socket's own events on
+    /// another processor.
+    pub phase: u32,
+    /// [`flag`]. Set by an atomic instruction: a segment may set one while an event sets another.
+    pub flags: u32,
     /// The server's port, host order.
     pub port: u16,
-    /// [`crate::label::Role`].
+    /// [`Role`].
     pub role: u8,
     /// [`crate::label::ResetCause`] of the reset we sent.
     pub reset_cause: u8,
-    /// [`flag`]. Set by an atomic instruction: a segment may set one while an event sets another.
-    pub flags: u32,
-    /// Local port, host order.
-    pub local_port: u16,
-    /// Peer port, host order.
-    pub peer_port: u16,
-    /// [`kind`]. A birth is counted by whoever changes it by compare-and-swap: a segment may meet the socket's own events on
-    /// another processor.
-    pub kind: u32,
-    /// What the bytes have told so far.
-    pub flow: Flow,
+    /// What the streams are asked to do, the request stream first: [`crate::stream::order`]. Changed by atomic exchange.
+    pub orders: [u32; 2],
+
+    /// The kernel's cookie of the socket.
+    pub cookie: u64,
     /// `CLOCK_MONOTONIC` nanoseconds at CLOSE.
     pub closed_ns: u64,
     /// `CLOCK_MONOTONIC` nanoseconds of the last error that the socket reported before CLOSE, 0 without any.
     pub error_ns: u64,
     /// Coarse monotonic nanoseconds of the last SYN sent.
     pub syn_ns: u64,
+    /// Segments sent again.
+    pub retransmits: u32,
+    /// Local port, host order.
+    pub local_port: u16,
+    /// Peer port, host order.
+    pub peer_port: u16,
+    /// Kept segments of the request and of the response stream; written by whoever has claimed the stream.
+    pub kept: [u32; 2],
+    /// Sequence number of the peer's FIN, with [`flag::FIN_HEARD`].
+    pub fin_seq: u32,
+    /// Room.
+    pub room_1: [u32; 3],
+
+    /// From client to server.
+    pub request: Stream,
+
     /// Local address; IPv4 as IPv4-mapped IPv6, network order.
     pub local_addr: [u32; 4],
     /// Peer address; IPv4 as IPv4-mapped IPv6, network order.
     pub peer_addr: [u32; 4],
+    /// Room.
+    pub room_2: [u64; 4],
+
+    /// From server to client.
+    pub response: Stream,
 }
 
 /// Bytes between the start of a cache line and a socket's state (`struct bpf_local_storage_data`: the map's address).
 const BEFORE: usize = 8;
 
-const _: () = assert!((BEFORE + offset_of!(Conn, flow.request)).is_multiple_of(64));
-const _: () = assert!((BEFORE + offset_of!(Conn, flow.response)).is_multiple_of(64));
+const _: () = assert!((BEFORE + offset_of!(Conn, cookie)).is_multiple_of(64));
+const _: () = assert!((BEFORE + offset_of!(Conn, request)).is_multiple_of(64));
+const _: () = assert!((BEFORE + offset_of!(Conn, response)).is_multiple_of(64));
+const _: () = assert!(offset_of!(Conn, response) - offset_of!(Conn, request) == 128);
 // With the kernel's line before it, it fits what the kernel allocates for it anyway.
 const _: () = assert!(64 + BEFORE + size_of::<Conn>() <= 512);
 
-impl Conn {
-    /// The direction of the client's bytes (`request`) or the server's at this socket: [`RX`] or [`TX`].
-    #[inline(always)]
-    #[must_use]
-    pub const fn direction(&self, request: bool) -> usize {
-        if self.is_request(RX) == request { RX } else { TX }
-    }
+/// The direction of the client's bytes (`request`) or the server's at the socket of `role`: [`RX`] or [`TX`].
+#[inline(always)]
+#[must_use]
+pub const fn direction(role: u8, request: bool) -> usize {
+    if is_request(role, RX) == request { RX } else { TX }
+}
 
-    /// Whether the client's bytes go in this direction at this socket.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_request(&self, direction: usize) -> bool {
-        (self.role == Role::Server as u8) == (direction == RX)
-    }
+/// Whether the client's bytes go in this direction at the socket of `role`.
+#[inline(always)]
+#[must_use]
+pub const fn is_request(role: u8, direction: usize) -> bool {
+    (role == Role::Server as u8) == (direction == RX)
 }
 
 /// What the words of the state mean.
-pub(crate) const fn meaning(hash: crate::abi::Meaning) -> crate::abi::Meaning {
-    hash.number(size_of::<Conn>() as u64)
+pub(crate) const fn meaning(mut hash: Meaning) -> Meaning {
+    let offsets = [
+        size_of::<Conn>(),
+        offset_of!(Conn, cell),
+        offset_of!(Conn, cookie),
+        offset_of!(Conn, retransmits),
+        offset_of!(Conn, request),
+        offset_of!(Conn, local_addr),
+        offset_of!(Conn, response),
+    ];
+    let mut i = 0;
+    while i < offsets.len() {
+        hash = hash.number(offsets[i] as u64);
+        i += 1;
+    }
+    let phases = [
+        phase::NEW,
+        phase::LISTENER,
+        phase::CONNECTING,
+        phase::ESTABLISHED,
+        phase::COUNTED,
+        phase::CLOSED,
+        phase::ABORTING,
+        phase::FAILING,
+    ];
+    i = 0;
+    while i < phases.len() {
+        hash = hash.number(phases[i] as u64);
+        i += 1;
+    }
+    let flags = [
+        flag::CONFIRMED,
+        flag::ADDRESSED,
+        flag::FIN_LOCAL,
+        flag::FIN_PEER,
+        flag::RESET_PEER,
+        flag::RESET_LOCAL,
+        flag::ERROR,
+        flag::RESET_SEEN,
+        flag::RESET_LEFT,
+        flag::ADOPTED,
+        flag::FIN_HEARD,
+    ];
+    i = 0;
+    while i < flags.len() {
+        hash = hash.number(flags[i] as u64);
+        i += 1;
+    }
+    hash
 }

@@ -12,7 +12,7 @@ pub enum Loss {
     StorageRefused = 2,
     /// An established socket ended without one segment through the cgroup hooks; it is not counted in any cell.
     Unattributed = 3,
-    /// A segment arrived ahead of its predecessor and could not be kept until the gap closed.
+    /// The parser of a stream lost track: bytes that had to be read were not there, or could not be kept until their turn.
     Gap = 4,
     /// A segment held more to parse than one run may look at.
     ParseLimit = 5,

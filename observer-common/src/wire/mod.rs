@@ -4,5 +4,6 @@
 
 pub mod conn;
 pub mod event;
+pub mod kept;
 pub mod loss;
 pub mod slot;

@@ -124,8 +124,16 @@ counters! {
         ACTIVE: 1;
         /// Resets received.
         RESETS_RECEIVED: 1;
+        /// Times that the parser of a stream lost track: bytes could not be read that had to be.
+        DESYNCS: 1 => Family {
+            name: "tcp_stream_desyncs",
+            help: "Times that the parser of a stream lost track, since bytes could not be read that had to be.",
+            rows: Rows::Series,
+            level: Level::Full,
+            zeros: Zeros::None,
+        };
         /// Nothing.
-        ROOM_1: 2;
+        ROOM_1: 1;
         /// Connections that ended here.
         CLOSED: 8 by [Reason::LABEL] => Family {
             name: "tcp_connections_closed",

@@ -2,7 +2,7 @@
 
 use observer_common::wire::loss::Loss;
 
-use crate::{atomic, maps::LOSS};
+use crate::{maps::LOSS, memory::atomic};
 
 /// Counts a loss.
 #[inline(always)]

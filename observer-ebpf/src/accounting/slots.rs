@@ -17,8 +17,8 @@ use observer_common::{
 
 use super::losses::lost;
 use crate::{
-    atomic,
     maps::{BUDGETS, FREE, INDEX, SLOTS, TABLE, TABLE_CAPACITY, TABLE_USED},
+    memory::atomic,
 };
 
 /// The slot with this index.

@@ -2,17 +2,15 @@
 //!
 //! Every function here keeps the invariants of `observer_common::wire::slot`: a connection is opened once, closed once, and
 //! is active in exactly one cell in between, whatever programs run at the same time on other processors. The word that
-//! decides is `Conn::cell`, and before it is in any cell `Conn::kind`, changed by compare-and-swap: who wins updates the
+//! decides is `Conn::cell`, and before it is in any cell `Conn::phase`, changed by compare-and-swap: who wins updates the
 //! counters.
-
-use core::ptr;
 
 use observer_common::{
     counters::Counter,
     label::Reason,
     protocol::Protocol,
     wire::{
-        conn::{Conn, NO_CELL, flag, kind},
+        conn::{NO_CELL, flag, phase},
         loss::Loss,
         slot::{
             self, CellKey, IDLE_BUCKETS, IDLE_CLOSE_NS, LIFETIME_BUCKETS, Slot, idle_bucket,
@@ -23,14 +21,15 @@ use observer_common::{
 
 use super::{
     losses::lost,
+    records,
     slots::{self, find_or_make},
 };
-use crate::{atomic, record};
+use crate::memory::{atomic, shared::Shared};
 
 /// The cell that `conn` belongs to when it speaks `protocol`.
 #[inline(always)]
-pub(crate) fn key(conn: &Conn, protocol: u8) -> CellKey {
-    CellKey { cgroup: conn.cgroup, port: conn.port, role: conn.role, protocol, state: 0 }
+pub(crate) fn key(conn: Shared, protocol: u8) -> CellKey {
+    CellKey { cgroup: conn.cgroup(), port: conn.port(), role: conn.role(), protocol, state: 0 }
 }
 
 /// Counts a connection as opened: its cgroup and port are known and it is established.
@@ -38,7 +37,7 @@ pub(crate) fn key(conn: &Conn, protocol: u8) -> CellKey {
 /// `inherited` is the cell that a listener's child has in its state already, or [`NO_CELL`]; it is checked, since the
 /// daemon recycles cells.
 #[inline(always)]
-pub(crate) fn open(conn: &mut Conn, inherited: u32) {
+pub(crate) fn open(conn: Shared, inherited: u32) {
     let wanted = key(conn, Protocol::Tcp as u8);
     let index = match slots::slot(inherited) {
         // SAFETY: a pointer into the map's value; the key is written before the index is published.
@@ -46,42 +45,34 @@ pub(crate) fn open(conn: &mut Conn, inherited: u32) {
         other => {
             if other.is_some() {
                 // It may be another's by now.
-                conn.cell = NO_CELL;
+                conn.set_cell(NO_CELL);
             }
             find_or_make(wanted)
         }
     };
     // The first segment may be in a note, or on another processor and faster than the birth.
-    if enter(conn, index, &slot::OPENED) && conn.flow.protocol != Protocol::Tcp as u8 {
+    if enter(conn, index, &slot::OPENED) && conn.facts().protocol != Protocol::Tcp as u8 {
         transition(conn, Protocol::Tcp as u8);
     }
 }
 
 /// Counts a connection that is older than the programs.
 #[inline(always)]
-pub(crate) fn adopt(conn: &mut Conn) {
+pub(crate) fn adopt(conn: Shared) {
     let index = find_or_make(key(conn, Protocol::Tcp as u8));
     enter(conn, index, &slot::ADOPTED);
-}
-
-/// Changes the kind of a connection; false if it was another, or if another processor was first.
-#[inline(always)]
-pub(crate) fn advance(conn: &mut Conn, from: u32, to: u32) -> bool {
-    // SAFETY: an aligned word of the storage.
-    unsafe { atomic::compare_and_swap(&raw mut conn.kind, from, to) == from }
 }
 
 /// Puts an established connection into its first cell, where it counts in `counter` and as active; false if
 /// it is in one.
 #[inline(always)]
-fn enter(conn: &mut Conn, index: u32, counter: &Counter) -> bool {
-    if !advance(conn, kind::ESTABLISHED, kind::COUNTED) {
+fn enter(conn: Shared, index: u32, counter: &Counter) -> bool {
+    if !conn.advance(phase::ESTABLISHED, phase::COUNTED) {
         return false;
     }
     // An inherited one stays untouched: a segment on another processor may have moved the connection on already.
-    if conn.cell == NO_CELL {
-        // SAFETY: storage of a live socket.
-        unsafe { ptr::write_volatile(&raw mut conn.cell, index) };
+    if conn.cell() == NO_CELL {
+        conn.publish_cell(index);
     }
     if let Some(cell) = slots::slot(index) {
         slots::add(cell, counter, 0, 1);
@@ -90,28 +81,27 @@ fn enter(conn: &mut Conn, index: u32, counter: &Counter) -> bool {
     true
 }
 
-/// Moves a counted connection to the cell of the protocol its flow has found. What is found in one step and has two
+/// Moves a counted connection to the cell of the protocol that its bytes have told. What is found in one step and has two
 /// (HTTP/2, then gRPC) takes both, so that the counts do not depend on where segments end.
 #[inline(always)]
-pub(crate) fn transition(conn: &mut Conn, before: u8) {
-    let found = conn.flow.protocol;
+pub(crate) fn transition(conn: Shared, before: u8) {
+    let found = conn.facts().protocol;
     if found == Protocol::Grpc as u8 && before == Protocol::Tcp as u8 {
         step(conn, Protocol::Http2 as u8);
     }
     step(conn, found);
-    if conn.kind == kind::COUNTED {
-        record::identified(conn);
+    if conn.phase() == phase::COUNTED {
+        records::identified(conn);
     }
 }
 
 #[inline(always)]
-fn step(conn: &mut Conn, protocol: u8) {
+fn step(conn: Shared, protocol: u8) {
     // Not a mere look: of this and a birth on another processor one must see what the other has written.
-    if !advance(conn, kind::COUNTED, kind::COUNTED) {
+    if !conn.is_settled_in(phase::COUNTED) {
         return;
     }
-    // SAFETY: storage of a live socket.
-    let old = unsafe { ptr::read_volatile(&raw const conn.cell) };
+    let old = conn.cell();
     if old == NO_CELL {
         return;
     }
@@ -119,8 +109,7 @@ fn step(conn: &mut Conn, protocol: u8) {
     if new == old {
         return;
     }
-    // SAFETY: an aligned word of the storage.
-    if unsafe { atomic::compare_and_swap(&raw mut conn.cell, old, new) } != old {
+    if conn.swap_cell(old, new) != old {
         return;
     }
     if let Some(cell) = slots::slot(new) {
@@ -135,28 +124,26 @@ fn step(conn: &mut Conn, protocol: u8) {
 
 /// Counts the end of a counted connection; false, which is a loss, if it is in no cell.
 #[inline(always)]
-pub(crate) fn close(conn: &mut Conn, reason: Reason, now: u64) -> bool {
+pub(crate) fn close(conn: Shared, reason: Reason, now: u64) -> bool {
     let Some(cell) = slots::slot(take(conn)) else {
         lost(Loss::MisplacedEnd);
         return false;
     };
-    conn.kind = kind::CLOSED;
+    conn.set_phase(phase::CLOSED);
     end(conn, cell, reason, now);
     true
 }
 
 /// Takes the connection out of its cell, and says which it was; [`NO_CELL`] if it was in none.
 #[inline(always)]
-fn take(conn: &mut Conn) -> u32 {
+fn take(conn: Shared) -> u32 {
     // A move on another processor may be under way: it wins at most a few times, since protocols only advance.
     for _ in 0..4 {
-        // SAFETY: storage of a live socket.
-        let index = unsafe { ptr::read_volatile(&raw const conn.cell) };
+        let index = conn.cell();
         if index == NO_CELL {
             break;
         }
-        // SAFETY: an aligned word of the storage.
-        if unsafe { atomic::compare_and_swap(&raw mut conn.cell, index, NO_CELL) } == index {
+        if conn.swap_cell(index, NO_CELL) == index {
             return index;
         }
     }
@@ -164,13 +151,13 @@ fn take(conn: &mut Conn) -> u32 {
 }
 
 #[inline(always)]
-fn end(conn: &Conn, cell: *mut Slot, reason: Reason, now: u64) {
-    let lifetime = now.wrapping_sub(conn.born_ns);
+fn end(conn: Shared, cell: *mut Slot, reason: Reason, now: u64) {
+    let lifetime = now.wrapping_sub(conn.born_ns());
     let bucket = lifetime_bucket(lifetime) as usize & (LIFETIME_BUCKETS - 1);
     slots::add(cell, &slot::CLOSED, reason as usize, 1);
     slots::add(cell, &slot::ACTIVE, 0, u64::MAX);
     let ends = slots::ends(cell);
-    if conn.flags & flag::ADOPTED == 0 {
+    if !conn.has(flag::ADOPTED) {
         observe(cell, &slot::LIFETIME, 0, lifetime, bucket);
     } else if let Some(ends) = ends {
         observe(ends, &slot::ADOPTED_LIFETIME, 0, lifetime, bucket);
@@ -203,7 +190,7 @@ fn observe(slot: *mut Slot, histogram: &Counter, combination: usize, ns: u64, bu
 /// Time since the last payload in either direction, or since the birth without any. The payload's clock is coarse and
 /// may be ahead of a reading by less than a tick.
 #[inline(always)]
-pub(crate) fn idle_ns(conn: &Conn, now: u64) -> u64 {
-    let payload = conn.flow.payload_ns();
-    now.saturating_sub(if payload == 0 { conn.born_ns } else { payload })
+fn idle_ns(conn: Shared, now: u64) -> u64 {
+    let payload = conn.payload_ns();
+    now.saturating_sub(if payload == 0 { conn.born_ns() } else { payload })
 }

@@ -7,7 +7,10 @@
 //! decoded: an automaton looks for name, length and value in the block's bytes, whatever stands around them, and keeps
 //! its place across segments and CONTINUATION frames.
 
-use crate::{CHUNK, flow::Stream};
+use crate::{
+    CHUNK,
+    stream::{Parser, mode},
+};
 
 /// The answer of [`run`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +23,12 @@ pub enum Verdict {
     Other,
 }
 
-// Stream::state
+// Parser::state
 const HEADER: u8 = 0;
 const SKIP: u8 = 1;
 const BLOCK: u8 = 2;
 
-// Stream::aux
+// Parser::scratch
 const TYPE: usize = 0;
 const FLAGS: usize = 1;
 const SEARCH: usize = 2;
@@ -67,7 +70,9 @@ const NAME_REST: u8 = 31 - 15;
 
 type Table = [[u8; 256]; STATES];
 
-static TABLE: Table = table();
+static TABLE: Table = TABLE_OF_STATES;
+
+const TABLE_OF_STATES: Table = table();
 
 /// A row that restarts the search on every byte.
 const fn restart() -> [u8; 256] {
@@ -126,13 +131,14 @@ const fn table() -> Table {
     t
 }
 
-/// Puts a stream right behind the connection preface.
+/// Begins right behind the connection preface.
 #[inline(always)]
-pub fn start(stream: &mut Stream) {
-    stream.state = HEADER;
-    stream.pos = 0;
-    stream.left = 0;
-    stream.aux = [0; 8];
+pub const fn start(parser: &mut Parser) {
+    parser.mode = mode::HTTP2;
+    parser.state = HEADER;
+    parser.pos = 0;
+    parser.left = 0;
+    parser.scratch = [0; 3];
 }
 
 /// Follows `buf[from..len]`; returns the index of the first byte not consumed and the verdict.
@@ -140,32 +146,32 @@ pub fn start(stream: &mut Stream) {
 /// One call reads one frame header, or skips, or searches one stretch of a header block: less than `len` without a
 /// verdict means call again.
 #[inline(always)]
-pub fn run(stream: &mut Stream, buf: &[u8; CHUNK], from: usize, len: usize) -> (usize, Verdict) {
-    if stream.state == HEADER {
-        return (frame_header(stream, buf, from, len), end_of_block(stream));
+pub fn run(parser: &mut Parser, buf: &[u8; CHUNK], from: usize, len: usize) -> (usize, Verdict) {
+    if parser.state == HEADER {
+        return (frame_header(parser, buf, from, len), end_of_block(parser));
     }
     let rest = (len - from) as u64;
-    let take = if stream.left < rest { stream.left } else { rest };
-    stream.left -= take;
+    let take = if parser.left < rest { parser.left } else { rest };
+    parser.left -= take;
     let end = from + take as usize;
-    if stream.state == BLOCK {
-        let state = search(stream.aux[SEARCH], buf, from, end);
-        stream.aux[SEARCH] = state;
+    if parser.state == BLOCK {
+        let state = search(parser.scratch[SEARCH], buf, from, end);
+        parser.scratch[SEARCH] = state;
         if state == GRPC {
             return (end, Verdict::Grpc);
         }
     }
-    let verdict = end_of_block(stream);
-    if stream.left == 0 {
-        stream.state = HEADER;
+    let verdict = end_of_block(parser);
+    if parser.left == 0 {
+        parser.state = HEADER;
     }
     (end, verdict)
 }
 
 /// The block is complete, and nothing was found in it.
 #[inline(always)]
-fn end_of_block(stream: &Stream) -> Verdict {
-    if stream.state == BLOCK && stream.left == 0 && stream.aux[FLAGS] & FLAG_END_HEADERS != 0 {
+fn end_of_block(parser: &Parser) -> Verdict {
+    if parser.state == BLOCK && parser.left == 0 && parser.scratch[FLAGS] & FLAG_END_HEADERS != 0 {
         Verdict::Other
     } else {
         Verdict::Open
@@ -187,9 +193,9 @@ fn search(state: u8, buf: &[u8; CHUNK], from: usize, end: usize) -> u8 {
 }
 
 #[inline(always)]
-fn frame_header(stream: &mut Stream, buf: &[u8; CHUNK], from: usize, len: usize) -> usize {
+fn frame_header(parser: &mut Parser, buf: &[u8; CHUNK], from: usize, len: usize) -> usize {
     let mut at = from;
-    let mut pos = stream.pos;
+    let mut pos = parser.pos;
     for _ in 0..FRAME_HEADER {
         if at >= len || pos >= FRAME_HEADER {
             break;
@@ -197,24 +203,34 @@ fn frame_header(stream: &mut Stream, buf: &[u8; CHUNK], from: usize, len: usize)
         let byte = buf[at & (CHUNK - 1)];
         at += 1;
         if pos < 3 {
-            stream.left =
-                if pos == 0 { u64::from(byte) } else { (stream.left << 8) | u64::from(byte) };
+            parser.left =
+                if pos == 0 { u64::from(byte) } else { (parser.left << 8) | u64::from(byte) };
         } else if pos == 3 {
-            stream.aux[TYPE] = byte;
+            parser.scratch[TYPE] = byte;
         } else if pos == 4 {
-            stream.aux[FLAGS] = byte;
+            parser.scratch[FLAGS] = byte;
         }
         pos += 1;
     }
-    stream.pos = pos;
+    parser.pos = pos;
     if pos >= FRAME_HEADER {
-        stream.pos = 0;
-        let kind = stream.aux[TYPE];
+        parser.pos = 0;
+        let kind = parser.scratch[TYPE];
         if kind == FRAME_HEADERS || kind == FRAME_CONTINUATION {
-            stream.state = BLOCK;
-        } else if stream.left != 0 {
-            stream.state = SKIP;
+            parser.state = BLOCK;
+        } else if parser.left != 0 {
+            parser.state = SKIP;
         }
     }
     at
+}
+
+/// What the stored states mean.
+pub(crate) const fn meaning(mut hash: crate::abi::Meaning) -> crate::abi::Meaning {
+    let mut row = 0;
+    while row < STATES {
+        hash = hash.bytes(&TABLE_OF_STATES[row]);
+        row += 1;
+    }
+    hash
 }

@@ -1,66 +1,59 @@
-//! Follows WebSocket frames (RFC 6455 section 5.2) across segments and counts what they say.
-//!
-//! The kernel program loads at most [`HEADER`] bytes at the next frame boundary and hands them to [`header`]; payload is
-//! skipped by arithmetic, never read. A header may be cut anywhere by the segment's end.
-//!
-//! A stream with `Stream::pos` other than 0 is within a header of which that many bytes are kept; else it is within a
-//! payload of which `Stream::left` bytes are to come, or at a frame boundary when those are 0. One segment may hold
-//! hundreds of frames, so the code for one frame chooses by arithmetic, not by branches: each branch would double the
-//! paths that the verifier has to follow through every turn of the loop.
+//! WebSocket frames (RFC 6455 section 5.2).
 
 pub mod counters;
 
-use crate::flow::Stream;
+use counters::{INVALID_FRAMES, MESSAGES};
+
+use crate::{
+    framing::{Framing, Header},
+    recorder::Recorder,
+    stream::{Parser, mode},
+};
 
 /// Longest frame header: 2 bytes, 8 of extended length, 4 of masking key.
-pub const HEADER: usize = 14;
+const HEADER: u32 = 14;
 
-/// What a complete header said, as bits.
-pub mod bit {
-    /// The header is complete.
-    pub const COMPLETE: u8 = 1;
+/// What a header says, as bits.
+mod bit {
     /// The frame ends a text or binary message: one more message.
-    pub const MESSAGE: u8 = 1 << MESSAGE_SHIFT;
+    pub(super) const MESSAGE: u8 = 1 << MESSAGE_SHIFT;
     /// Position of [`MESSAGE`].
-    pub const MESSAGE_SHIFT: u8 = 1;
+    pub(super) const MESSAGE_SHIFT: u8 = 1;
     /// Position of [`INVALID`].
-    pub const INVALID_SHIFT: u8 = 2;
+    pub(super) const INVALID_SHIFT: u8 = 2;
     /// The frame breaks RFC 6455: a reserved opcode, a fragmented or oversized control frame, a length with its top bit set.
-    pub const INVALID: u8 = 1 << INVALID_SHIFT;
-    /// A close frame.
-    pub const CLOSE: u8 = 8;
+    pub(super) const INVALID: u8 = 1 << INVALID_SHIFT;
 }
 
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 
-/// Puts a stream at a frame boundary.
+/// Begins to follow frames, from a frame boundary on.
 #[inline(always)]
-pub fn start(stream: &mut Stream) {
-    stream.pos = 0;
-    stream.left = 0;
-    stream.aux = [0; 8];
+pub const fn start(parser: &mut Parser) {
+    parser.mode = mode::WEBSOCKET;
+    parser.pos = 0;
+    parser.left = 0;
 }
 
-/// A complete frame header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// Bytes of the header itself.
-    pub length: u32,
-    /// Bytes of payload that follow.
-    pub payload: u64,
-    /// [`bit`]s.
-    pub bits: u8,
+/// The framing.
+#[derive(Debug)]
+pub enum WebSocket {}
+
+/// What a stretch of frames adds up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    messages: u64,
+    invalid: u64,
 }
 
-impl Header {
-    /// Reads a header that starts with `bytes`, of which `available` are there; `None` if it is not complete.
-    ///
-    /// `bytes` are in order, each word little-endian: words and shifts instead of an array, since the verifier follows
-    /// every iteration of a loop over bytes.
+impl Framing for WebSocket {
+    const HEADER: u32 = HEADER;
+    type Event = u8;
+    type Tally = Tally;
+
     #[inline(always)]
-    #[must_use]
-    pub fn read([low, high]: [u64; 2], available: u32) -> Option<Self> {
+    fn read([low, high]: [u64; 2], available: u32) -> Option<Header<u8>> {
         let (first, second) = (low as u8, (low >> 8) as u8);
         let form = FORMS[second as usize];
         let length = u32::from(form.length);
@@ -71,57 +64,24 @@ impl Header {
         let extended = ((low >> 16) | (high << 48)).swap_bytes() >> (form.shift & 63);
         let payload = (extended & i64::from(form.extended).cast_unsigned()) | u64::from(form.short);
         // RFC 6455 wants the top bit to be 0; without it the length is still longer than any connection.
-        Some(Self { length, payload: payload & (u64::MAX >> 1), bits: judge(first, form, payload) })
+        let event = judge(first, form, payload);
+        Some(Header { length, payload: payload & (u64::MAX >> 1), event })
     }
-}
 
-/// The smaller of two numbers below 2^63.
-#[inline(always)]
-#[must_use]
-pub const fn min(a: u64, b: u64) -> u64 {
-    let smaller = 0_u64.wrapping_sub(a.wrapping_sub(b) >> 63);
-    b ^ ((a ^ b) & smaller)
-}
+    #[inline(always)]
+    fn add(tally: &mut Tally, event: u8) {
+        tally.messages += u64::from(event >> bit::MESSAGE_SHIFT & 1);
+        tally.invalid += u64::from(event >> bit::INVALID_SHIFT & 1);
+    }
 
-/// Skips up to `bytes` of the current payload; returns how many. The stream is not within a header.
-#[inline(always)]
-pub const fn skip(stream: &mut Stream, bytes: u32) -> u32 {
-    let skipped = min(stream.left, bytes as u64);
-    stream.left -= skipped;
-    skipped as u32
-}
-
-/// Reads `available` header bytes from `new`, behind those that an earlier segment ended with; returns how many were
-/// consumed and the [`bit`]s met.
-///
-/// `new` is as in [`Header::read`], zeroes behind the last byte. Consumes everything up to the end of the header and not
-/// one byte of the payload. `available` is at most [`HEADER`].
-#[inline(always)]
-pub fn header(stream: &mut Stream, new: [u64; 2], available: u32) -> (u32, u8) {
-    let pos = u32::from(stream.pos);
-    let bytes = if pos == 0 { new } else { join(stream, pos, new) };
-    let total = pos + available;
-    let Some(header) = Header::read(bytes, total) else {
-        // Kept where the payload's length and the scratch will be once the header is complete.
-        stream.aux = bytes[0].to_le_bytes();
-        stream.left = bytes[1];
-        stream.pos = total as u8;
-        return (available, 0);
-    };
-    stream.pos = 0;
-    stream.left = header.payload;
-    (header.length - pos, header.bits)
-}
-
-/// The kept start of a header, `pos` bytes of it, and its continuation.
-#[inline(always)]
-fn join(stream: &Stream, pos: u32, new: [u64; 2]) -> [u64; 2] {
-    let low = u64::from_le_bytes(stream.aux);
-    let shift = 8 * (pos & 7);
-    if pos >= 8 {
-        [low, stream.left | (new[0] << shift)]
-    } else {
-        [low | (new[0] << shift), (new[1] << shift) | (new[0] >> (64 - shift))]
+    #[inline(always)]
+    fn record(tally: Tally, direction: usize, recorder: &mut impl Recorder) {
+        if tally.messages != 0 {
+            recorder.add(&MESSAGES, direction, tally.messages);
+        }
+        if tally.invalid != 0 {
+            recorder.add(&INVALID_FRAMES, 0, tally.invalid);
+        }
     }
 }
 
@@ -158,15 +118,12 @@ static FORMS: [Form; 256] = {
 
 /// The [`bit`]s of a header, by its first byte; a table, so that the verifier has one path to follow.
 static JUDGEMENT: [u8; 256] = {
-    let mut table = [bit::COMPLETE; 256];
+    let mut table = [0; 256];
     let mut first = 0;
     while first < 256 {
         let (opcode, fin) = (first & 0x0f, first & FIN as usize != 0);
         if opcode <= 2 && fin {
             table[first] |= bit::MESSAGE;
-        }
-        if opcode == 8 {
-            table[first] |= bit::CLOSE;
         }
         if opcode >= 8 {
             table[first] |= CONTROL;
@@ -194,36 +151,32 @@ fn judge(first: u8, form: Form, left: u64) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        framing::follow,
+        source::{Slice, Source as _},
+    };
     use proptest::prelude::*;
 
-    /// Runs whole frames through the follower, cut into pieces; returns (messages, invalid, closes).
-    fn follow(bytes: &[u8], cuts: &[usize]) -> (u32, u32, u32) {
-        let mut stream = Stream::default();
-        start(&mut stream);
-        let mut totals = (0, 0, 0);
-        let mut at = 0;
+    /// Runs whole frames through the follower, cut into pieces; returns (messages, invalid).
+    fn followed(bytes: &[u8], cuts: &[usize], frames: usize) -> (u64, u64) {
+        let mut parser = Parser::default();
+        start(&mut parser);
+        let mut tally = Tally::default();
         let mut ends: Vec<usize> = cuts.iter().map(|c| c % (bytes.len() + 1)).collect();
         ends.push(bytes.len());
         ends.sort_unstable();
+        let mut at = 0;
         for end in ends {
-            while at < end {
-                if stream.pos == 0 && stream.left != 0 {
-                    at += skip(&mut stream, (end - at) as u32) as usize;
-                    continue;
+            let mut source = Slice(&bytes[at..end]);
+            for _ in 0..=bytes.len() {
+                if follow::<WebSocket>(&mut source, &mut parser, &mut tally, frames) {
+                    break;
                 }
-                let mut buf = [0; 16];
-                let available = (end - at).min(HEADER);
-                buf[..available].copy_from_slice(&bytes[at..at + available]);
-                let words = [0, 8].map(|i| u64::from_le_bytes(buf[i..i + 8].try_into().unwrap()));
-                let (used, bits) = header(&mut stream, words, available as u32);
-                assert!(used > 0 && used as usize <= available);
-                at += used as usize;
-                totals.0 += u32::from(bits & bit::MESSAGE != 0);
-                totals.1 += u32::from(bits & bit::INVALID != 0);
-                totals.2 += u32::from(bits & bit::CLOSE != 0);
             }
+            assert_eq!(source.left(), 0, "a source is consumed at last");
+            at = end;
         }
-        totals
+        (tally.messages, tally.invalid)
     }
 
     fn frame(fin: bool, opcode: u8, masked: bool, payload: usize) -> Vec<u8> {
@@ -247,28 +200,36 @@ mod tests {
         f
     }
 
+    #[test]
+    fn a_stretch_is_counted_by_direction() {
+        let mut recorded = Vec::new();
+        WebSocket::record(Tally { messages: 2, invalid: 1 }, 1, &mut recorded);
+        WebSocket::record(Tally::default(), 0, &mut recorded);
+        assert_eq!(recorded, [("MESSAGES", 1, 2), ("INVALID_FRAMES", 0, 1)]);
+    }
+
     proptest! {
         #[test]
         fn any_cut_gives_the_same_counts(
             frames in prop::collection::vec((any::<bool>(), 0_u8..16, any::<bool>(), prop_oneof![0_usize..130, 65_530_usize..65_540]), 0..12),
             cuts in prop::collection::vec(any::<usize>(), 0..40),
+            at_once in 1_usize..5,
         ) {
             let mut bytes = Vec::new();
-            let mut want = (0, 0, 0);
+            let mut want = (0, 0);
             for (fin, opcode, masked, payload) in frames {
                 bytes.extend(frame(fin, opcode, masked, payload));
-                want.0 += u32::from(fin && opcode <= 2);
-                want.2 += u32::from(opcode == 8);
-                want.1 += u32::from(
+                want.0 += u64::from(fin && opcode <= 2);
+                want.1 += u64::from(
                     matches!(opcode, 3..=7 | 11..=15) || (opcode >= 8 && (!fin || payload > 125)),
                 );
             }
-            prop_assert_eq!(follow(&bytes, &cuts), want);
+            prop_assert_eq!(followed(&bytes, &cuts, at_once), want);
         }
 
         #[test]
         fn hostile_bytes_never_stall(bytes in prop::collection::vec(any::<u8>(), 0..400), cuts in prop::collection::vec(any::<usize>(), 0..9)) {
-            let _ = follow(&bytes, &cuts);
+            let _ = followed(&bytes, &cuts, 3);
         }
     }
 }

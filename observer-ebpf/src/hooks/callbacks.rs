@@ -6,8 +6,8 @@
 //! - Writes: the socket's state, its cell, a record of each ended connection while somebody reads them. It answers no
 //!   question that the kernel asks (time-outs, windows, ECN): what other programs answer stays.
 //! - Misses: sockets whose handshake was done before the program was attached (`adopt.rs` has them); a socket whose
-//!   callback flags another program overwrites. The tracepoints of `lifecycle.rs` see those.
-//! - Costs: a comparison for each of the kernel's about ten calls a connection; what `lifecycle.rs` costs for two of them.
+//!   callback flags another program overwrites. The tracepoints of `state.rs` see those.
+//! - Costs: a comparison for each of the kernel's about ten calls a connection; what `state.rs` costs for two of them.
 
 use core::ffi::c_void;
 
@@ -15,8 +15,11 @@ use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
 
 use observer_common::label::Role;
 
-use super::lifecycle;
-use crate::floor::empty;
+use crate::{
+    floor::empty,
+    socket::{lifecycle, storage},
+    stream::note,
+};
 
 // enum in linux/bpf.h, stable.
 const CONNECT: u32 = 3;
@@ -24,9 +27,10 @@ const ACTIVE_ESTABLISHED: u32 = 4;
 const PASSIVE_ESTABLISHED: u32 = 5;
 const STATE: u32 = 10;
 /// `BPF_SOCK_OPS_STATE_CB_FLAG`
-pub(super) const STATE_FLAG: i32 = 1 << 2;
+pub(crate) const STATE_FLAG: i32 = 1 << 2;
 /// `BPF_TCP_CLOSE`
 const CLOSE: u32 = 7;
+const AF_INET: u32 = 2;
 /// The kernel goes on.
 const PASS: u32 = 1;
 
@@ -40,22 +44,46 @@ pub(crate) fn socket_callback(ctx: SockOpsContext) -> u32 {
         CONNECT => watch(&ctx),
         op @ (ACTIVE_ESTABLISHED | PASSIVE_ESTABLISHED) => {
             watch(&ctx);
-            if let Some(sk) = socket(&ctx) {
-                let role = if op == ACTIVE_ESTABLISHED { Role::Client } else { Role::Server };
-                lifecycle::established_as(sk, role);
-            }
+            established(&ctx, op == PASSIVE_ESTABLISHED);
         }
         STATE if ctx.arg(1) == CLOSE => {
             let old = ctx.arg(0) as i32;
-            if let Some(sk) = socket(&ctx) {
+            let Some(sk) = socket(&ctx) else { return PASS };
+            // SAFETY: the hook's socket.
+            if let Some(conn) = unsafe { storage::get(sk) } {
                 // SAFETY: a context field.
                 let unanswered = unsafe { (*ctx.ops).packets_out } != 0;
-                lifecycle::closed(sk, old, unanswered);
+                note::forget(conn);
+                lifecycle::closed(conn, old, unanswered);
             }
         }
         _ => {}
     }
     PASS
+}
+
+#[inline(always)]
+fn established(ctx: &SockOpsContext, accepted: bool) {
+    let Some(sk) = socket(ctx) else { return };
+    // SAFETY: the hook's socket.
+    let Some(conn) = (unsafe { storage::get_or_create(sk) }) else { return };
+    lifecycle::established(conn, if accepted { Role::Server } else { Role::Client });
+    if accepted {
+        note::give(conn, peer(ctx));
+    }
+}
+
+/// The peer, as `stream/packet.rs` has it.
+#[inline(always)]
+fn peer(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: context fields; addresses and the port are in network order.
+    let (family, v4, v6, port) = unsafe {
+        ((*ctx.ops).family, (*ctx.ops).remote_ip4, (*ctx.ops).remote_ip6[3], (*ctx.ops).remote_port)
+    };
+    let address = u32::from_be(if family == AF_INET { v4 } else { v6 });
+    // The port is in the upper half of the word as the network has it.
+    let port = u32::from_be(port) & 0xffff;
+    u64::from(address) << 16 | u64::from(port)
 }
 
 #[inline(always)]

@@ -1,17 +1,18 @@
 //! Reads the IP and TCP headers of a segment at the `cgroup_skb` hooks, where the packet starts at its IP header.
 
-use core::arch::asm;
+use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
-use observer_common::wire::loss::Loss;
+use observer_common::{CHUNK, source::Source, wire::loss::Loss};
 
-use crate::accounting::losses::lost;
+use super::{job::Job, scratch::Scratches};
+use crate::{accounting::losses::lost, maps::Scratch};
 
 /// TCP flag bits.
-pub(super) const FIN: u8 = 0x01;
-pub(super) const SYN: u8 = 0x02;
-pub(super) const RST: u8 = 0x04;
-pub(super) const ACK: u8 = 0x10;
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const ACK: u8 = 0x10;
 
 const IPPROTO_TCP: u8 = 6;
 /// IPv6 extension headers that are skipped at most (RFC 8200 names six kinds).
@@ -19,15 +20,15 @@ const MAX_EXTENSIONS: usize = 6;
 
 /// What the segment programs need of a TCP segment.
 #[derive(Clone, Copy)]
-pub(super) struct Segment {
+pub(crate) struct Segment {
     /// Sequence number of the first payload byte.
-    pub(super) seq: u32,
+    pub(crate) seq: u32,
     /// Bytes of payload.
-    pub(super) payload: u32,
+    pub(crate) payload: u32,
     /// Offset of the payload from the IP header.
-    pub(super) offset: u32,
+    pub(crate) offset: u32,
     /// TCP flags.
-    pub(super) flags: u8,
+    pub(crate) flags: u8,
 }
 
 /// The byte at `data + offset`; the caller has compared the range with the packet's end.
@@ -45,7 +46,7 @@ unsafe fn byte(data: usize, offset: usize) -> u8 {
 /// Headers are in the linear part here: the stack has pulled them on the way in and built them on the way out. The
 /// length comes from the buffer, since BIG TCP leaves the IP header's length field at 0.
 #[inline(always)]
-pub(super) fn segment(skb: *mut __sk_buff) -> Option<Segment> {
+pub(crate) fn segment(skb: *mut __sk_buff) -> Option<Segment> {
     // SAFETY: context fields, rewritten by the verifier.
     let (data, end, length) =
         unsafe { ((*skb).data as usize, (*skb).data_end as usize, (*skb).len) };
@@ -84,6 +85,8 @@ pub(super) fn segment(skb: *mut __sk_buff) -> Option<Segment> {
         )
     };
     let offset = ip as u32 + (u32::from(words) << 2);
+    // A SYN takes a sequence number of its own, before what it carries.
+    let seq = seq.wrapping_add(u32::from(flags & SYN != 0));
     Some(Segment { seq, payload: length.saturating_sub(offset), offset, flags })
 }
 
@@ -95,7 +98,7 @@ pub(super) fn segment(skb: *mut __sk_buff) -> Option<Segment> {
 /// # Safety
 /// `to` has room for `MAX` bytes.
 #[inline(always)]
-pub(super) unsafe fn load<const MAX: u32>(
+pub(crate) unsafe fn load<const MAX: u32>(
     skb: *mut __sk_buff,
     offset: u32,
     to: *mut u8,
@@ -137,4 +140,75 @@ fn extensions(skb: *mut __sk_buff, first: u8) -> Option<usize> {
     }
     // The largest chain of six is below 16 KiB; the mask shows the verifier the bound.
     if next == IPPROTO_TCP { Some(offset as usize & 0x3fff) } else { None }
+}
+
+/// The port, and the last four bytes of the address, that a segment comes from: what tells two peers of a listener apart.
+#[inline(always)]
+pub(crate) fn peer(skb: *mut __sk_buff) -> Option<u64> {
+    // SAFETY: context fields, rewritten by the verifier.
+    let (data, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
+    if data + 40 > end {
+        return None;
+    }
+    // SAFETY: 40 bytes were compared with the end.
+    let (address, ip) = unsafe {
+        let first = byte(data, 0);
+        let at = if first >> 4 == 4 { 12 } else { 20 };
+        let address = [byte(data, at), byte(data, at + 1), byte(data, at + 2), byte(data, at + 3)];
+        (
+            u32::from_be_bytes(address),
+            if first >> 4 == 4 { usize::from(first & 0x0f) << 2 } else { 40 },
+        )
+    };
+    let tcp = data + ip;
+    if tcp + 20 > end {
+        return None;
+    }
+    // SAFETY: 20 bytes from `tcp` were compared with the end.
+    let port = unsafe { u16::from_be_bytes([byte(tcp, 0), byte(tcp, 1)]) };
+    Some(u64::from(address) << 16 | u64::from(port))
+}
+
+/// A packet's payload, the position being the job's in the control buffer.
+pub(crate) struct Packet(pub(crate) *mut __sk_buff);
+
+impl Source for Packet {
+    #[inline(always)]
+    fn left(&self) -> u32 {
+        Job::left(self.0)
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, bytes: u32) {
+        Job::advance(self.0, bytes);
+    }
+
+    #[inline(always)]
+    fn peek(&self, wanted: u32) -> Option<[u64; 2]> {
+        let mut words = MaybeUninit::<[u64; 2]>::uninit();
+        let start: *mut u64 = words.as_mut_ptr().cast();
+        // SAFETY: two words on the stack; written one by one, since LLVM would call a loop for an array. Together
+        // they have room for 16 bytes.
+        unsafe {
+            start.write_volatile(0);
+            start.add(1).write_volatile(0);
+            load::<16>(self.0, Job::offset(self.0), start.cast(), wanted)
+                .then(|| words.assume_init())
+        }
+    }
+}
+
+impl Scratches for Packet {
+    #[inline(always)]
+    fn fill(&self, scratch: *mut Scratch, wanted: u32) -> bool {
+        // SAFETY: the scratch has CHUNK bytes.
+        unsafe {
+            load::<{ CHUNK as u32 }>(
+                self.0,
+                Job::offset(self.0),
+                (&raw mut (*scratch).bytes).cast(),
+                wanted,
+            )
+        }
+    }
 }

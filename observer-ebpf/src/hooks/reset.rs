@@ -5,22 +5,22 @@
 //!   refuse a program that reads it: there the variant without it is loaded.
 //! - Context: softirq or task. A received reset comes before CLOSE; the reset of an abort (`tcp_close` with data unread,
 //!   `SO_LINGER` 0) after it, that of a keep-alive time-out before it.
-//! - Minimum kernel: as `lifecycle.rs`.
+//! - Minimum kernel: as `state.rs`.
 //! - Writes: the socket's flags, the cell; counts the end of an aborted connection.
-//! - Misses: what the kernel skips (see `lifecycle.rs`): a received reset is then told by its segment, the cause of a sent
+//! - Misses: what the kernel skips (see `state.rs`): a received reset is then told by its segment, the cause of a sent
 //!   one is lost; resets without a full socket (nobody listens, `TIME_WAIT`), since there is no socket to attribute.
 //! - Costs: a storage look-up and one or two atomic adds for each reset.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use observer_common::{
-    label::{Reason, ResetCause},
-    wire::conn::{Conn, flag, kind},
-};
+use observer_common::{label::ResetCause, wire::conn::flag};
 
-use super::lifecycle;
-use crate::{accounting::add, floor::empty, maps::RESET_CAUSES, storage};
+use crate::{
+    floor::empty,
+    maps::RESET_CAUSES,
+    socket::{lifecycle, storage},
+};
 
 /// The peer reset the connection.
 #[btf_tracepoint(function = "tcp_receive_reset")]
@@ -32,7 +32,7 @@ pub(crate) fn reset_received(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the hook's socket argument.
     if let Some(conn) = unsafe { storage::get(sk) } {
         // Counted with the connection's end.
-        storage::mark(conn, flag::RESET_PEER);
+        conn.mark(flag::RESET_PEER);
     }
     0
 }
@@ -59,25 +59,7 @@ fn sent(sk: *const c_void, cause: u8) {
         return;
     }
     // SAFETY: the hook's socket argument; the helper has no storage for what is no full socket.
-    let Some(conn) = (unsafe { storage::get(sk) }) else { return };
-    if conn.kind == kind::LISTENER || conn.kind == kind::NEW {
-        return;
+    if let Some(conn) = unsafe { storage::get(sk) } {
+        lifecycle::reset_sent(conn, cause);
     }
-    // An answer to an older connection's segment does not end the attempt to connect that has met it.
-    if conn.kind == kind::CONNECTING {
-        return add::reset_sent(conn, cause);
-    }
-    noted(conn, cause);
-    if conn.kind == kind::ABORTING {
-        let unread = cause == ResetCause::AbortOnClose as u8;
-        lifecycle::finish(conn, if unread { Reason::Aborted } else { Reason::ResetLocal });
-    }
-}
-
-/// Notes and counts a reset of ours.
-#[inline(always)]
-pub(super) fn noted(conn: &mut Conn, cause: u8) {
-    storage::mark(conn, flag::RESET_LOCAL);
-    conn.reset_cause = cause;
-    add::reset_sent(conn, cause);
 }

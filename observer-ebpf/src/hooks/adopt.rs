@@ -11,10 +11,12 @@
 use core::ffi::{c_int, c_void};
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_getsockopt, bpf_setsockopt};
-use observer_common::wire::conn::{Conn, NO_CELL, flag, kind};
+use observer_common::wire::conn::{Conn, NO_CELL, flag, phase};
 
 use super::callbacks::STATE_FLAG;
-use crate::{accounting::transitions, floor::empty, maps::FOUND, storage};
+use crate::{
+    accounting::transitions, floor::empty, maps::FOUND, memory::shared::Shared, socket::storage,
+};
 
 const IPPROTO_TCP: c_int = 6;
 /// `TCP_BPF_SOCK_OPS_CB_FLAGS`, linux/bpf.h.
@@ -48,7 +50,7 @@ pub(crate) extern "C" fn adopt_socket(ctx: *const c_void) -> i32 {
     }
     // SAFETY: as above.
     let Some(conn) = (unsafe { storage::get_or_copy(sk, found) }) else { return 0 };
-    if conn.kind == kind::ESTABLISHED && conn.flags & flag::ADOPTED != 0 {
+    if conn.phase() == phase::ESTABLISHED && conn.has(flag::ADOPTED) {
         transitions::adopt(conn);
         watch(sk);
     }
@@ -57,18 +59,21 @@ pub(crate) extern "C" fn adopt_socket(ctx: *const c_void) -> i32 {
 
 /// A connection that was established while the programs were being attached, and has had no segment since.
 #[inline(always)]
-fn attribute(conn: &mut Conn, found: &Conn) {
-    if conn.kind != kind::ESTABLISHED || conn.flags & flag::CONFIRMED != 0 {
+fn attribute(conn: Shared, found: &Conn) {
+    if conn.phase() != phase::ESTABLISHED || conn.has(flag::CONFIRMED) {
         return;
     }
-    conn.cookie = found.cookie;
-    conn.cgroup = found.cgroup;
-    conn.port = found.port;
-    conn.local_port = found.local_port;
-    conn.peer_port = found.peer_port;
-    conn.local_addr = found.local_addr;
-    conn.peer_addr = found.peer_addr;
-    storage::mark(conn, flag::CONFIRMED | flag::ADDRESSED);
+    conn.set_cookie(found.cookie);
+    conn.set_cgroup(found.cgroup);
+    conn.set_port(found.port);
+    conn.set_local_port(found.local_port);
+    conn.set_peer_port(found.peer_port);
+    // SAFETY: places within the state that are read once the connection is counted.
+    unsafe {
+        (*conn.as_ptr()).local_addr = found.local_addr;
+        (*conn.as_ptr()).peer_addr = found.peer_addr;
+    }
+    conn.mark(flag::CONFIRMED | flag::ADDRESSED);
     transitions::open(conn, NO_CELL);
 }
 

@@ -9,12 +9,12 @@
 
 use core::{ffi::c_void, ptr};
 
-use observer_common::wire::conn::{Conn, kind};
+use observer_common::wire::conn::{Conn, phase};
 
 use crate::{
-    atomic,
     floor::empty,
     maps::{CENSUS, WALKS},
+    memory::atomic,
 };
 
 /// `struct bpf_iter__bpf_sk_storage_map`: pointers that the verifier knows; the last is the socket's state.
@@ -39,16 +39,16 @@ pub(crate) extern "C" fn count_state(ctx: *const c_void) -> i32 {
         WALKS.get_ptr_mut(0)
     } else {
         // SAFETY: aligned words of the state, which the read section keeps.
-        let (kind, cell) = unsafe {
+        let (phase, cell) = unsafe {
             (
-                ptr::read_volatile(&raw const (*conn).kind),
+                ptr::read_volatile(&raw const (*conn).phase),
                 ptr::read_volatile(&raw const (*conn).cell),
             )
         };
-        match kind {
+        match phase {
             // A connection that is over is in no cell, and the look-up fails; before its birth is counted it has one that it
             // is not counted in.
-            kind::COUNTED | kind::ABORTING | kind::CLOSED => CENSUS.get_ptr_mut(cell),
+            phase::COUNTED | phase::ABORTING | phase::CLOSED => CENSUS.get_ptr_mut(cell),
             _ => None,
         }
     };

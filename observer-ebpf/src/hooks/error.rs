@@ -11,8 +11,10 @@
 
 use core::ffi::c_void;
 
-use super::lifecycle;
-use crate::{floor::empty, storage};
+use crate::{
+    floor::empty,
+    socket::{lifecycle, storage},
+};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 /// See the module.

@@ -1,0 +1,9 @@
+//! The kernel's hooks, one file for each family: arguments in, one call out.
+
+mod adopt;
+pub(crate) mod callbacks;
+mod error;
+mod reconcile;
+mod reset;
+mod segment;
+mod state;

@@ -1,0 +1,4 @@
+//! Memory that other processors write at the same time, and the instructions for it.
+
+pub(crate) mod atomic;
+pub(crate) mod shared;

@@ -1,0 +1,277 @@
+//! Kept segments: entries and blocks taken and freed, lists, and their bytes as a [`Source`].
+
+use core::ptr;
+
+use aya_ebpf::{bindings::__sk_buff, btf_maps::Queue};
+use observer_common::{
+    CHUNK,
+    source::Source,
+    wire::kept::{COUNTED, Kept, LARGE, LARGE_BYTES, PER_STREAM, SMALL},
+};
+
+use super::{claim::Claimed, job::Job, packet, scratch::Scratches};
+use crate::{
+    maps::{KEPT, KEPT_FREE, LARGE_BLOCKS, LARGE_FREE, PENDING, SMALL_BLOCKS, SMALL_FREE, Scratch},
+    memory::atomic,
+};
+
+/// The entry of an index plus one.
+#[inline(always)]
+pub(crate) fn entry(index: u32) -> Option<*mut Kept> {
+    KEPT.get_ptr_mut(index.wrapping_sub(1))
+}
+
+/// Whether any segment of any connection is kept.
+#[inline(always)]
+pub(crate) fn is_any() -> bool {
+    PENDING.get(0).is_some_and(|kept| *kept != 0)
+}
+
+/// Takes an entry; its index plus one.
+#[inline(always)]
+pub(crate) fn take() -> Option<(u32, *mut Kept)> {
+    let index = pop(&KEPT_FREE)?;
+    let entry = entry(index)?;
+    if let Some(pending) = PENDING.get_ptr_mut(0) {
+        // SAFETY: an aligned word of a map value.
+        unsafe { atomic::add(pending, 1) };
+    }
+    Some((index, entry))
+}
+
+/// Frees an entry, its index plus one, and its block.
+#[inline(always)]
+pub(crate) fn free(index: u32) {
+    let Some(entry) = entry(index) else { return };
+    // SAFETY: an entry that is in no list.
+    free_block(unsafe { (*entry).block });
+    let _ = KEPT_FREE.push(index, 0);
+    if let Some(pending) = PENDING.get_ptr_mut(0) {
+        // SAFETY: an aligned word of a map value.
+        unsafe { atomic::add(pending, u64::MAX) };
+    }
+}
+
+#[inline(always)]
+fn free_block(block: u32) {
+    if block & LARGE != 0 {
+        let _ = LARGE_FREE.push(block & !LARGE, 0);
+    } else if block != 0 {
+        let _ = SMALL_FREE.push(block, 0);
+    }
+}
+
+#[inline(always)]
+fn pop<const N: usize>(queue: &Queue<u32, N>) -> Option<u32> {
+    queue.pop().ok().flatten()
+}
+
+/// Copies the job's bytes, of which there are some, into a block, and says which; `None` if there is no room or they cannot be
+/// read.
+#[inline(always)]
+pub(crate) fn copy(skb: *mut __sk_buff) -> Option<u32> {
+    let (offset, length) = (Job::offset(skb), Job::left(skb));
+    if length as usize <= SMALL {
+        let block = pop(&SMALL_FREE)?;
+        let Some(room) = SMALL_BLOCKS.get_ptr_mut(block.wrapping_sub(1)) else { return None };
+        // SAFETY: the block has as many bytes.
+        if unsafe {
+            packet::load::<{ SMALL as u32 }>(skb, offset, (&raw mut (*room).bytes).cast(), length)
+        } {
+            return Some(block);
+        }
+        free_block(block);
+        return None;
+    }
+    if length as usize > LARGE_BYTES {
+        return None;
+    }
+    let block = pop(&LARGE_FREE)?;
+    let Some(room) = LARGE_BLOCKS.get_ptr_mut(block.wrapping_sub(1)) else { return None };
+    // SAFETY: the block has as many bytes.
+    if unsafe {
+        packet::load::<{ LARGE_BYTES as u32 }>(skb, offset, (&raw mut (*room).bytes).cast(), length)
+    } {
+        return Some(block | LARGE);
+    }
+    free_block(block | LARGE);
+    None
+}
+
+/// Puts an entry before the stream's others; false if the stream has as many as it may have.
+#[inline(always)]
+pub(crate) fn push(claimed: &mut Claimed, index: u32, entry: *mut Kept) -> bool {
+    let count = claimed.conn().kept_count(claimed.is_request());
+    // SAFETY: the claim makes the count exclusive, and the entry is in no list.
+    unsafe {
+        if *count >= PER_STREAM as u32 {
+            return false;
+        }
+        *count += 1;
+        (*entry).next = claimed.kept();
+    }
+    claimed.set_kept(index);
+    true
+}
+
+/// The entry of the stream whose bytes come first.
+pub(crate) struct First {
+    pub(crate) index: u32,
+    pub(crate) entry: *mut Kept,
+    before: u32,
+}
+
+/// Looks for the entry of the stream whose bytes come first.
+#[inline(always)]
+pub(crate) fn first(claimed: &Claimed) -> Option<First> {
+    let next_seq = claimed.next_seq();
+    let (mut at, mut before) = (claimed.kept(), 0);
+    let (mut found, mut found_before, mut nearest) = (0, 0, i32::MAX);
+    for _ in 0..PER_STREAM {
+        let Some(entry) = entry(at) else { break };
+        // SAFETY: an entry of a list that the claim makes exclusive.
+        let (seq, next) = unsafe { ((*entry).seq, (*entry).next) };
+        let distance = seq.wrapping_sub(next_seq).cast_signed();
+        if distance < nearest {
+            (found, found_before, nearest) = (at, before, distance);
+        }
+        (before, at) = (at, next);
+    }
+    Some(First { index: found, entry: entry(found)?, before: found_before })
+}
+
+/// Takes the entry out of the stream's list.
+#[inline(always)]
+pub(crate) fn unlink(claimed: &mut Claimed, first: &First) {
+    // SAFETY: an entry of a list that the claim makes exclusive.
+    let next = unsafe { (*first.entry).next };
+    match entry(first.before) {
+        // SAFETY: as above.
+        Some(before) => unsafe { (*before).next = next },
+        None => claimed.set_kept(next),
+    }
+    let count = claimed.conn().kept_count(claimed.is_request());
+    // SAFETY: the claim makes it exclusive.
+    unsafe { *count = (*count).saturating_sub(1) };
+}
+
+/// Frees all of the stream's entries, and what was handed over. Whether one of them waited only to be read.
+#[inline(always)]
+pub(crate) fn free_all(claimed: &mut Claimed) -> bool {
+    let mut unread = false;
+    for list in [claimed.take_inbox(), claimed.kept()] {
+        let mut at = list;
+        for _ in 0..PER_STREAM {
+            let Some(entry) = entry(at) else { break };
+            // SAFETY: an entry of a list that is ours.
+            let (next, flags) = unsafe { ((*entry).next, (*entry).flags) };
+            unread |= flags & COUNTED != 0;
+            free(at);
+            at = next;
+        }
+    }
+    claimed.set_kept(0);
+    // SAFETY: the claim makes it exclusive.
+    unsafe { *claimed.conn().kept_count(claimed.is_request()) = 0 };
+    unread
+}
+
+/// A kept segment's bytes: from a block, the position being the job's in the control buffer.
+pub(crate) struct KeptBytes {
+    skb: *mut __sk_buff,
+    block: Where,
+}
+
+/// Where the bytes are.
+#[derive(Clone, Copy)]
+enum Where {
+    Small(*const u8),
+    Large(*const u8),
+}
+
+impl KeptBytes {
+    /// The bytes of the kept segment of the job.
+    #[inline(always)]
+    pub(crate) fn of_job(skb: *mut __sk_buff) -> Option<Self> {
+        let entry = entry(Job::kept(skb))?;
+        // SAFETY: an entry that the chain of this program works on.
+        let block = unsafe { (*entry).block };
+        let block = if block & LARGE != 0 {
+            Where::Large(LARGE_BLOCKS.get_ptr((block & !LARGE).wrapping_sub(1))?.cast())
+        } else {
+            Where::Small(SMALL_BLOCKS.get_ptr(block.wrapping_sub(1))?.cast())
+        };
+        Some(Self { skb, block })
+    }
+
+    /// Two words from `offset` on, whatever they are aligned to.
+    #[inline(always)]
+    fn words(&self, offset: u32) -> [u64; 2] {
+        // SAFETY: the offset is masked to the block, behind which there are two more words.
+        unsafe {
+            let start = match self.block {
+                Where::Small(start) => start.add(offset as usize & (SMALL - 1)),
+                Where::Large(start) => start.add(offset as usize & (LARGE_BYTES - 1)),
+            };
+            unaligned(start)
+        }
+    }
+}
+
+/// # Safety
+/// 16 bytes at `start` can be read.
+#[inline(always)]
+unsafe fn unaligned(start: *const u8) -> [u64; 2] {
+    let (low, high): (u64, u64);
+    // Two loads: for an unaligned read LLVM would emit one for each byte. All of BPF's targets with a just-in-time compiler
+    // that this program is used on read unaligned words.
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::arch::asm!(
+            "{low} = *(u64 *)({start} + 0)",
+            "{high} = *(u64 *)({start} + 8)",
+            start = in(reg) start, low = out(reg) low, high = lateout(reg) high,
+        );
+    }
+    [low, high]
+}
+
+impl Source for KeptBytes {
+    #[inline(always)]
+    fn left(&self) -> u32 {
+        Job::left(self.skb)
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, bytes: u32) {
+        Job::advance(self.skb, bytes);
+    }
+
+    #[inline(always)]
+    fn peek(&self, wanted: u32) -> Option<[u64; 2]> {
+        let [low, high] = self.words(Job::offset(self.skb));
+        // Nothing behind the last byte.
+        let mask = |bytes: u32| {
+            let bits = 8 * (bytes & 7);
+            if bytes >= 8 { u64::MAX } else { (1 << bits) - 1 }
+        };
+        Some([low & mask(wanted), high & mask(wanted.saturating_sub(8))])
+    }
+}
+
+impl Scratches for KeptBytes {
+    #[inline(always)]
+    fn fill(&self, scratch: *mut Scratch, _: u32) -> bool {
+        let from = Job::offset(self.skb);
+        for i in (0..CHUNK).step_by(16) {
+            let words = self.words(from + i as u32);
+            // SAFETY: within the array, whose length is a multiple of 16; the scratch is aligned to eight bytes.
+            unsafe {
+                let to: *mut u64 = (&raw mut (*scratch).bytes).cast::<u8>().add(i).cast();
+                ptr::write_volatile(to, words[0]);
+                ptr::write_volatile(to.add(1), words[1]);
+            }
+        }
+        true
+    }
+}

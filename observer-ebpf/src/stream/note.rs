@@ -1,0 +1,76 @@
+//! The first payload of a connection whose handshake it completes (`TCP_DEFER_ACCEPT`, a lost ACK, data in the SYN): it passes
+//! the listener's hook, is kept, and goes to the child that it makes, in the same softirq on the same processor.
+
+use aya_ebpf::bindings::__sk_buff;
+use observer_common::{
+    stream::mode,
+    wire::{conn::phase, loss::Loss},
+};
+
+use super::{
+    claim::{Claim, claim},
+    kept, packet,
+};
+use crate::{accounting::losses::lost, maps::NOTE, memory::shared::Shared};
+
+/// Notes the kept segment for the child of its peer. One that no child has taken is let go.
+#[inline(always)]
+pub(super) fn put(skb: *mut __sk_buff, kept: Option<u32>) {
+    let Some(note) = NOTE.get_ptr_mut(0) else { return };
+    // SAFETY: this processor's element, used within a softirq.
+    let before = unsafe { (*note).kept };
+    if before != 0 {
+        kept::free(before);
+    }
+    // SAFETY: as above.
+    unsafe {
+        (*note).kept = kept.unwrap_or(0);
+        (*note).peer = packet::peer(skb).unwrap_or(0);
+    }
+}
+
+/// Gives what was noted to a connection of that peer that has just been accepted.
+#[inline(always)]
+pub(crate) fn give(conn: Shared, peer: u64) {
+    let Some(note) = NOTE.get_ptr_mut(0) else { return };
+    // SAFETY: this processor's element, used within a softirq.
+    let (index, of) = unsafe { ((*note).kept, (*note).peer) };
+    if index == 0 || of != peer || conn.phase() != phase::COUNTED {
+        return;
+    }
+    // SAFETY: as above.
+    unsafe { (*note).kept = 0 };
+    let Some(entry) = kept::entry(index) else { return };
+    // A segment that is faster than this finds the claim taken and hands itself over.
+    let (Claim::Alone(mut claimed) | Claim::WithInbox(mut claimed)) = claim(conn, true) else {
+        return kept::free(index);
+    };
+    // SAFETY: the entry is in no list.
+    claimed.set_next_seq(unsafe { (*entry).seq });
+    if !kept::push(&mut claimed, index, entry) {
+        kept::free(index);
+    }
+    claimed.abandon();
+}
+
+/// Lets go of what is kept of a connection that is over.
+#[inline(always)]
+pub(crate) fn forget(conn: Shared) {
+    if !kept::is_any() {
+        return;
+    }
+    for request in [true, false] {
+        if !conn.has_kept(request) {
+            continue;
+        }
+        let (Claim::Alone(mut claimed) | Claim::WithInbox(mut claimed)) = claim(conn, request)
+        else {
+            continue;
+        };
+        let followed = !matches!(claimed.parser().mode, mode::OFF | mode::WAIT);
+        if kept::free_all(&mut claimed) && followed {
+            lost(Loss::Gap);
+        }
+        claimed.abandon();
+    }
+}

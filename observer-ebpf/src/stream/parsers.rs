@@ -1,0 +1,246 @@
+//! The parsers that are tail-called: one program for each protocol and source.
+//!
+//! - Hook: none of their own; `cgroup_skb` programs reached through the program array, in the caller's context.
+//! - Minimum kernel: as `hooks/segment.rs`. They are loaded without an attach type, since kernels from 6.18 on refuse tail
+//!   calls between programs of different attach types.
+//! - Writes: the stream, which is claimed; the cell when a protocol is recognised or a message passes.
+//! - Misses: nothing of one segment. What exceeds one run is kept, and goes on at the connection's next event.
+//! - Costs: about 2 ns a byte of a head, 20 ns a frame; nothing for a body.
+
+use aya_ebpf::{bindings::__sk_buff, macros::cgroup_skb, programs::SkBuffContext};
+use observer_common::{
+    framing::{Framing, follow},
+    protocol::{
+        Protocol,
+        automaton::{REQUEST_FIRST, Run},
+        http1::exchange::{self, Facts, Outcome},
+        http2::Verdict,
+        proxy,
+        websocket::WebSocket,
+    },
+    source::Source,
+    stream::{Parser, flag, mode, order as ask, program},
+    wire::kept::COUNTED,
+};
+
+use super::{
+    claim::Claimed,
+    job::{self, Job, Why},
+    kept::{self, KeptBytes},
+    order,
+    packet::Packet,
+    scratch::{Chunk, Scratches, length},
+};
+use crate::{
+    accounting::{add::ProtocolBlock, transitions},
+    memory::shared::Shared,
+};
+
+const PASS: i32 = 1;
+/// WebSocket frames that one run follows in a packet: 29 runs get through the largest one, of 64 KiB, if all are empty.
+const FRAMES: usize = 1_160;
+/// WebSocket frames that one run follows in a kept segment, for which it is verified twice.
+const KEPT_FRAMES: usize = 580;
+
+/// The parser programs of a protocol: one for packets, one for kept segments.
+macro_rules! parser {
+    ($(#[$meta:meta])* $packet:ident, $kept:ident => $run:ident $(, $limit:ident, $kept_limit:ident)?) => {
+        $(#[$meta])*
+        #[cgroup_skb]
+        pub(crate) fn $packet(ctx: SkBuffContext) -> i32 {
+            $run(&ctx, Packet(ctx.skb.skb) $(, $limit)?);
+            PASS
+        }
+
+        $(#[$meta])*
+        #[cgroup_skb]
+        pub(crate) fn $kept(ctx: SkBuffContext) -> i32 {
+            match KeptBytes::of_job(ctx.skb.skb) {
+                Some(source) => $run(&ctx, source $(, $kept_limit)?),
+                None => give_up(&ctx),
+            }
+            PASS
+        }
+    };
+}
+
+parser! {
+    /// Heads of requests and responses, and the first bytes of everything.
+    parse_http1, parse_http1_kept => heads
+}
+
+parser! {
+    /// Frames of a client's HTTP/2 stream up to its first request.
+    parse_http2, parse_http2_kept => http2
+}
+
+parser! {
+    /// Segments with more WebSocket frames than the segment programs follow themselves.
+    parse_websocket, parse_websocket_kept => websocket, FRAMES, KEPT_FRAMES
+}
+
+parser! {
+    /// The header of the PROXY protocol, version 2.
+    parse_proxy, parse_proxy_kept => proxy_header
+}
+
+#[inline(always)]
+fn claimed(ctx: &SkBuffContext) -> Option<Claimed> {
+    Some(Claimed::held(order::state(ctx)?, Job::is_request(ctx.skb.skb)))
+}
+
+#[inline(always)]
+fn heads(ctx: &SkBuffContext, source: impl Scratches) {
+    let skb = ctx.skb.skb;
+    let Some(mut before) = claimed(ctx) else { return };
+    let state = before.parser().state;
+    let Some((chunk, bytes)) = Chunk::load(skb, &source) else { return give_up(ctx) };
+    let run = chunk.run(state, bytes);
+    chunk.release();
+    // Taken anew: after the loop the verifier knows too much of the old one, see `Scratch`.
+    let Some(mut claimed) = claimed(ctx) else { return };
+    let outcome = conclude(&mut claimed, run);
+    Job::advance(skb, if outcome.rest_is_void { length(skb) } else { run.at as u32 });
+    proceed(ctx, claimed);
+}
+
+/// Draws the conclusions from a run of the automaton, and counts a change of protocol.
+#[inline(always)]
+fn conclude(claimed: &mut Claimed, run: Run) -> Outcome {
+    let (conn, request) = (claimed.conn(), claimed.is_request());
+    let mut outcome = Outcome { rest_is_void: true, order: ask::NONE };
+    let before = *claimed.parser();
+    // The other stream may change the facts at the same time; it does so once or twice in a connection.
+    for _ in 0..3 {
+        let word = conn.facts_word();
+        let old = Facts::from_word(word);
+        let mut facts = old;
+        let mut parser = before;
+        outcome = exchange::conclude(request, &mut parser, &mut facts, run);
+        if facts == old || conn.swap_facts(word, facts) {
+            *claimed.parser() = parser;
+            settle(conn, request, old.protocol, facts.protocol, outcome);
+            break;
+        }
+    }
+    outcome
+}
+
+#[inline(always)]
+fn settle(conn: Shared, request: bool, before: u8, found: u8, outcome: Outcome) {
+    if outcome.order != ask::NONE {
+        conn.ask(!request, outcome.order);
+    }
+    if before != found {
+        transitions::transition(conn, before);
+    }
+}
+
+#[inline(always)]
+fn http2(ctx: &SkBuffContext, source: impl Scratches) {
+    let skb = ctx.skb.skb;
+    let Some(mut before) = claimed(ctx) else { return };
+    let Some((chunk, bytes)) = Chunk::load(skb, &source) else { return give_up(ctx) };
+    let verdict = chunk.follow(before.parser(), bytes);
+    let Some(mut claimed) = claimed(ctx) else { return chunk.release() };
+    let used = chunk.hand_out(claimed.parser());
+    chunk.release();
+    Job::advance(skb, used);
+    if verdict != Verdict::Open {
+        claimed.parser().mode = mode::OFF;
+    }
+    if verdict == Verdict::Grpc {
+        let conn = claimed.conn();
+        let word = conn.facts_word();
+        let facts = Facts { protocol: Protocol::Grpc as u8, ..Facts::from_word(word) };
+        // Nothing else changes the facts of an HTTP/2 connection.
+        if conn.swap_facts(word, facts) {
+            transitions::transition(conn, Protocol::Http2 as u8);
+        }
+    }
+    proceed(ctx, claimed);
+}
+
+#[inline(always)]
+fn websocket(ctx: &SkBuffContext, mut source: impl Source, frames: usize) {
+    let Some(mut claimed) = claimed(ctx) else { return };
+    let mut tally = Default::default();
+    follow::<WebSocket>(&mut source, claimed.parser(), &mut tally, frames);
+    let (conn, request) = (claimed.conn(), claimed.is_request());
+    WebSocket::record(tally, conn.direction(request), &mut ProtocolBlock(conn));
+    proceed(ctx, claimed);
+}
+
+#[inline(always)]
+fn proxy_header(ctx: &SkBuffContext, mut source: impl Source) {
+    let Some(mut claimed) = claimed(ctx) else { return };
+    if proxy::follow(&mut source, claimed.parser()) {
+        let parser = claimed.parser();
+        *parser = Parser {
+            mode: mode::HTTP1,
+            state: REQUEST_FIRST,
+            flags: parser.flags & (flag::SYNCED | flag::PARKED),
+            ..Parser::default()
+        };
+    }
+    proceed(ctx, claimed);
+}
+
+/// Goes on with what is left of the job, in whatever mode the stream is in now.
+#[inline(always)]
+pub(crate) fn proceed(ctx: &SkBuffContext, mut claimed: Claimed) {
+    let skb = ctx.skb.skb;
+    let parser = *claimed.parser();
+    if Job::left(skb) == 0 || parser.mode == mode::OFF {
+        let kept = Job::kept(skb);
+        if kept != 0 {
+            kept::free(kept);
+        }
+        return order::finish(ctx, claimed);
+    }
+    let waits = parser.mode == mode::WAIT;
+    if !waits && job::may_parse(skb) {
+        let of_kept = if Job::kept(skb) == 0 { 0 } else { program::OF_KEPT };
+        job::call(ctx, of_kept + u32::from(parser.mode));
+    }
+    if Job::kept(skb) == 0 {
+        job::because(skb, Why::Rest);
+        job::call(ctx, program::KEEP);
+        return claimed.abandon();
+    }
+    put_back(skb, &mut claimed);
+    job::call(ctx, program::DRAIN);
+    claimed.abandon();
+}
+
+/// Puts what is left of the job's kept segment back among the stream's.
+#[inline(always)]
+pub(super) fn put_back(skb: *mut __sk_buff, claimed: &mut Claimed) {
+    let job = Job::take(skb);
+    let Some(entry) = kept::entry(job.kept) else { return };
+    // SAFETY: an entry that is in no list.
+    unsafe {
+        (*entry).seq = job.seq;
+        (*entry).len = job.left;
+        (*entry).from = job.offset;
+        (*entry).flags = COUNTED;
+    }
+    claimed.parser().flags |= flag::PARKED;
+    if !kept::push(claimed, job.kept, entry) {
+        kept::free(job.kept);
+        order::desync(claimed);
+    }
+}
+
+/// The bytes of the job cannot be read.
+#[inline(always)]
+fn give_up(ctx: &SkBuffContext) {
+    let skb = ctx.skb.skb;
+    let Some(mut claimed) = claimed(ctx) else { return };
+    let left = Job::left(skb);
+    Job::advance(skb, left);
+    if left != 0 && !claimed.parser().skip_unread(u64::from(left)) {
+        order::desync(&mut claimed);
+    }
+    proceed(ctx, claimed);
+}
