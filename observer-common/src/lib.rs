@@ -23,6 +23,5 @@ pub mod source;
 pub mod stream;
 pub mod wire;
 
-/// Bytes that the parsers look at in one call: one segment of a common MTU fits, and 32 chained calls cover the largest
-/// GRO segment of 64 KiB.
-pub const CHUNK: usize = 2048;
+/// Bytes that the parsers of heads look at in one call: most heads fit.
+pub const CHUNK: usize = 1024;

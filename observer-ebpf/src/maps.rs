@@ -174,6 +174,10 @@ pub(crate) struct Block<const N: usize> {
 #[btf_map]
 pub(crate) static KEPT_FREE: Queue<u32, ENTRIES> = Queue::new();
 
+/// Lists of entries whose connections are over, each by the index of its first plus one.
+#[btf_map]
+pub(crate) static GRAVES: Queue<u32, ENTRIES> = Queue::new();
+
 /// Free small blocks.
 #[btf_map]
 pub(crate) static SMALL_FREE: Queue<u32, { kept::SMALL_BLOCKS }> = Queue::new();

@@ -4,8 +4,6 @@
 //! A kept segment is an entry in a list of its stream, and its bytes, if anybody may have to read them, lie in a block of one
 //! of two sizes. All of it is allocated once and bounded: when there is no room, the stream loses track, which is counted.
 
-use crate::CHUNK;
-
 /// One kept segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -36,7 +34,7 @@ pub const COUNTED: u32 = 1;
 /// Kept segments in all: 128 KiB.
 pub const ENTRIES: usize = 4_096;
 /// Bytes of a small block: one segment of a common MTU.
-pub const SMALL: usize = CHUNK;
+pub const SMALL: usize = 2_048;
 /// Small blocks: 4 MiB.
 pub const SMALL_BLOCKS: usize = 2_048;
 /// Bytes of a large block: the largest segment but those of BIG TCP.

@@ -9,7 +9,7 @@
 //!   callback flags another program overwrites. The tracepoints of `state.rs` see those.
 //! - Costs: a comparison for each of the kernel's about ten calls a connection; what `state.rs` costs for two of them.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
 
@@ -36,6 +36,7 @@ const PASS: u32 = 1;
 
 /// See the module.
 #[sock_ops]
+#[inline(always)]
 pub(crate) fn socket_callback(ctx: SockOpsContext) -> u32 {
     if empty() {
         return PASS;
@@ -76,9 +77,16 @@ fn established(ctx: &SockOpsContext, accepted: bool) {
 /// The peer, as `stream/packet.rs` has it.
 #[inline(always)]
 fn peer(ctx: &SockOpsContext) -> u64 {
+    // All are read and then chosen from: for a choice before the read LLVM computes one address for both families, and the
+    // verifier refuses ("dereference of modified ctx ptr").
     // SAFETY: context fields; addresses and the port are in network order.
     let (family, v4, v6, port) = unsafe {
-        ((*ctx.ops).family, (*ctx.ops).remote_ip4, (*ctx.ops).remote_ip6[3], (*ctx.ops).remote_port)
+        (
+            ptr::read_volatile(&raw const (*ctx.ops).family),
+            ptr::read_volatile(&raw const (*ctx.ops).remote_ip4),
+            ptr::read_volatile(&raw const (*ctx.ops).remote_ip6[3]),
+            ptr::read_volatile(&raw const (*ctx.ops).remote_port),
+        )
     };
     let address = u32::from_be(if family == AF_INET { v4 } else { v6 });
     // The port is in the upper half of the word as the network has it.

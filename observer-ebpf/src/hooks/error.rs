@@ -19,6 +19,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 /// See the module.
 #[btf_tracepoint(function = "inet_sk_error_report")]
+#[inline(always)]
 pub(crate) fn socket_error(ctx: BtfTracePointContext) -> i32 {
     if empty() {
         return 0;

@@ -24,6 +24,7 @@ use crate::{
 
 /// The peer reset the connection.
 #[btf_tracepoint(function = "tcp_receive_reset")]
+#[inline(always)]
 pub(crate) fn reset_received(ctx: BtfTracePointContext) -> i32 {
     if empty() {
         return 0;
@@ -39,6 +40,7 @@ pub(crate) fn reset_received(ctx: BtfTracePointContext) -> i32 {
 
 /// We reset the peer, and the kernel says why.
 #[btf_tracepoint(function = "tcp_send_reset")]
+#[inline(always)]
 pub(crate) fn reset_sent(ctx: BtfTracePointContext) -> i32 {
     let reason: u32 = ctx.arg(2);
     let cause = RESET_CAUSES.get(reason).map_or(0, |cause| *cause as u8);
@@ -48,6 +50,7 @@ pub(crate) fn reset_sent(ctx: BtfTracePointContext) -> i32 {
 
 /// We reset the peer, on kernels that do not say why.
 #[btf_tracepoint(function = "tcp_send_reset")]
+#[inline(always)]
 pub(crate) fn reset_sent_plain(ctx: BtfTracePointContext) -> i32 {
     sent(ctx.arg(0), ResetCause::Unspecified as u8);
     0

@@ -49,6 +49,7 @@ const RTT_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// Segments on their way to a socket.
 #[cgroup_skb]
+#[inline(always)]
 pub(crate) fn segment_in(ctx: SkBuffContext) -> i32 {
     segment(&ctx, RX);
     PASS
@@ -56,6 +57,7 @@ pub(crate) fn segment_in(ctx: SkBuffContext) -> i32 {
 
 /// Segments on their way from a socket.
 #[cgroup_skb]
+#[inline(always)]
 pub(crate) fn segment_out(ctx: SkBuffContext) -> i32 {
     segment(&ctx, TX);
     PASS

@@ -27,6 +27,7 @@ const TCP_CLOSE: i32 = 7;
 
 /// See the module.
 #[btf_tracepoint(function = "inet_sock_set_state")]
+#[inline(always)]
 pub(crate) fn socket_state(ctx: BtfTracePointContext) -> i32 {
     if empty() {
         return 0;
@@ -51,6 +52,7 @@ pub(crate) fn socket_state(ctx: BtfTracePointContext) -> i32 {
 
 /// The last traces of a socket are removed.
 #[btf_tracepoint(function = "tcp_destroy_sock")]
+#[inline(always)]
 pub(crate) fn socket_destroyed(ctx: BtfTracePointContext) -> i32 {
     if empty() {
         return 0;

@@ -203,14 +203,14 @@ impl Shared {
     #[inline(always)]
     fn order(self, request: bool) -> *mut u32 {
         // SAFETY: a word within the state.
-        unsafe { &raw mut (*self.as_ptr()).orders[usize::from(!request)] }
+        unsafe { &raw mut (*self.as_ptr()).orders[usize::from(!request) & 1] }
     }
 
     /// The number of kept segments of a stream, for whoever has claimed it.
     #[inline(always)]
     pub(crate) fn kept_count(self, request: bool) -> *mut u32 {
         // SAFETY: a word within the state.
-        unsafe { &raw mut (*self.as_ptr()).kept[usize::from(!request)] }
+        unsafe { &raw mut (*self.as_ptr()).kept[usize::from(!request) & 1] }
     }
 
     /// Coarse monotonic nanoseconds of the last payload in either direction, 0 without any.

@@ -28,7 +28,7 @@ use super::{
 
 const PASS: i32 = 1;
 /// Kept segments that one run goes on with, if none of them has to be read.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 2;
 
 /// What is to be done next.
 enum Next {
@@ -42,6 +42,7 @@ enum Next {
 
 /// See the module.
 #[cgroup_skb]
+#[inline(always)]
 pub(crate) fn drain_segments(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     let Some(conn) = order::state(&ctx) else { return PASS };
@@ -52,6 +53,7 @@ pub(crate) fn drain_segments(ctx: SkBuffContext) -> i32 {
     let taken =
         if conn.direction(request) == RX { order::received_up_to(&ctx, conn) } else { None };
     collect(&mut claimed);
+    kept::reclaim();
     for _ in 0..AT_ONCE {
         let next = match kept::first(&claimed) {
             Some(first) => go_on(&ctx, &mut claimed, &first, taken),

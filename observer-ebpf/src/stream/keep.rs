@@ -26,9 +26,11 @@ const PASS: i32 = 1;
 
 /// See the module.
 #[cgroup_skb]
+#[inline(always)]
 pub(crate) fn keep_segment(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     let why = job::why(skb);
+    kept::reclaim();
     let room = room(&ctx, why);
     if why == Why::FirstPayload as u32 {
         note::put(skb, room.map(|(index, _)| index));

@@ -6,12 +6,15 @@ use aya_ebpf::{bindings::__sk_buff, btf_maps::Queue};
 use observer_common::{
     CHUNK,
     source::Source,
-    wire::kept::{COUNTED, Kept, LARGE, LARGE_BYTES, PER_STREAM, SMALL},
+    wire::kept::{Kept, LARGE, LARGE_BYTES, PER_STREAM, SMALL},
 };
 
 use super::{claim::Claimed, job::Job, packet, scratch::Scratches};
 use crate::{
-    maps::{KEPT, KEPT_FREE, LARGE_BLOCKS, LARGE_FREE, PENDING, SMALL_BLOCKS, SMALL_FREE, Scratch},
+    maps::{
+        GRAVES, KEPT, KEPT_FREE, LARGE_BLOCKS, LARGE_FREE, PENDING, SMALL_BLOCKS, SMALL_FREE,
+        Scratch,
+    },
     memory::atomic,
 };
 
@@ -155,25 +158,51 @@ pub(crate) fn unlink(claimed: &mut Claimed, first: &First) {
     unsafe { *count = (*count).saturating_sub(1) };
 }
 
-/// Frees all of the stream's entries, and what was handed over. Whether one of them waited only to be read.
+/// In [`GRAVES`]: the list was handed over, and its length is not known; its entries are still counted as in use.
+const UNCOUNTED: u32 = 1 << 31;
+
+/// Lets go of all of the stream's entries, and of what was handed over. The lists as they are go to where [`reclaim`] finds them:
+/// to walk over them here would be a loop in each program that sees a connection's end.
 #[inline(always)]
-pub(crate) fn free_all(claimed: &mut Claimed) -> bool {
-    let mut unread = false;
-    for list in [claimed.take_inbox(), claimed.kept()] {
-        let mut at = list;
-        for _ in 0..PER_STREAM {
-            let Some(entry) = entry(at) else { break };
-            // SAFETY: an entry of a list that is ours.
-            let (next, flags) = unsafe { ((*entry).next, (*entry).flags) };
-            unread |= flags & COUNTED != 0;
-            free(at);
-            at = next;
-        }
+pub(crate) fn let_go(claimed: &mut Claimed) {
+    let (inbox, kept) = (claimed.take_inbox(), claimed.kept());
+    if inbox != 0 {
+        let _ = GRAVES.push(inbox | UNCOUNTED, 0);
     }
+    if kept == 0 {
+        return;
+    }
+    let _ = GRAVES.push(kept, 0);
     claimed.set_kept(0);
-    // SAFETY: the claim makes it exclusive.
-    unsafe { *claimed.conn().kept_count(claimed.is_request()) = 0 };
-    unread
+    let count = claimed.conn().kept_count(claimed.is_request());
+    // SAFETY: the claim makes it exclusive; and an aligned word of a map value.
+    unsafe {
+        if let Some(pending) = PENDING.get_ptr_mut(0) {
+            atomic::add(pending, u64::from(*count).wrapping_neg());
+        }
+        *count = 0;
+    }
+}
+
+/// Frees one entry of a list that was let go.
+#[inline(always)]
+pub(crate) fn reclaim() {
+    let Some(head) = pop(&GRAVES) else { return };
+    let (index, uncounted) = (head & !UNCOUNTED, head & UNCOUNTED);
+    let Some(entry) = entry(index) else { return };
+    // SAFETY: an entry of a list that is nobody's.
+    let (next, block) = unsafe { ((*entry).next, (*entry).block) };
+    if next != 0 {
+        let _ = GRAVES.push(next | uncounted, 0);
+    }
+    free_block(block);
+    let _ = KEPT_FREE.push(index, 0);
+    if uncounted != 0
+        && let Some(pending) = PENDING.get_ptr_mut(0)
+    {
+        // SAFETY: an aligned word of a map value.
+        unsafe { atomic::add(pending, u64::MAX) };
+    }
 }
 
 /// A kept segment's bytes: from a block, the position being the job's in the control buffer.

@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use observer_common::{
-    stream::mode,
+    stream::{flag, mode},
     wire::{conn::phase, loss::Loss},
 };
 
@@ -53,7 +53,7 @@ pub(crate) fn give(conn: Shared, peer: u64) {
     claimed.abandon();
 }
 
-/// Lets go of what is kept of a connection that is over.
+/// Lets go of what is kept of a connection that is over. That something of it has not been read is a loss.
 #[inline(always)]
 pub(crate) fn forget(conn: Shared) {
     if !kept::is_any() {
@@ -67,10 +67,12 @@ pub(crate) fn forget(conn: Shared) {
         else {
             continue;
         };
-        let followed = !matches!(claimed.parser().mode, mode::OFF | mode::WAIT);
-        if kept::free_all(&mut claimed) && followed {
+        let parser = *claimed.parser();
+        if parser.flags & flag::PARKED != 0 && parser.mode != mode::OFF && parser.mode != mode::WAIT
+        {
             lost(Loss::Gap);
         }
+        kept::let_go(&mut claimed);
         claimed.abandon();
     }
 }

@@ -83,6 +83,7 @@ pub(super) fn desync(claimed: &mut Claimed) {
 
 /// See the module.
 #[cgroup_skb]
+#[inline(always)]
 pub(crate) fn order_segment(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     let Some(conn) = state(&ctx) else { return PASS };

@@ -13,9 +13,9 @@ use aya::{
 };
 use nix::time::{ClockId, clock_gettime};
 use observer_common::{
-    flow::{Flow, Stream},
     label::Role,
-    wire::conn::{Conn, MAX_FOUND, NO_CELL, flag, kind},
+    stream::Stream,
+    wire::conn::{Conn, MAX_FOUND, NO_CELL, flag, phase},
 };
 use thiserror::Error;
 
@@ -107,6 +107,7 @@ fn state(socket: &Existing) -> Conn {
         cookie: socket.cookie,
         cgroup: socket.cgroup,
         born_ns: now,
+        facts: 0,
         rtt_ns: 0,
         cell: NO_CELL,
         retransmits: 0,
@@ -116,8 +117,14 @@ fn state(socket: &Existing) -> Conn {
         flags: flag::CONFIRMED | flag::ADDRESSED | flag::ADOPTED,
         local_port: local.port(),
         peer_port: peer.port(),
-        kind: kind::ESTABLISHED,
-        flow: Flow { request: Stream { payload_ns, ..Stream::default() }, ..Flow::default() },
+        phase: phase::ESTABLISHED,
+        orders: [0; 2],
+        kept: [0; 2],
+        fin_seq: 0,
+        room_1: [0; 3],
+        request: Stream { payload_ns, ..Stream::default() },
+        room_2: [0; 4],
+        response: Stream::default(),
         closed_ns: 0,
         error_ns: 0,
         syn_ns: 0,
@@ -165,8 +172,8 @@ mod tests {
         let client = state(&existing(Role::Client));
         assert_eq!(client.port, 40000);
         assert!(
-            client.born_ns - client.flow.payload_ns() >= 3_000_000_000
-                || client.flow.payload_ns() == 1
+            client.born_ns - client.request.payload_ns >= 3_000_000_000
+                || client.request.payload_ns == 1
         );
     }
 }

@@ -15,7 +15,7 @@ use aya::{
         SockOps, links::FdLink,
     },
 };
-use observer_common::{label::ResetCause, wire::slot::RESERVED_SLOTS};
+use observer_common::{label::ResetCause, wire::kept, wire::slot::RESERVED_SLOTS};
 
 use super::{
     KernelLogger, LoadError, Pins, ProbeState, Probes,
@@ -67,6 +67,7 @@ impl Loaded {
     /// If a mandatory program cannot be attached; what was attached is detached again.
     pub fn attach(mut self, cgroup_root: &Path) -> Result<Attached, LoadError> {
         fill_table(&mut self.ebpf)?;
+        fill_kept(&mut self.ebpf)?;
         fill_reset_causes(&mut self.ebpf)?;
         tell_order_of_errors(&mut self.ebpf)?;
         fill_parsers(&mut self.ebpf, &self.states)?;
@@ -162,6 +163,22 @@ fn fill_table(ebpf: &mut Ebpf) -> Result<(), LoadError> {
         Queue::try_from(map(ebpf, "FREE")?).map_err(|error| map_error("FREE", &error))?;
     for index in RESERVED_SLOTS..slots {
         free.push(index, 0).map_err(|error| map_error("FREE", &error))?;
+    }
+    Ok(())
+}
+
+/// All entries and blocks for kept segments start free; they go by their index plus one.
+fn fill_kept(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    for (name, count) in [
+        ("KEPT_FREE", kept::ENTRIES),
+        ("SMALL_FREE", kept::SMALL_BLOCKS),
+        ("LARGE_FREE", kept::LARGE_BLOCKS),
+    ] {
+        let mut free: Queue<&mut MapData, u32> =
+            Queue::try_from(map(ebpf, name)?).map_err(|error| map_error(name, &error))?;
+        for index in 1..=count {
+            free.push(index as u32, 0).map_err(|error| map_error(name, &error))?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What is loaded, where it is attached, and whether observer can do without: one table.
 
-use observer_common::flow::mode;
+use observer_common::stream::{mode, program};
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,34 +77,64 @@ pub const PROBES: &[Probe] = &[
         tells: "protocols by a connection's first bytes, WebSocket upgrades",
     },
     Probe {
+        program: "parse_http1_kept",
+        hook: Hook::Parser(program::OF_KEPT + mode::HTTP1 as u32),
+        need: Need::Mandatory,
+        tells: "protocols by a connection's first bytes, WebSocket upgrades, in kept segments",
+    },
+    Probe {
         program: "parse_http2",
         hook: Hook::Parser(mode::HTTP2 as u32),
         need: Need::Mandatory,
         tells: "gRPC among HTTP/2",
     },
     Probe {
+        program: "parse_http2_kept",
+        hook: Hook::Parser(program::OF_KEPT + mode::HTTP2 as u32),
+        need: Need::Mandatory,
+        tells: "gRPC among HTTP/2, in kept segments",
+    },
+    Probe {
         program: "parse_websocket",
         hook: Hook::Parser(mode::WEBSOCKET as u32),
         need: Need::Mandatory,
-        tells: "WebSocket messages in segments of up to 4,000 frames",
+        tells: "WebSocket messages in segments of many frames",
+    },
+    Probe {
+        program: "parse_websocket_kept",
+        hook: Hook::Parser(program::OF_KEPT + mode::WEBSOCKET as u32),
+        need: Need::Mandatory,
+        tells: "WebSocket messages in segments of many frames, in kept segments",
+    },
+    Probe {
+        program: "parse_proxy",
+        hook: Hook::Parser(mode::PROXY as u32),
+        need: Need::Mandatory,
+        tells: "protocols behind a PROXY header",
+    },
+    Probe {
+        program: "parse_proxy_kept",
+        hook: Hook::Parser(program::OF_KEPT + mode::PROXY as u32),
+        need: Need::Mandatory,
+        tells: "protocols behind a PROXY header, in kept segments",
     },
     Probe {
         program: "keep_segment",
-        hook: Hook::Parser(mode::KEEP as u32),
+        hook: Hook::Parser(program::KEEP),
         need: Need::Mandatory,
-        tells: "handshakes whose segments arrive out of order",
+        tells: "segments that come before their turn",
     },
     Probe {
-        program: "replay_segments",
-        hook: Hook::Parser(mode::REPLAY as u32),
+        program: "drain_segments",
+        hook: Hook::Parser(program::DRAIN),
         need: Need::Mandatory,
-        tells: "handshakes whose segments arrive out of order",
+        tells: "segments that came before their turn",
     },
     Probe {
-        program: "parse_kept_frames",
-        hook: Hook::Parser(mode::KEPT_FRAMES as u32),
+        program: "order_segment",
+        hook: Hook::Parser(program::ORDER),
         need: Need::Mandatory,
-        tells: "WebSocket messages whose segments arrive out of order",
+        tells: "segments out of order, retransmissions",
     },
     Probe {
         program: "socket_callback",
