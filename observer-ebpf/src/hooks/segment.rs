@@ -31,7 +31,7 @@ use crate::{
         claim::{Claim, Claimed, claim},
         inline,
         job::{self, Job, Why},
-        kept, order,
+        kept, note, order,
         packet::{self, Segment},
         parsers,
     },
@@ -212,6 +212,7 @@ fn handshake(ctx: &SkBuffContext, sk: *mut bpf_sock, segment: &Segment) {
         lifecycle::listening(conn, cgroup, port);
     }
     if segment.payload != 0 {
+        note::expect(packet::peer(ctx.skb.skb, segment));
         job(segment, true).begin(ctx.skb.skb);
         job::because(ctx.skb.skb, Why::FirstPayload);
         job::call(ctx, program::KEEP);

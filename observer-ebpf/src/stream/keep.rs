@@ -33,7 +33,7 @@ pub(crate) fn keep_segment(ctx: SkBuffContext) -> i32 {
     kept::reclaim();
     let room = room(&ctx, why);
     if why == Why::FirstPayload as u32 {
-        note::put(skb, room.map(|(index, _)| index));
+        note::put(room.map(|(index, _)| index));
         return PASS;
     }
     let Some(conn) = order::state(&ctx) else { return PASS };

@@ -1,7 +1,6 @@
 //! The first payload of a connection whose handshake it completes (`TCP_DEFER_ACCEPT`, a lost ACK, data in the SYN): it passes
 //! the listener's hook, is kept, and goes to the child that it makes, in the same softirq on the same processor.
 
-use aya_ebpf::bindings::__sk_buff;
 use observer_common::{
     stream::{flag, mode},
     wire::{conn::phase, loss::Loss},
@@ -9,23 +8,28 @@ use observer_common::{
 
 use super::{
     claim::{Claim, claim},
-    kept, packet,
+    kept,
 };
 use crate::{accounting::losses::lost, maps::NOTE, memory::shared::Shared};
 
-/// Notes the kept segment for the child of its peer. One that no child has taken is let go.
+/// A segment with payload from this peer is about to be kept. What no child has taken is let go.
 #[inline(always)]
-pub(super) fn put(skb: *mut __sk_buff, kept: Option<u32>) {
+pub(crate) fn expect(peer: u64) {
+    put(None);
+    if let Some(note) = NOTE.get_ptr_mut(0) {
+        // SAFETY: this processor's element, used within a softirq.
+        unsafe { (*note).peer = peer };
+    }
+}
+
+/// Notes the kept segment.
+#[inline(always)]
+pub(super) fn put(kept: Option<u32>) {
     let Some(note) = NOTE.get_ptr_mut(0) else { return };
     // SAFETY: this processor's element, used within a softirq.
-    let before = unsafe { (*note).kept };
+    let before = unsafe { core::mem::replace(&mut (*note).kept, kept.unwrap_or(0)) };
     if before != 0 {
         kept::free(before);
-    }
-    // SAFETY: as above.
-    unsafe {
-        (*note).kept = kept.unwrap_or(0);
-        (*note).peer = packet::peer(skb).unwrap_or(0);
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct Segment {
     pub(crate) seq: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
+    /// Offset of the TCP header from the IP header.
+    pub(crate) tcp: u32,
     /// Offset of the payload from the IP header.
     pub(crate) offset: u32,
     /// TCP flags.
@@ -87,7 +89,7 @@ pub(crate) fn segment(skb: *mut __sk_buff) -> Option<Segment> {
     let offset = ip as u32 + (u32::from(words) << 2);
     // A SYN takes a sequence number of its own, before what it carries.
     let seq = seq.wrapping_add(u32::from(flags & SYN != 0));
-    Some(Segment { seq, payload: length.saturating_sub(offset), offset, flags })
+    Some(Segment { seq, payload: length.saturating_sub(offset), tcp: ip as u32, offset, flags })
 }
 
 /// Loads `wanted` bytes, 1 to `MAX` (a power of two), from `offset` to `to`; false if the packet has no such range.
@@ -144,29 +146,16 @@ fn extensions(skb: *mut __sk_buff, first: u8) -> Option<usize> {
 
 /// The port, and the last four bytes of the address, that a segment comes from: what tells two peers of a listener apart.
 #[inline(always)]
-pub(crate) fn peer(skb: *mut __sk_buff) -> Option<u64> {
-    // SAFETY: context fields, rewritten by the verifier.
-    let (data, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
-    if data + 40 > end {
-        return None;
-    }
-    // SAFETY: 40 bytes were compared with the end.
-    let (address, ip) = unsafe {
-        let first = byte(data, 0);
-        let at = if first >> 4 == 4 { 12 } else { 20 };
-        let address = [byte(data, at), byte(data, at + 1), byte(data, at + 2), byte(data, at + 3)];
-        (
-            u32::from_be_bytes(address),
-            if first >> 4 == 4 { usize::from(first & 0x0f) << 2 } else { 40 },
-        )
+pub(crate) fn peer(skb: *mut __sk_buff, segment: &Segment) -> u64 {
+    let load = |offset: u32| {
+        let mut bytes = [0_u8; 4];
+        // SAFETY: the helper checks the offset and writes four bytes, zeroes if it fails.
+        unsafe { bpf_skb_load_bytes(skb.cast(), offset, bytes.as_mut_ptr().cast(), 4) };
+        u32::from_be_bytes(bytes)
     };
-    let tcp = data + ip;
-    if tcp + 20 > end {
-        return None;
-    }
-    // SAFETY: 20 bytes from `tcp` were compared with the end.
-    let port = unsafe { u16::from_be_bytes([byte(tcp, 0), byte(tcp, 1)]) };
-    Some(u64::from(address) << 16 | u64::from(port))
+    let v4 = load(0) >> 28 == 4;
+    let address = load(if v4 { 12 } else { 20 });
+    u64::from(address) << 16 | u64::from(load(segment.tcp) >> 16)
 }
 
 /// A packet's payload, the position being the job's in the control buffer.

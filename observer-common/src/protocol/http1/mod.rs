@@ -195,7 +195,10 @@ pub const fn upgrades(bits: u32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CHUNK, protocol::automaton::REQUEST_run};
+    use crate::{
+        CHUNK,
+        protocol::automaton::{REQUEST_FIRST, run},
+    };
     use proptest::prelude::*;
 
     /// Runs the automaton over the bytes, cut at `cut`, from `state`; returns the end state and all bits met.
@@ -289,7 +292,7 @@ mod tests {
         ] {
             for cut in 0..=bytes.len() {
                 assert_eq!(
-                    bits(REQUEST_bytes, cut).1,
+                    bits(REQUEST_FIRST, bytes, cut).1,
                     want,
                     "{:?} cut at {cut}",
                     String::from_utf8_lossy(bytes)
@@ -381,8 +384,8 @@ mod tests {
 
         #[test]
         fn cuts_change_nothing(head in head(), cut in any::<prop::sample::Index>()) {
-            let whole = bits(REQUEST_&head, 0);
-            prop_assert_eq!(bits(REQUEST_&head, cut.index(head.len() + 1)), whole);
+            let whole = bits(REQUEST_FIRST, &head, 0);
+            prop_assert_eq!(bits(REQUEST_FIRST, &head, cut.index(head.len() + 1)), whole);
         }
 
         #[test]
