@@ -71,6 +71,15 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
     env::split_paths(&search_path()).map(|path| path.join(program)).find(|path| path.is_file())
 }
 
+/// The same for a program that needs no shared libraries.
+pub(crate) fn which_static(program: &str) -> Result<PathBuf> {
+    let path = which(program).with_context(|| format!("there is no program {program}"))?;
+    // `ldd` fails for a static program.
+    let dynamic = succeeds(Command::new("ldd").arg(&path));
+    ensure!(!dynamic, "{} needs shared libraries", path.display());
+    Ok(path)
+}
+
 /// Runs a command with our own input and output.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     show(command);

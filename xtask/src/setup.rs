@@ -2,20 +2,23 @@
 //!
 //! What they need is the table [`NEEDS`]; each entry is checked first, and one that is met costs
 //! a moment and changes nothing. What is missing is installed with apt, rustup or cargo, whichever
-//! has it, after a line that says what and why.
+//! has it, after a line that says what and why; all that apt has in one call.
 
 mod apt;
 mod compiler;
 mod components;
 mod linker;
+mod needs;
 mod tools;
 
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context as _, Result, anyhow};
 use apt::Apt;
+use needs::NEEDS;
 
-use crate::{cmd, lab};
+use crate::cmd;
 
 /// What a need is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +66,8 @@ enum Means {
     PythonEnvironment,
     /// A program from a crate, of a version that the project's compiler builds.
     Crate { program: &'static str, version: &'static str, arguments: &'static [&'static str] },
-    /// busybox, linked statically.
-    StaticBusybox,
+    /// The same, linked statically.
+    StaticProgram { program: &'static str, package: &'static str },
     /// `cargo <name>`, a component of the toolchain.
     Component { name: &'static str },
     /// The standard library for a target.
@@ -72,256 +75,6 @@ enum Means {
     /// A file from a distribution's package.
     File { path: &'static str, package: &'static str },
 }
-
-const NEEDS: &[Need] = &[
-    Need {
-        name: "a Rust compiler for BPF",
-        reason: "the kernel programs are Rust, and no stable toolchain of rustup has a core \
-                 library for their target",
-        purposes: &[Purpose::Build],
-        means: Means::BpfCompiler,
-        optional: false,
-    },
-    Need {
-        name: "bpf-linker",
-        reason: "it turns the compiler's bitcode into a BPF object, with the same LLVM",
-        purposes: &[Purpose::Build],
-        means: Means::BpfLinker,
-        optional: false,
-    },
-    Need {
-        name: "nginx",
-        reason: "tests and benchmarks put a real proxy between client and server",
-        purposes: &[Purpose::Test, Purpose::Bench],
-        means: Means::Program {
-            program: "nginx",
-            packages: &["nginx-light", "nginx"],
-            service: Some("nginx"),
-        },
-        optional: false,
-    },
-    Need {
-        name: "HAProxy",
-        reason: "tests put another real proxy between client and server",
-        purposes: &[Purpose::Test],
-        means: Means::Program {
-            program: "haproxy",
-            packages: &["haproxy"],
-            service: Some("haproxy"),
-        },
-        optional: false,
-    },
-    Need {
-        name: "Prometheus",
-        reason: "tests have it scrape and evaluate rules, and promtool judge the text of /metrics",
-        purposes: &[Purpose::Test],
-        means: Means::Program {
-            program: "promtool",
-            packages: &["prometheus"],
-            service: Some("prometheus"),
-        },
-        optional: false,
-    },
-    Need {
-        name: "prometheus_client",
-        reason: "tests have its parser judge the OpenMetrics text of /metrics",
-        purposes: &[Purpose::Test],
-        means: Means::PythonModule {
-            module: "prometheus_client",
-            packages: &["python3-prometheus-client"],
-        },
-        optional: false,
-    },
-    Need {
-        name: "kustomize",
-        reason: "tests render the manifests with it",
-        purposes: &[Purpose::Test],
-        means: Means::NewProgram { program: "kustomize", package: "kustomize" },
-        optional: false,
-    },
-    Need {
-        name: "kubernetes-validate",
-        reason: "tests have it judge the manifests",
-        purposes: &[Purpose::Test],
-        means: Means::PythonEnvironment,
-        optional: false,
-    },
-    Need {
-        name: "capsh",
-        reason: "tests run the image with the capabilities of its manifest",
-        purposes: &[Purpose::Test],
-        means: Means::Program { program: "capsh", packages: &["libcap2-bin"], service: None },
-        optional: false,
-    },
-    Need {
-        name: "containerd",
-        reason: "tests run the image, and what it observes, in real containers",
-        purposes: &[Purpose::Test],
-        means: Means::Program {
-            program: "containerd",
-            packages: &["containerd"],
-            service: Some("containerd"),
-        },
-        optional: false,
-    },
-    Need {
-        name: "runc",
-        reason: "containerd runs containers with it",
-        purposes: &[Purpose::Test],
-        means: Means::Program { program: "runc", packages: &["runc"], service: None },
-        optional: false,
-    },
-    Need {
-        name: "CNI plugins",
-        reason: "containerd makes the network of pods with them",
-        purposes: &[Purpose::Test],
-        means: Means::Program {
-            // Not in the path, where another program has the name.
-            program: "/usr/lib/cni/bridge",
-            packages: &["containernetworking-plugins"],
-            service: None,
-        },
-        optional: false,
-    },
-    Need {
-        name: "iproute2",
-        reason: "tests make network namespaces and the veth pairs between them",
-        purposes: &[Purpose::Test],
-        means: Means::Program { program: "ip", packages: &["iproute2"], service: None },
-        optional: false,
-    },
-    Need {
-        name: "bpftool",
-        reason: "tests verify with it that nothing is left attached to the kernel, benchmarks \
-                 learn from it what programs are called",
-        purposes: &[Purpose::Test, Purpose::Bench],
-        means: Means::Program {
-            program: "bpftool",
-            packages: &["bpftool", "linux-tools-common"],
-            service: None,
-        },
-        optional: false,
-    },
-    Need {
-        name: "QEMU",
-        reason: "the lab boots other kernels in it",
-        purposes: &[Purpose::Test, Purpose::Lab],
-        means: Means::Program {
-            program: "qemu-system-x86_64",
-            packages: &["qemu-system-x86"],
-            service: None,
-        },
-        optional: false,
-    },
-    Need {
-        name: "busybox",
-        reason: "it is all that the lab's guests have beside what they test, and the sandboxes of \
-                 pods have; it must be static",
-        purposes: &[Purpose::Test, Purpose::Lab],
-        means: Means::StaticBusybox,
-        optional: false,
-    },
-    Need {
-        name: "xz",
-        reason: "the modules of some kernels are packed with it",
-        purposes: &[Purpose::Test, Purpose::Lab],
-        means: Means::Program { program: "xzcat", packages: &["xz-utils"], service: None },
-        optional: false,
-    },
-    Need {
-        name: "zstd",
-        reason: "the modules of other kernels are packed with it",
-        purposes: &[Purpose::Test, Purpose::Lab],
-        means: Means::Program { program: "zstdcat", packages: &["zstd"], service: None },
-        optional: false,
-    },
-    Need {
-        name: "QEMU for arm64",
-        reason: "the lab boots a kernel for arm64 in it",
-        purposes: &[Purpose::Arm64],
-        means: Means::Program {
-            program: "qemu-system-aarch64",
-            packages: &["qemu-system-arm"],
-            service: None,
-        },
-        optional: false,
-    },
-    Need {
-        name: "a C compiler for arm64",
-        reason: "it links what the lab runs on arm64, and compiles the C in some crates",
-        purposes: &[Purpose::Arm64],
-        means: Means::Program {
-            program: "aarch64-linux-gnu-gcc",
-            packages: &["gcc-aarch64-linux-gnu"],
-            service: None,
-        },
-        optional: false,
-    },
-    Need {
-        name: "a C library for arm64",
-        reason: "what the lab runs on arm64 is linked with it, statically",
-        purposes: &[Purpose::Arm64],
-        means: Means::File {
-            path: "/usr/aarch64-linux-gnu/lib/libc.a",
-            package: "libc6-dev-arm64-cross",
-        },
-        optional: false,
-    },
-    Need {
-        name: "Rust for arm64",
-        reason: "the lab runs the daemon and its tests on arm64",
-        purposes: &[Purpose::Arm64],
-        means: Means::Target { name: "aarch64-unknown-linux-gnu" },
-        optional: false,
-    },
-    Need {
-        name: "wrk",
-        reason: "the benchmark loads nginx with it",
-        purposes: &[Purpose::Bench],
-        means: Means::Program { program: "wrk", packages: &["wrk"], service: None },
-        optional: false,
-    },
-    Need {
-        name: "libbpf-tools",
-        reason: "the benchmark measures its tcplife and tcpstates beside the observer",
-        purposes: &[Purpose::Bench],
-        means: Means::Program { program: "tcplife", packages: &["libbpf-tools"], service: None },
-        optional: true,
-    },
-    Need {
-        name: "rustfmt",
-        reason: "the formatting is checked",
-        purposes: &[Purpose::Lint],
-        means: Means::Component { name: "fmt" },
-        optional: false,
-    },
-    Need {
-        name: "clippy",
-        reason: "its warnings are errors",
-        purposes: &[Purpose::Lint],
-        means: Means::Component { name: "clippy" },
-        optional: false,
-    },
-    Need {
-        name: "clippy for BPF",
-        reason: "the kernel programs are held to the same lints",
-        purposes: &[Purpose::Lint],
-        means: Means::BpfClippy,
-        optional: true,
-    },
-    Need {
-        name: "cargo-deny",
-        reason: "it checks licences and sources of every dependency",
-        purposes: &[Purpose::Lint],
-        means: Means::Crate {
-            program: "cargo-deny",
-            version: "0.20.2",
-            // Unoptimised it is built in half the time, and runs for two seconds.
-            arguments: &["--no-default-features", "--debug"],
-        },
-        optional: false,
-    },
-];
 
 /// Installs what is missing for `purposes`; says nothing if nothing is.
 pub(crate) fn ensure(purposes: &[Purpose]) -> Result<()> {
@@ -334,31 +87,70 @@ pub(crate) fn report(purposes: &[Purpose]) -> Result<()> {
 }
 
 fn meet(purposes: &[Purpose], mut tell: impl FnMut(&Need, &str)) -> Result<()> {
+    let wanted = |need: &&Need| need.purposes.iter().any(|purpose| purposes.contains(purpose));
+    let lacking: Vec<_> = NEEDS
+        .iter()
+        .filter(wanted)
+        .filter_map(|need| match need.means.check() {
+            Ok(found) => {
+                tell(need, &found);
+                None
+            }
+            Err(lack) => Some((need, lack)),
+        })
+        .collect();
     let mut apt = Apt::default();
-    for need in NEEDS {
-        if !need.purposes.iter().any(|purpose| purposes.contains(purpose)) {
-            continue;
-        }
-        match need.means.check() {
+    // cargo builds while apt downloads and unpacks.
+    let crates = lacking.iter().filter(|(need, _)| matches!(need.means, Means::Crate { .. }));
+    thread::scope(|scope| {
+        let building: Vec<_> =
+            crates.map(|(need, _)| scope.spawn(|| need.install(&mut Apt::default()))).collect();
+        install_packages(&lacking, &mut apt)?;
+        building.into_iter().try_for_each(|built| built.join().expect("no panic"))
+    })?;
+    for (need, _) in lacking {
+        match need.meet(&mut apt) {
             Ok(found) => tell(need, &found),
-            Err(lack) => match need.install(&lack, &mut apt) {
-                Ok(found) => tell(need, &found),
-                Err(error) if need.optional => {
-                    cmd::say("!", &format!("going on without {}: {error:#}", need.name));
-                }
-                Err(error) => return Err(error),
-            },
+            Err(error) if need.optional => {
+                cmd::say("!", &format!("going on without {}: {error:#}", need.name));
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(())
 }
 
+/// Has apt install what it has of all that is lacking, at once: each call of apt's takes its time.
+fn install_packages(lacking: &[(&Need, String)], apt: &mut Apt) -> Result<()> {
+    for (need, lack) in lacking {
+        cmd::say("*", &format!("installing {}, because {} ({lack})", need.name, need.reason));
+    }
+    let mut packages = Vec::new();
+    for (need, _) in lacking {
+        packages.extend(need.means.packages(apt)?);
+    }
+    if packages.is_empty() {
+        return Ok(());
+    }
+    if let Err(error) = apt.install(&packages) {
+        cmd::say("!", &format!("{error:#}; trying one after the other"));
+        return Ok(());
+    }
+    lacking.iter().try_for_each(|(need, _)| need.means.settle())
+}
+
 impl Need {
-    /// Installs it, and checks that this helped.
-    fn install(&self, lack: &str, apt: &mut Apt) -> Result<String> {
-        cmd::say("*", &format!("installing {}, because {} ({lack})", self.name, self.reason));
-        self.means.install(apt).with_context(|| format!("installing {}", self.name))?;
+    /// Installs it unless what was installed before has brought it, and checks that this helped.
+    fn meet(&self, apt: &mut Apt) -> Result<String> {
+        if let Ok(found) = self.means.check() {
+            return Ok(found);
+        }
+        self.install(apt)?;
         self.means.check().map_err(|lack| anyhow!("{} is still missing: {lack}", self.name))
+    }
+
+    fn install(&self, apt: &mut Apt) -> Result<()> {
+        self.means.install(apt).with_context(|| format!("installing {}", self.name))
     }
 }
 
@@ -382,7 +174,7 @@ impl Means {
             Self::NewProgram { program, .. } => tools::check_program(program),
             Self::PythonEnvironment => tools::check_python(),
             Self::Crate { program, .. } => components::version_of(program),
-            Self::StaticBusybox => lab::busybox()
+            Self::StaticProgram { program, .. } => cmd::which_static(program)
                 .map(|path| path.display().to_string())
                 .map_err(|error| error.to_string()),
             Self::Component { name } => components::check(name),
@@ -392,16 +184,42 @@ impl Means {
         }
     }
 
+    /// The packages that it comes with, as far as apt has them and that is known beforehand.
+    fn packages(&self, apt: &mut Apt) -> Result<Vec<&'static str>> {
+        match self {
+            Self::BpfCompiler => Ok(compiler::packages(apt)),
+            Self::BpfClippy => compiler::clippy_packages(apt),
+            Self::Program { packages, .. } | Self::PythonModule { packages, .. } => {
+                apt.first_of(packages)
+            }
+            Self::StaticProgram { package, .. }
+            | Self::NewProgram { package, .. }
+            | Self::File { package, .. } => apt.first_of(&[package]),
+            Self::PythonEnvironment => tools::python_packages(apt),
+            // Which LLVM it takes is known once there is a compiler.
+            Self::BpfLinker | Self::Crate { .. } | Self::Component { .. } | Self::Target { .. } => {
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// What there is to do once its package is there.
+    fn settle(&self) -> Result<()> {
+        match self {
+            Self::Program { service: Some(service), .. } => apt::stop_service(service),
+            _ => Ok(()),
+        }
+    }
+
     fn install(&self, apt: &mut Apt) -> Result<()> {
         match self {
             Self::BpfCompiler => compiler::install(apt),
             Self::BpfLinker => linker::install(apt),
             Self::BpfClippy => compiler::install_clippy(apt),
-            Self::Program { packages, service, .. } => {
+            Self::Program { packages, .. } => {
                 apt.install_any(packages)?;
-                service.map_or(Ok(()), apt::stop_service)
+                self.settle()
             }
-            Self::StaticBusybox => apt.install_any(&["busybox-static"]),
             Self::PythonModule { packages, .. } => apt.install_any(packages),
             Self::NewProgram { program, package } => tools::install_program(program, package, apt),
             Self::PythonEnvironment => tools::install_python(apt),
@@ -410,7 +228,9 @@ impl Means {
             }
             Self::Component { name } => components::install(name),
             Self::Target { name } => components::install_target(name),
-            Self::File { package, .. } => apt.install_any(&[package]),
+            Self::StaticProgram { package, .. } | Self::File { package, .. } => {
+                apt.install_any(&[package])
+            }
         }
     }
 }

@@ -46,7 +46,6 @@ use crate::setup::{self, Purpose};
 use architecture::{AMD64, ARM64, Architecture};
 use expected::Expected;
 use kernels::Kernel;
-pub(crate) use origin::busybox;
 use qemu::{Ended, Guest};
 use table::Row;
 use verdict::{Outcome, Report};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::cmd;
 
@@ -14,13 +14,20 @@ pub(super) struct Apt {
 
 impl Apt {
     /// Installs the first of `names` that there is.
-    pub(super) fn install_any(&mut self, names: &[&str]) -> Result<()> {
+    pub(super) fn install_any(&mut self, names: &[&'static str]) -> Result<()> {
+        let first = self.first_of(names)?;
+        ensure!(!first.is_empty(), "apt has no package {}: install it by hand", names.join(" or "));
+        self.install(&first)
+    }
+
+    /// The first of `names` that there is, if any.
+    pub(super) fn first_of(&mut self, names: &[&'static str]) -> Result<Vec<&'static str>> {
         for name in names {
             if self.version(name)?.is_some() {
-                return self.install(&[name]);
+                return Ok(vec![name]);
             }
         }
-        bail!("apt has no package {}: install it by hand", names.join(" or "))
+        Ok(Vec::new())
     }
 
     /// The version of a package that apt would install, `None` without such a package or apt.

@@ -48,6 +48,14 @@ pub(super) fn install(apt: &mut Apt) -> Result<()> {
     })
 }
 
+/// The packages of the distribution's compiler, if that is lacking and would do.
+pub(super) fn packages(apt: &mut Apt) -> Vec<&'static str> {
+    if std::env::var_os(TOOLCHAIN_VARIABLE).is_some() || has_core(Path::new(PREFIX)) {
+        return Vec::new();
+    }
+    choose_packages(apt).map(<[_]>::to_vec).unwrap_or_default()
+}
+
 /// Installs the distribution's compiler, and makes it a toolchain of rustup's if there is one.
 pub(super) fn install_packages(apt: &mut Apt) -> Result<()> {
     if !has_core(Path::new(PREFIX)) {
@@ -95,6 +103,14 @@ pub(super) fn check_clippy() -> Result<String, String> {
     cmd::output(toolchain.command("cargo").args(["clippy", "--version"]))
         .map(|version| format!("{version} of {}", toolchain.label()))
         .map_err(|_| format!("{} has none", toolchain.label()))
+}
+
+/// The package of clippy for the distribution's compiler, if that is, or will be, the one that builds.
+pub(super) fn clippy_packages(apt: &mut Apt) -> Result<Vec<&'static str>> {
+    match Toolchain::find().and_then(|toolchain| toolchain.name) {
+        Some(name) if name != LINKED_TOOLCHAIN => Ok(Vec::new()),
+        _ => apt.first_of(CLIPPY_PACKAGES),
+    }
 }
 
 pub(super) fn install_clippy(apt: &mut Apt) -> Result<()> {

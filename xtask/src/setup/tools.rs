@@ -27,7 +27,7 @@ pub(super) fn check_program(program: &str) -> Result<String, String> {
 }
 
 /// Installs a package of this machine's distribution if it has it, else unpacks that of a newer suite.
-pub(super) fn install_program(program: &str, package: &str, apt: &mut Apt) -> Result<()> {
+pub(super) fn install_program(program: &str, package: &'static str, apt: &mut Apt) -> Result<()> {
     if apt.version(package)?.is_some() {
         return apt.install_any(&[package]);
     }
@@ -59,10 +59,19 @@ pub(super) fn check_python() -> Result<String, String> {
     }
 }
 
+/// What makes such environments, unless it is there.
+pub(super) fn python_packages(apt: &mut Apt) -> Result<Vec<&'static str>> {
+    if cmd::succeeds(cmd::command(PYTHON).args(["-c", "import ensurepip, venv"])) {
+        return Ok(Vec::new());
+    }
+    apt.first_of(&["python3-venv"])
+}
+
 /// Makes the environment anew, with packages of the locked versions and contents.
 pub(super) fn install_python(apt: &mut Apt) -> Result<()> {
-    if !cmd::succeeds(cmd::command(PYTHON).args(["-c", "import ensurepip, venv"])) {
-        apt.install_any(&["python3-venv"])?;
+    let lacking = python_packages(apt)?;
+    if !lacking.is_empty() {
+        apt.install(&lacking)?;
     }
     let environment = directory().join("python");
     cmd::run(cmd::command(PYTHON).args(["-m", "venv", "--clear"]).arg(&environment))?;
