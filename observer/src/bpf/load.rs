@@ -1,8 +1,18 @@
 //! From the object to programs that the kernel has verified.
 
+use std::{
+    collections::HashMap,
+    num::NonZero,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{BtfTracePoint, CgroupSkb, Iter, ProgramError, SockOps},
+    programs::{BtfTracePoint, CgroupSkb, Iter, Program, ProgramError, SockOps},
 };
 
 use super::{
@@ -51,39 +61,106 @@ pub fn load(options: &Options<'_>) -> Result<Loaded, LoadError> {
         .map_max_entries("RECORDS", options.record_buffer)
         .load(OBJECT)
         .map_err(|error| LoadError::Object(causes(&error)))?;
-    let mut states = Vec::new();
-    let mut superseded = None;
-    for probe in PROBES {
-        if superseded == Some(probe.program) {
-            continue;
-        }
-        let state = if options
-            .simulate_lacking
-            .iter()
-            .any(|lacking| [probe.hook.name(), probe.program].contains(&lacking.as_str()))
-        {
-            Err(LoadError::NoHook { hook: probe.hook.name() })
-        } else {
-            load_program(&mut ebpf, &btf, probe)
-        };
-        match (state, probe.need) {
-            (Ok(()), need) => {
-                if let Need::Instead(lesser) = need {
-                    superseded = Some(lesser);
-                }
-                states.push((probe, ProbeState::Active));
-            }
-            (Err(error), Need::Mandatory) => return Err(error),
-            (Err(error), Need::Optional | Need::Instead(_)) => {
-                states.push((probe, ProbeState::Unavailable(error.reason())));
-            }
-        }
-    }
+    let states = load_programs(&mut ebpf, &btf, options)?;
     Ok(Loaded { ebpf, states })
 }
 
-fn load_program(ebpf: &mut Ebpf, btf: &Btf, probe: &'static Probe) -> Result<(), LoadError> {
-    let program = ebpf.program_mut(probe.program).ok_or_else(|| LoadError::Program {
+/// Has every program verified but those that a better one has made superfluous. How each ended up, in the order of the
+/// table.
+fn load_programs(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    options: &Options<'_>,
+) -> Result<Vec<(&'static Probe, ProbeState)>, LoadError> {
+    let lesser: Vec<_> = PROBES.iter().filter_map(|probe| instead_of(probe)).collect();
+    let (second, first): (Vec<_>, Vec<_>) =
+        PROBES.iter().partition(|probe| lesser.contains(&probe.program));
+    let mut states = verify(ebpf, btf, options, first)?;
+    let superseded: Vec<_> = states
+        .iter()
+        .filter(|(_, state)| *state == ProbeState::Active)
+        .filter_map(|(probe, _)| instead_of(probe))
+        .collect();
+    let needed = second.into_iter().filter(|probe| !superseded.contains(&probe.program));
+    states.extend(verify(ebpf, btf, options, needed.collect())?);
+    let position = |probe: &Probe| PROBES.iter().position(|of| of.program == probe.program);
+    states.sort_by_key(|(probe, _)| position(probe));
+    Ok(states)
+}
+
+/// The program that is not needed if this one is there.
+fn instead_of(probe: &Probe) -> Option<&'static str> {
+    match probe.need {
+        Need::Instead(lesser) => Some(lesser),
+        Need::Mandatory | Need::Optional => None,
+    }
+}
+
+/// The most programs that are verified at a time: the kernel takes some 20 MiB for each of the larger ones.
+const AT_A_TIME: usize = 4;
+
+/// Has programs verified side by side, where there is more than one processor: each takes the kernel up to a second. An
+/// error if it refuses a mandatory one: the first of them.
+fn verify(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    options: &Options<'_>,
+    probes: Vec<&'static Probe>,
+) -> Result<Vec<(&'static Probe, ProbeState)>, LoadError> {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(AT_A_TIME);
+    let mut programs: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
+    let jobs: Vec<_> = probes
+        .into_iter()
+        .enumerate()
+        .map(|(number, probe)| (number, probe, programs.remove(probe.program)))
+        .collect();
+    let jobs = Mutex::new(jobs.into_iter());
+    let refused = AtomicBool::new(false);
+    let work = || {
+        let mut done = Vec::new();
+        // Jobs are taken in order, so those before one that is refused are done whatever the other threads do.
+        while !refused.load(Ordering::Relaxed)
+            && let Some((number, probe, program)) = next(&jobs)
+        {
+            let result = load_program(program, btf, options, probe);
+            if result.is_err() && probe.need == Need::Mandatory {
+                refused.store(true, Ordering::Relaxed);
+            }
+            done.push((number, probe, result));
+        }
+        done
+    };
+    let mut done: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+    });
+    done.sort_by_key(|(number, ..)| *number);
+    done.into_iter()
+        .map(|(_, probe, result)| match (result, probe.need) {
+            (Ok(()), _) => Ok((probe, ProbeState::Active)),
+            (Err(error), Need::Mandatory) => Err(error),
+            (Err(error), Need::Optional | Need::Instead(_)) => {
+                Ok((probe, ProbeState::Unavailable(error.reason())))
+            }
+        })
+        .collect()
+}
+
+fn next<T>(queue: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).next()
+}
+
+fn load_program(
+    program: Option<&mut Program>,
+    btf: &Btf,
+    options: &Options<'_>,
+    probe: &'static Probe,
+) -> Result<(), LoadError> {
+    let lacks = |lacking: &String| [probe.hook.name(), probe.program].contains(&lacking.as_str());
+    if options.simulate_lacking.iter().any(lacks) {
+        return Err(LoadError::NoHook { hook: probe.hook.name() });
+    }
+    let program = program.ok_or_else(|| LoadError::Program {
         program: probe.program,
         reason: "not in the object".to_owned(),
     })?;
