@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fmt, io, process::Command, time::Duration};
 use super::{lock::require_root, poll::poll};
 
 /// Programs are freed after a grace period, one behind the other.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Kinds of objects with the command that tells the id after a given one (enum `bpf_cmd` in linux/bpf.h).
 const KINDS: [(&str, libc::c_long); 3] = [("prog", 11), ("map", 12), ("link", 31)];
