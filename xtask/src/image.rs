@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
-use crate::cmd;
 use crate::setup::{self, Purpose};
+use crate::{artifacts, cmd};
 
 /// What `cargo xtask image` takes.
 #[derive(Args)]
@@ -35,7 +35,7 @@ fn default_output() -> PathBuf {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&[Purpose::Build])?;
-    let program = link()?;
+    let program = link(&["--release"])?;
     if options.program_only {
         println!("{}", program.display());
         return Ok(());
@@ -44,9 +44,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     build(&program, options.output.as_deref().unwrap_or(&usual))
 }
 
-/// The image for the tests, at its usual place.
+/// The image for the tests, at its usual place. Its program is built for debugging: the tests have its dependencies built
+/// already, and those of a release would take minutes.
 pub(crate) fn ensure_built() -> Result<()> {
-    build(&link()?, &default_output())
+    build(&link(&[])?, &default_output())
 }
 
 fn build(program: &Path, output: &Path) -> Result<()> {
@@ -71,23 +72,17 @@ fn build(program: &Path, output: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds the daemon for release with everything linked into it.
-fn link() -> Result<PathBuf> {
-    let host = host()?;
-    // For this target only: build scripts and procedural macros cannot be linked statically.
-    let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_"));
-    let mut cargo = cmd::cargo(&["build", "--release", "--package", "observer", "--target", &host]);
-    cmd::run(cargo.env(variable, "-C target-feature=+crt-static"))?;
-    let program = cmd::target_directory()?.join(host).join("release/observer");
-    ensure!(!asks_for_an_interpreter(&fs::read(&program)?), "the program is linked dynamically");
-    Ok(program)
-}
-
-/// The target of this machine, such as `x86_64-unknown-linux-gnu`.
-fn host() -> Result<String> {
-    let version = cmd::output(cmd::command("rustc").arg("-vV").current_dir(cmd::workspace()))?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("rustc names no host")?.to_owned())
+/// Builds the daemon with everything linked into it, and returns where it is. The next build of another kind puts its own
+/// there.
+fn link(profile: &[&str]) -> Result<PathBuf> {
+    let mut cargo = cmd::cargo(&["rustc", "--package", "observer", "--bin", "observer"]);
+    // For this program alone, which leaves the libraries as they are for every other build. No procedural macro could be
+    // linked statically, either.
+    let flags = ["--", "-Ctarget-feature=+crt-static", "-Cstrip=symbols"];
+    let built = artifacts::build_with(cargo.args(profile), &flags)?;
+    let program = built.find("bin", false, "observer")?;
+    ensure!(!asks_for_an_interpreter(&fs::read(program)?), "the program is linked dynamically");
+    Ok(program.to_owned())
 }
 
 /// Where dynamic linkers are, as it stands in every program that needs one.

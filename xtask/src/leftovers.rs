@@ -12,7 +12,7 @@ use anyhow::Result;
 use crate::{cgroup, cmd};
 
 /// The kernel frees programs, and their processes' cgroups, a moment after the last use.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Cgroups below these come and go with the machine's own services and logins.
 const NOT_OURS: &[&str] = &["system.slice", "user.slice", "init.scope"];

@@ -34,6 +34,8 @@ fn kernel_clippy() -> Result<()> {
 fn kernel_cargo(toolchain: &Toolchain, subcommand: &str) -> Result<Command> {
     let mut cargo = toolchain.command("cargo");
     cargo.current_dir(cmd::workspace()).env("RUSTC_BOOTSTRAP", toolchain.bootstrap());
+    // As for a build: the lab builds them in the same directory, with the same macros.
+    cargo.envs([toolchain::LTO]);
     let flags = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags);
     cargo.args([subcommand, "--package", "observer-ebpf", "--release"]);

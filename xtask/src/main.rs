@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod artifacts;
 mod bench;
 mod cgroup;
 mod cmd;
@@ -129,7 +130,14 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Lab(args) => lab::run(&args),
         Command::Bench(options) => bench::run(&options),
         Command::Soak(options) => soak::run(&options),
-        Command::Ci => lint::run().and_then(|()| test::run(&[])),
+        Command::Ci => ci(),
         Command::Demo(options) => demo::run(&options),
     }
+}
+
+/// All that is missing is installed at once.
+fn ci() -> anyhow::Result<()> {
+    setup::ensure(&[Purpose::Build, Purpose::Lint, Purpose::Test])?;
+    lint::run()?;
+    test::run(&[])
 }

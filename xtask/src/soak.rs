@@ -1,23 +1,22 @@
 //! `cargo xtask soak`: load and faults for as long as asked, with every count compared after each round.
 //!
-//! It is the test `observer/tests/soak`, which `cargo xtask test` runs for two minutes with programs for debugging,
-//! built for release and given more time and more connections. The results go to `target/soak`.
+//! It is the test `observer/tests/soak`, of which `cargo xtask test` runs one round of each kind with programs for
+//! debugging, built for release and given more time and more connections. The results go to `target/soak`.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::cmd;
 use crate::machine::Machine;
 use crate::setup::{self, Purpose};
 use crate::spread::Spread;
+use crate::{artifacts, cmd};
 
 /// What the soak is told on its command line.
 #[derive(Args)]
@@ -109,34 +108,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Builds the test, the daemon and the examples for release; the test's program.
 fn build() -> Result<PathBuf> {
-    #[derive(Deserialize)]
-    struct Message {
-        target: Option<Target>,
-        executable: Option<PathBuf>,
-    }
-    #[derive(Deserialize)]
-    struct Target {
-        name: String,
-    }
     // `cargo test --examples` would build the examples' own tests instead.
     cmd::run(&mut cmd::cargo(&["build", "--release", "--package", "observer", "--examples"]))?;
     let arguments = ["test", "--release", "--package", "observer", "--no-run", "--test", "soak"];
-    let mut cargo = cmd::cargo(&arguments);
-    cargo.arg("--message-format=json-render-diagnostics");
-    cmd::show(&cargo);
-    let output = cargo.stderr(Stdio::inherit()).output().context("starting cargo")?;
-    if !output.status.success() {
-        bail!("the soak does not build");
-    }
-    for line in String::from_utf8(output.stdout)?.lines() {
-        if let Message { target: Some(target), executable: Some(path) } =
-            serde_json::from_str(line)?
-            && target.name == "soak"
-        {
-            return Ok(path);
-        }
-    }
-    bail!("cargo built no soak")
+    let built = artifacts::build(&mut cmd::cargo(&arguments))?;
+    built.find("test", true, "soak").map(Path::to_owned)
 }
 
 /// A number of seconds, minutes or hours.

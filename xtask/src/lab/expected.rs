@@ -3,7 +3,11 @@
 use anyhow::{Result, anyhow};
 
 use super::HOST;
-use super::verdict::{Outcome, Report};
+use super::verdict::{Hook, Outcome, Report};
+
+/// Instructions that the verifier may process for a program. Its own limit is a million: the next kernel's verifier may
+/// need twice as many for the same program, as some have, and the program still loads.
+const LIMIT: u64 = 400_000;
 
 /// A line of `lab/expected.txt`.
 struct Line {
@@ -61,11 +65,22 @@ impl Expected {
             Some(format!("{test} {why}"))
         };
         let mut complaints: Vec<_> = verdicts.chain(hooks).filter_map(complain).collect();
+        complaints.extend(report.hooks.iter().filter_map(too_long));
         if !report.complete {
             complaints.push("the last step did not come to its end".to_owned());
         }
         complaints
     }
+}
+
+/// What to say of a program that the verifier has too much work with.
+fn too_long(hook: &Hook) -> Option<String> {
+    let count = hook.instructions.filter(|count| *count > LIMIT)?;
+    Some(format!(
+        "program:{} takes the verifier {count} instructions, and {LIMIT} is the most that leaves room for other \
+         kernels: CONTRIBUTING.md, \"What the verifiers taught\", tells what makes it less",
+        hook.program
+    ))
 }
 
 #[cfg(test)]
@@ -110,6 +125,20 @@ mod tests {
         assert!(
             Expected::parse("* program:p young").unwrap().complaints(&["6.1"], &report).is_empty()
         );
+    }
+
+    #[test]
+    fn a_program_must_leave_the_verifier_room() {
+        let of = |count| {
+            let report = Report::read(&format!(
+                "LAB begin check\nok    p (reset): x\nLAB end check 0\nLAB instructions p {count}\nLAB done\n"
+            ));
+            Expected::parse("").unwrap().complaints(&["6.1"], &report)
+        };
+        assert!(of(LIMIT).is_empty());
+        let complaints = of(LIMIT + 1);
+        assert_eq!(complaints.len(), 1);
+        assert!(complaints[0].starts_with("program:p takes the verifier 400001"), "{complaints:?}");
     }
 
     #[test]

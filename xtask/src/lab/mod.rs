@@ -32,8 +32,10 @@ mod verdict;
 mod world;
 
 use std::cmp::Reverse;
+use std::env;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -69,7 +71,8 @@ pub(crate) struct LabArgs {
     /// Only these: 5.10, 6.1, 6.12, sid, arm64, host, a package (.deb) or an image; may be repeated
     #[arg(long = "kernel", value_name = "KERNEL")]
     kernels: Vec<String>,
-    /// Only load the programs and check the refusals: no system tests, and no architecture that needs a cross build
+    /// Only load the programs, locked down, and check the refusals: no system tests, and no architecture that needs a
+    /// cross build
     #[arg(long)]
     quick: bool,
     /// Only these steps of `lab/steps`, such as `check` or `tests-of-restart`; may be repeated
@@ -118,13 +121,13 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
     }
     let wanted = [(ours, &AMD64), (others, &ARM64)].into_iter().filter(|(wanted, _)| *wanted);
     let worlds = wanted
-        .map(|(_, of)| World::build(of, &directory, args.refresh))
+        .map(|(_, of)| World::build(of, &directory, args.refresh, args.with_tests()))
         .collect::<Result<Vec<_>>>()?;
     let lab = Lab { directory, worlds, expected: Expected::parse(EXPECTED)? };
     if args.kernels.is_empty() && args.steps.is_empty() {
         let object = |of| lab.world(of).ok().map(|world| world.programs.object.as_path());
         let ours = object(&AMD64).context("this machine's programs were built")?;
-        portable::check(ours, object(&ARM64), &lab.directory)?;
+        portable::check(ours, object(&ARM64))?;
     }
     if args.self_test {
         return self_test::run(&lab, &kernels);
@@ -145,12 +148,14 @@ fn alone(directory: &Path) -> Result<File> {
     }
 }
 
-/// What `cargo xtask test` runs: every kernel, without the system tests.
-pub(crate) fn quick() -> Result<()> {
-    run(&LabArgs { quick: true, ..LabArgs::default() })
-}
-
 impl LabArgs {
+    /// Whether any step starts the test programs.
+    fn with_tests(&self) -> bool {
+        let chosen =
+            self.steps.is_empty() || self.steps.iter().any(|step| step.starts_with("tests"));
+        chosen && !self.quick && !self.self_test
+    }
+
     fn limit(&self) -> u64 {
         self.limit.unwrap_or(if self.quick { QUICK_LIMIT } else { LIMIT })
     }
@@ -168,9 +173,30 @@ struct Lab {
 /// A guest to be, and where its file system lies.
 struct Job<'a> {
     kernel: &'a Kernel,
-    processors: u32,
-    steps: Vec<&'a str>,
+    plan: Plan<'a>,
     initramfs: &'a Path,
+}
+
+/// What a guest is to have and to do.
+struct Plan<'a> {
+    processors: u32,
+    /// Whether its kernel runs with `lockdown=confidentiality`.
+    locked: bool,
+    steps: Vec<&'a str>,
+}
+
+impl Job<'_> {
+    fn name(&self) -> String {
+        let Self { kernel, plan: Plan { processors, locked, .. }, .. } = self;
+        let locked = if *locked { ", locked down" } else { "" };
+        format!("{}, {processors} processors{locked}", kernel.name)
+    }
+
+    /// Where its console and its report are kept.
+    fn directory(&self) -> String {
+        let Self { kernel, plan: Plan { processors, locked, .. }, .. } = self;
+        format!("{}-{processors}{}", kernel.name, if *locked { "-locked" } else { "" })
+    }
 }
 
 impl Lab {
@@ -184,15 +210,14 @@ impl Lab {
             |kernel: &Kernel| self.world(kernel.architecture)?.initramfs(kernel, &self.directory);
         let archives = kernels.iter().map(archive).collect::<Result<Vec<_>>>()?;
         let jobs = kernels.iter().zip(&archives).flat_map(|(kernel, initramfs)| {
-            let job = |(processors, steps)| Job { kernel, processors, steps, initramfs };
-            plan(kernel, args).into_iter().map(job)
+            plans(kernel, args).into_iter().map(move |plan| Job { kernel, plan, initramfs })
         });
         let jobs: Vec<_> = jobs.collect();
         let mut rows = Vec::new();
         let mut red = Vec::new();
         for (job, ended) in jobs.iter().zip(self.boot(&jobs, args)) {
             let (kernel, ended) = (job.kernel, ended?);
-            let name = format!("{}, {} processors", kernel.name, job.processors);
+            let name = job.name();
             let report = Report::read(&ended.report);
             if !self.judge(&name, &kernel.names(), &report, &ended) {
                 red.push(name);
@@ -231,7 +256,7 @@ impl Lab {
         // verifier does most.
         let mut order: Vec<_> = jobs.iter().enumerate().collect();
         order.sort_by_key(|&(number, job)| {
-            (!job.steps.contains(&"tests"), job.processors, Reverse(number))
+            (!job.plan.steps.contains(&"tests"), job.plan.processors, Reverse(number))
         });
         let work = || {
             let mut ended = Vec::new();
@@ -239,13 +264,12 @@ impl Lab {
                 let guest = Guest {
                     kernel: job.kernel,
                     initramfs: job.initramfs,
-                    processors: job.processors,
-                    steps: &job.steps,
+                    processors: job.plan.processors,
+                    steps: &job.plan.steps,
+                    locked: job.plan.locked,
                     lacking: args.lacking.as_deref(),
                     limit: Duration::from_secs(args.limit()),
-                    directory: self
-                        .directory
-                        .join(format!("{}-{}", job.kernel.name, job.processors)),
+                    directory: self.directory.join(job.directory()),
                 };
                 ended.push((number, guest.boot()));
             }
@@ -301,7 +325,7 @@ impl Lab {
         let mut report =
             format!("LAB kernel {}\n", fs::read_to_string("/proc/sys/kernel/osrelease")?.trim());
         for step in steps {
-            let mut command = cmd::as_root("env")?;
+            let mut command = alone_on(step)?;
             command.arg(format!("OBSERVER={}", programs.observer.display()));
             command.arg(format!("LAB_TESTS={}", tests.display()));
             command.args(["timeout", &args.limit().to_string(), "sh"]).arg(&script).arg(step);
@@ -314,22 +338,40 @@ impl Lab {
     }
 }
 
-/// The guests of a kernel: processors and steps. The first is the one whose statistics are in the table.
-fn plan<'a>(kernel: &Kernel, args: &'a LabArgs) -> Vec<(u32, Vec<&'a str>)> {
+/// A command that runs a step on this machine when no system test does. Their own lock (`observer/tests/support/lock.rs`)
+/// is taken for a step that starts a daemon; test programs take it themselves.
+fn alone_on(step: &str) -> Result<Command> {
+    if step.starts_with("tests") {
+        return cmd::as_root("env");
+    }
+    let mut flock = cmd::as_root("flock")?;
+    flock.arg(env::temp_dir().join("observer-system-tests.lock")).arg("env");
+    Ok(flock)
+}
+
+/// The steps that need no test programs; the first loads all programs and has the statistics of the verifier.
+const QUICK: [&str; 4] = ["lockdown", "hybrid", "no-v2", "no-btf"];
+
+/// The guests of a kernel. The first is the one that is in the table; its kernel is locked down, for what runs there runs
+/// everywhere.
+fn plans<'a>(kernel: &Kernel, args: &'a LabArgs) -> Vec<Plan<'a>> {
     // One processor never waits for another's lock, see `Kernel::nolock`.
     let processors = if kernel.nolock { 1 } else { 2 };
+    let open = |processors, steps| Plan { processors, locked: false, steps };
     if !args.steps.is_empty() {
-        return vec![(processors, args.steps.iter().map(String::as_str).collect())];
+        let locked = args.steps.iter().any(|step| step == QUICK[0]);
+        let steps = args.steps.iter().map(String::as_str).collect();
+        return vec![Plan { processors, locked, steps }];
     }
     if kernel.refused {
-        return vec![(2, vec!["refused"])];
+        return vec![open(2, vec!["refused"])];
     }
-    let quick = ["check", "statistics", "hybrid", "no-v2", "no-btf"];
-    if args.quick {
-        return vec![(2, quick.into())];
+    let mut plans = vec![Plan { processors: 2, locked: true, steps: QUICK.into() }];
+    if !args.quick {
+        plans.push(open(processors, vec!["check", "tests"]));
     }
-    if processors == 1 {
-        return vec![(2, quick.into()), (1, vec!["tests"])];
+    if !args.quick && processors > 1 {
+        plans.push(open(1, vec!["check", "tests-of-ground_truth"]));
     }
-    vec![(2, [&quick[..], &["tests"]].concat()), (1, vec!["check", "tests-of-ground_truth"])]
+    plans
 }

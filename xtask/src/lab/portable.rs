@@ -16,11 +16,11 @@ use crate::toolchain::{self, Toolchain};
 const OTHER: &str = "aarch64";
 
 /// Compares the kernel programs that the daemon embeds here with those that it embeds where it is built for the other
-/// architecture; without such a daemon, they are built as for one, below `directory`.
-pub(super) fn check(embedded: &Path, other: Option<&Path>, directory: &Path) -> Result<()> {
+/// architecture; without such a daemon, they are built as for one.
+pub(super) fn check(embedded: &Path, other: Option<&Path>) -> Result<()> {
     let other = match other {
         Some(other) => other.to_owned(),
-        None => build(&directory.join("portable"))?,
+        None => build(&cmd::target_directory()?.join("kernel"))?,
     };
     let [ours, theirs] = [embedded, other.as_path()].map(sections);
     let (ours, theirs) = (ours?, theirs?);
@@ -33,7 +33,7 @@ pub(super) fn check(embedded: &Path, other: Option<&Path>, directory: &Path) -> 
     Ok(())
 }
 
-/// What the daemon's build script does by aya-build.
+/// What the daemon's build script does by aya-build, in the directory where the lints have built the macros.
 fn build(directory: &Path) -> Result<PathBuf> {
     let compiler = Toolchain::find().context("there is no compiler for BPF")?;
     let target = toolchain::target();

@@ -3,14 +3,13 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
-use anyhow::{Context as _, Result, bail};
-use serde::Deserialize;
+use anyhow::{Context as _, Result};
 
 use super::architecture::Architecture;
 use super::initramfs::Initramfs;
 use super::origin::Origin;
+use crate::artifacts::{self, Built};
 use crate::cmd;
 
 /// Test programs of `observer/tests` that need nothing but the kernel and [`TOOLS`].
@@ -45,79 +44,31 @@ pub(super) struct Programs {
     pub(super) object: PathBuf,
 }
 
-/// A line of cargo's `--message-format=json`, as far as we read it.
-#[derive(Deserialize)]
-struct Message {
-    target: Option<Target>,
-    profile: Option<Profile>,
-    executable: Option<PathBuf>,
-    /// Of a build script that has run.
-    out_dir: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    name: String,
-    kind: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Profile {
-    test: bool,
-}
-
 impl Programs {
     /// Builds them for guests of an architecture.
     pub(super) fn build(architecture: &Architecture) -> Result<Self> {
         // As `cargo xtask test` does: for one package alone cargo may build everything once more, with other features.
-        let arguments = ["test", "--no-run", "--message-format=json-render-diagnostics"];
-        let mut cargo = cmd::cargo(&arguments);
+        let mut cargo = cmd::cargo(&["test", "--no-run"]);
         if let Some(cross) = &architecture.cross {
             // No more than what guests get.
             cross.apply(cargo.args(["--package", "observer"]));
         }
-        cmd::show(&cargo);
-        let output = cargo.stderr(Stdio::inherit()).output().context("starting cargo")?;
-        if !output.status.success() {
-            bail!("the tests do not build");
-        }
-        Self::from_messages(&String::from_utf8(output.stdout)?)
+        Self::among(&artifacts::build(&mut cargo)?)
     }
 
-    fn from_messages(messages: &str) -> Result<Self> {
-        let mut built = Vec::new();
-        let mut object = None;
-        for line in messages.lines() {
-            let message: Message = serde_json::from_str(line)?;
-            // Of all build scripts only the daemon's leaves this.
-            let left = message.out_dir.map(|directory| directory.join("observer-ebpf"));
-            object = left.filter(|path| path.is_file()).or(object);
-            let (Some(target), Some(profile), Some(path)) =
-                (message.target, message.profile, message.executable)
-            else {
-                continue;
-            };
-            let kind = target.kind.into_iter().next().unwrap_or_default();
-            built.push((kind, profile.test, target.name, path));
-        }
-        let find = |kind: &str, test: bool, name: &str| {
-            let mut of = built.iter().filter(|built| {
-                (built.0.as_str(), built.1, built.2.as_str()) == (kind, test, name)
-            });
-            of.next()
-                .map(|(.., path)| path.clone())
-                .with_context(|| format!("cargo built no {kind} {name}"))
-        };
-        let observer = find("bin", false, "observer")?;
+    fn among(built: &Built) -> Result<Self> {
+        // Of all build scripts only the daemon's leaves this.
+        let mut left = built.scripts.iter().map(|directory| directory.join("observer-ebpf"));
+        let object = left.find(|path| path.is_file());
+        let observer = built.find("bin", false, "observer")?;
         let beside = observer.with_file_name("examples");
+        let test =
+            |name: &&str| Ok(((*name).to_owned(), built.find("test", true, name)?.to_owned()));
         Ok(Self {
             examples: EXAMPLES.iter().map(|name| beside.join(name)).collect(),
-            observer,
+            observer: observer.to_owned(),
             object: object.context("the build of observer leaves no kernel programs")?,
-            tests: TESTS
-                .iter()
-                .map(|name| Ok(((*name).to_owned(), find("test", true, name)?)))
-                .collect::<Result<_>>()?,
+            tests: TESTS.iter().map(test).collect::<Result<_>>()?,
         })
     }
 
@@ -133,21 +84,26 @@ impl Programs {
         Ok(())
     }
 
-    /// Puts everything into an archive. Tests know the daemon by the path that it has here, so it has it there too.
-    pub(super) fn pack(&self, archive: &mut Initramfs, origin: &Origin) -> Result<()> {
-        for program in self.examples.iter().chain([&self.observer]) {
-            archive.linked_program(program, program, origin)?;
-        }
+    /// Puts what guests need into an archive. Tests know the daemon by the path that it has here, so it has it there too.
+    pub(super) fn pack(
+        &self,
+        archive: &mut Initramfs,
+        origin: &Origin,
+        with_tests: bool,
+    ) -> Result<()> {
+        archive.linked_program(&self.observer, &self.observer, origin)?;
         archive.link(Path::new("/usr/bin/observer"), &self.observer)?;
-        for (name, path) in &self.tests {
-            archive.linked_program(&Path::new("/lab/tests").join(name), path, origin)?;
+        if with_tests {
+            for example in &self.examples {
+                archive.linked_program(example, example, origin)?;
+            }
+            for (name, path) in &self.tests {
+                archive.linked_program(&Path::new("/lab/tests").join(name), path, origin)?;
+            }
         }
         for tool in TOOLS {
-            archive.linked_program(
-                &Path::new("/usr/bin").join(tool),
-                &origin.tool(tool)?,
-                origin,
-            )?;
+            let at = Path::new("/usr/bin").join(tool);
+            archive.linked_program(&at, &origin.tool(tool)?, origin)?;
         }
         Ok(())
     }
@@ -156,30 +112,31 @@ impl Programs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifacts::Program;
 
-    fn message(kind: &str, name: &str, test: bool) -> String {
-        format!(
-            r#"{{"reason":"compiler-artifact","target":{{"name":"{name}","kind":["{kind}"]}},
-               "profile":{{"test":{test}}},"executable":"/t/debug/{name}-{test}"}}"#
-        )
-        .replace('\n', "")
+    fn program(kind: &str, name: &str) -> Program {
+        Program {
+            package: "/w/observer".into(),
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            is_test: kind == "test",
+            path: Path::new("/t/debug").join(name),
+        }
     }
 
     #[test]
-    fn programs_are_found_among_cargos_messages() {
+    fn all_that_guests_need_is_built() {
         let directory = tempfile::tempdir().unwrap();
         let object = directory.path().join("observer-ebpf");
         fs::write(&object, "").unwrap();
-        let other = format!(
-            r#"{{"reason":"build-script-executed","out_dir":{:?}}}"#,
-            directory.path().display().to_string()
-        );
-        let mut lines =
-            vec![message("bin", "observer", true), message("bin", "observer", false), other];
-        assert!(Programs::from_messages(&lines.join("\n")).is_err());
-        lines.extend(TESTS.iter().map(|name| message("test", name, true)));
-        let programs = Programs::from_messages(&lines.join("\n")).unwrap();
-        assert_eq!(programs.observer, Path::new("/t/debug/observer-false"));
+        let mut built = Built {
+            programs: vec![program("bin", "observer")],
+            scripts: vec!["/nothing".into(), directory.path().to_owned()],
+        };
+        assert!(Programs::among(&built).is_err(), "the tests are lacking");
+        built.programs.extend(TESTS.iter().map(|name| program("test", name)));
+        let programs = Programs::among(&built).unwrap();
+        assert_eq!(programs.observer, Path::new("/t/debug/observer"));
         assert_eq!(programs.examples[0], Path::new("/t/debug/examples/workload"));
         assert_eq!(programs.tests.len(), TESTS.len());
         assert_eq!(programs.object, object);

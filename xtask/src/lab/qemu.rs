@@ -34,6 +34,8 @@ pub(super) struct Guest<'a> {
     pub(super) processors: u32,
     /// Steps of `lab/steps`.
     pub(super) steps: &'a [&'a str],
+    /// Whether the kernel is locked down as far as it goes, as a host that booted by Secure Boot may be.
+    pub(super) locked: bool,
     /// A hook that observer must pretend not to find.
     pub(super) lacking: Option<&'a str>,
     /// Wall-clock time after which the guest is killed.
@@ -86,9 +88,10 @@ impl Guest<'_> {
         let (steps, lacking) = (self.steps.join(","), lacking.unwrap_or_default());
         let Architecture { console, line: (_, line), .. } = self.kernel.architecture;
         let slabs = if self.kernel.nolock { " slab_debug=F,kmalloc*" } else { "" };
+        let lockdown = if self.locked { " lockdown=confidentiality" } else { "" };
         format!(
-            "console={console} panic=-1 oops=panic transparent_hugepage=never{slabs} LAB_LINE={line} \
-             LAB_STEPS={steps}{lacking}"
+            "console={console} panic=-1 oops=panic transparent_hugepage=never{slabs}{lockdown} \
+             LAB_LINE={line} LAB_STEPS={steps}{lacking}"
         )
     }
 }

@@ -72,6 +72,7 @@ pub(super) fn run(lab: &Lab, kernels: &[Kernel]) -> Result<()> {
             initramfs: &initramfs,
             processors: 2,
             steps: case.steps,
+            locked: false,
             lacking: case.lacking,
             limit: case.limit,
             directory: lab.directory.join("self-test"),

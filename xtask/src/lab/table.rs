@@ -95,6 +95,7 @@ pub(super) fn write_docs(rows: &[Row], document: &Path) -> Result<()> {
 
 /// Steps that show the guests' worlds, and what it means when they pass.
 const WORLDS: &[(&str, &str, &str)] = &[
+    ("lockdown", "`lockdown=confidentiality`", "runs"),
     ("hybrid", "cgroup v1 and v2 side by side", "runs"),
     ("no-v2", "cgroup v1 only", "refused, and says why"),
     ("no-btf", "type information hidden", "refused, and says why"),
@@ -136,7 +137,7 @@ fn markdown(rows: &[Row]) -> String {
             );
         }
     }
-    table.push_str("\n\nIn parentheses: instructions that the kernel's verifier processed (its limit is 1,000,000).\n");
+    table.push_str("\n\nIn parentheses: instructions that the kernel's verifier processed (its limit is 1,000,000, the lab's 400,000).\n");
     for row in rows {
         if let Some(why) = &row.report.refused {
             let _ = write!(table, "\n{} is refused: {why}\n", row.title());

@@ -43,6 +43,8 @@ pub(super) struct Report {
 
 /// The code by which a test says that it was skipped.
 const SKIPPED: &str = "77";
+/// Steps that run `observer check`.
+const CHECKS: [&str; 2] = ["check", "hybrid"];
 /// What begins each line of the protocol.
 const MARK: &str = "LAB ";
 
@@ -90,19 +92,24 @@ impl Report {
         // One that began and did not end has failed.
         report.verdicts.extend(running);
         for hook in &mut report.hooks {
-            let of = instructions.iter().find(|(program, _)| names_same(program, &hook.program));
-            hook.instructions = of.and_then(|(_, count)| *count);
+            // Two may have the same name in the kernel.
+            let of = instructions.iter().filter(|(program, _)| names_same(program, &hook.program));
+            hook.instructions = of.filter_map(|(_, count)| *count).max();
         }
         report
     }
 
     /// Takes what the table needs out of what `observer check` printed.
     fn heed(&mut self, test: &str, line: &str) {
-        if test == "check" {
-            self.hooks.extend(hook(line));
+        let checks = CHECKS.contains(&test);
+        if checks
+            && let Some(hook) = hook(line)
+            && !self.hooks.contains(&hook)
+        {
+            self.hooks.push(hook);
         }
         if let Some(why) = line.strip_prefix("FAIL  kernel programs: ")
-            && (test == "check" || test == "refused")
+            && (checks || test == "refused")
         {
             self.refused = Some(why.to_owned());
         }
@@ -147,8 +154,12 @@ mod tests {
         miss  reset (tcp_send_reset): no such hook; without it: reasons\r\n\
         \r\n\
         LAB end check 0\r\n\
+        LAB begin hybrid\r\n\
+        ok    parse_http1 (cgroup_skb (parser)): protocols\r\n\
+        LAB end hybrid 0\r\n\
         LAB begin statistics\r\n\
         LAB instructions parse_http1 311632\r\n\
+        LAB instructions parse_http1 7\r\n\
         LAB instructions a_program_of_ma 5\r\n\
         LAB end statistics 0\r\n\
         LAB begin later\r\n\
@@ -166,12 +177,13 @@ mod tests {
         assert_eq!(report.kernel, "6.1.0-50-cloud-amd64");
         let expected = [
             ("check", Outcome::Passed),
+            ("hybrid", Outcome::Passed),
             ("statistics", Outcome::Passed),
             ("later", Outcome::Skipped),
             ("broken", Outcome::Failed),
         ];
         assert_eq!(outcomes(&report), expected);
-        assert_eq!(report.verdicts[3].said, "why\n");
+        assert_eq!(report.verdicts[4].said, "why\n");
     }
 
     #[test]

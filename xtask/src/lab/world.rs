@@ -23,11 +23,12 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Builds the programs and packs them, below `directory`.
+    /// Builds the programs and packs them, below `directory`; those of the tests only if they are needed.
     pub(super) fn build(
         architecture: &'static Architecture,
         directory: &Path,
         refresh: bool,
+        with_tests: bool,
     ) -> Result<Self> {
         let origin = Origin::of(architecture, &directory.join("packages"), refresh)?;
         let programs = Programs::build(architecture)?;
@@ -37,7 +38,7 @@ impl World {
         archive.link(Path::new("/bin/sh"), Path::new("busybox"))?;
         archive.program(Path::new("/init"), INIT.as_bytes())?;
         archive.program(Path::new("/lab/steps"), STEPS.as_bytes())?;
-        programs.pack(&mut archive, &origin)?;
+        programs.pack(&mut archive, &origin, with_tests)?;
         archive.finish()?;
         Ok(Self { architecture, programs, shared })
     }
