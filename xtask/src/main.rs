@@ -10,6 +10,7 @@
 //! | [`lab`] | the tests of the kernel on real distribution kernels, in QEMU |
 //! | [`bench`] | what the kernel programs and the daemon cost, beside the targets |
 //! | [`soak`] | load and faults for a long time, every count compared |
+//! | [`deep`] | repetitions on a busy machine, many cases, a long soak: what the gate has no time for |
 //! | [`lint`] | formatting, clippy, licences and sources of the dependencies |
 //!
 //! A command that needs root for one step takes it through sudo for that step alone.
@@ -19,7 +20,10 @@
 mod artifacts;
 mod bench;
 mod cgroup;
+#[cfg(test)]
+mod circles;
 mod cmd;
+mod deep;
 mod demo;
 mod image;
 mod lab;
@@ -88,6 +92,8 @@ enum Command {
     Bench(bench::Options),
     /// Load and faults, with every count compared after each round, as root
     Soak(soak::Options),
+    /// Repeat the tests of the kernel on a busy machine, and run properties and soak for long, as root
+    Deep(deep::Options),
     /// What continuous integration runs: lint, then test
     Ci,
     /// The part of `run --demo` that needs root
@@ -130,6 +136,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Lab(args) => lab::run(&args),
         Command::Bench(options) => bench::run(&options),
         Command::Soak(options) => soak::run(&options),
+        Command::Deep(options) => deep::run(&options),
         Command::Ci => ci(),
         Command::Demo(options) => demo::run(&options),
     }

@@ -28,8 +28,18 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
     /// Connections held at a time in a round of load
-    #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
+    #[arg(long, value_name = "COUNT", default_value_t = HELD)]
     held: u64,
+}
+
+/// Connections held at a time in a round of load, unless one says otherwise.
+const HELD: u64 = 100_000;
+
+impl Options {
+    /// As many connections as usual, and any choices.
+    pub(crate) fn lasting(length: Duration) -> Self {
+        Self { length, seed: None, held: HELD }
+    }
 }
 
 /// What the test writes.
@@ -116,7 +126,7 @@ fn build() -> Result<PathBuf> {
 }
 
 /// A number of seconds, minutes or hours.
-fn time(text: &str) -> Result<Duration> {
+pub(crate) fn time(text: &str) -> Result<Duration> {
     let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
     let seconds = match unit {
         "" | "s" => 1,

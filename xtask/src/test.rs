@@ -9,8 +9,8 @@
 //! their time they wait for one of the kernel's timers, so the lab boots its guests meanwhile. All others run as the user
 //! who asks.
 
-mod outcome;
-mod programs;
+pub(crate) mod outcome;
+pub(crate) mod programs;
 
 use std::env;
 use std::ffi::OsString;
@@ -31,7 +31,7 @@ const LAB: &str = "lab (quick)";
 /// The lab gives way to tests that do not wait.
 const NICENESS: &str = "10";
 /// For the soak: one round of each kind. `cargo xtask deep` has more.
-const ONE_ROUND: (&str, &str) = ("OBSERVER_SOAK_SECONDS", "0");
+pub(crate) const ONE_ROUND: (&str, &str) = ("OBSERVER_SOAK_SECONDS", "0");
 
 /// Runs everything; `args` go to every test program.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
