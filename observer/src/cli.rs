@@ -1,16 +1,32 @@
 //! The command line as it is typed; [`crate::config`] turns it into something checked.
 
-use std::{convert::Infallible, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+mod variables;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
-use observer_common::{label::Reason, protocol::Protocol, wire::slot::DEFAULT_SLOTS};
+use std::{
+    convert::Infallible, net::SocketAddr, path::PathBuf, str::FromStr, sync::LazyLock,
+    time::Duration,
+};
+
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{BoolishValueParser, PossibleValuesParser},
+};
+use observer_common::{abi::ABI, label::Reason, protocol::Protocol, wire::slot::DEFAULT_SLOTS};
+
+pub use variables::{Variables, read};
+
+/// What `--version` says after the name.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let (version, revision) = (env!("CARGO_PKG_VERSION"), env!("OBSERVER_GIT_REVISION"));
+    format!("{version} (revision {revision}, ABI {ABI:016x})")
+});
 
 /// Long-lived connections per pod, counted in the kernel.
 ///
 /// Exit codes: 0 ended as asked, 1 failed, 2 wrong command line, 3 the machine lacks something mandatory (see `observer
 /// check`), 4 the listen address cannot be had, 5 another observer runs with the same --pin.
 #[derive(Debug, Parser)]
-#[command(name = "observer", version, arg_required_else_help = true)]
+#[command(name = "observer", version = VERSION.as_str(), arg_required_else_help = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -46,12 +62,12 @@ pub struct DetachArgs {
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// Address of /metrics, /livez, /readyz and /healthz; port 0 takes a free one.
-    #[arg(long, env = "OBSERVER_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:9435")]
+    #[arg(long, env = "OBSERVER_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:9435", value_parser = address)]
     pub listen: SocketAddr,
 
     /// Address of the observer's own metrics, apart from those of the workloads, and of the other paths once more
     /// [default: all on --listen].
-    #[arg(long, env = "OBSERVER_SELF_LISTEN", value_name = "ADDR")]
+    #[arg(long, env = "OBSERVER_SELF_LISTEN", value_name = "ADDR", value_parser = address)]
     pub self_listen: Option<SocketAddr>,
 
     /// Root of the cgroup-v2 tree, or the directory whose `unified` it is [default: found in the mount table].
@@ -80,7 +96,7 @@ pub struct RunArgs {
     pub kernel_log: KernelLog,
 
     /// Log one line for each connection that ends.
-    #[arg(long, env = "OBSERVER_CONNECTION_LOG")]
+    #[arg(long, env = "OBSERVER_CONNECTION_LOG", value_parser = BoolishValueParser::new())]
     pub connection_log: bool,
 
     /// Slots in the kernel's table, 1 KiB each; each (cgroup, role, protocol, port) takes one to three.
@@ -99,7 +115,7 @@ pub struct RunArgs {
     pub pin: Option<PathBuf>,
 
     /// With --pin: wait for the end of another observer instead of giving up.
-    #[arg(long, env = "OBSERVER_WAIT", requires = "pin")]
+    #[arg(long, env = "OBSERVER_WAIT", value_parser = BoolishValueParser::new())]
     pub wait: bool,
 
     /// Pretend another ABI version (tests).
@@ -197,6 +213,16 @@ pub struct TailArgs {
 /// The label values of an enum.
 fn labels<T: Copy>(all: &[T], label: impl Fn(T) -> &'static str) -> PossibleValuesParser {
     all.iter().map(|&value| label(value)).collect::<Vec<_>>().into()
+}
+
+/// An address with a port; says what is missing where one comes from a program that needs less.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|error| match text.strip_prefix(':').map(str::parse::<u16>) {
+        Some(Ok(port)) => format!(
+            "the IP address is missing; 0.0.0.0:{port} is every IPv4 address of this machine, [::]:{port} every address"
+        ),
+        _ => format!("{error}; give an IP address and a port, such as 0.0.0.0:9435 or [::]:9435"),
+    })
 }
 
 /// A time: seconds, or what humantime reads.

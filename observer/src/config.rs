@@ -70,6 +70,9 @@ pub enum ConfigError {
     /// The programs' log has one reader, which would be gone.
     #[error("--kernel-log does not go with --pin: run it without one of them")]
     PinnedLog,
+    /// Without pins there is nobody to wait for.
+    #[error("--wait waits for the end of another observer with the same pins: give --pin, too")]
+    WaitWithoutPins,
 }
 
 /// The listen address cannot be had.
@@ -120,6 +123,9 @@ impl TryFrom<RunArgs> for Config {
         }
         if args.pin.is_some() && args.kernel_log != KernelLog::Off {
             return Err(ConfigError::PinnedLog);
+        }
+        if args.wait && args.pin.is_none() {
+            return Err(ConfigError::WaitWithoutPins);
         }
         let mut metrics_prefix = args.metrics_prefix;
         if !metrics_prefix.is_empty() && !metrics_prefix.ends_with('_') {

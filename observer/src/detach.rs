@@ -1,6 +1,6 @@
 //! `observer detach`: removes what a daemon with `--pin` has left in the kernel.
 
-use crate::{bpf::Pins, cli::DetachArgs, exit::Code, preflight};
+use crate::{bpf::Pins, cli::DetachArgs, exit::Code, output, preflight};
 
 /// Removes it, and says what it did.
 ///
@@ -10,13 +10,13 @@ pub fn detach(args: &DetachArgs) -> anyhow::Result<Code> {
     preflight::privileges()?;
     let directory = args.pin.display();
     if !args.pin.exists() {
-        println!("nothing is pinned in {directory}");
+        output::line(format_args!("nothing is pinned in {directory}"))?;
         return Ok(Code::Success);
     }
     if Pins::open(&args.pin, false)?.remove()? {
-        println!("detached what was pinned in {directory}");
+        output::line(format_args!("detached what was pinned in {directory}"))?;
     } else {
-        println!("nothing was pinned in {directory}");
+        output::line(format_args!("nothing was pinned in {directory}"))?;
     }
     Ok(Code::Success)
 }

@@ -14,7 +14,7 @@
 //!   collect  one pass over all of the above            the only place that knows both ends
 //!   export/  series ─▶ text ─▶ HTTP                    the only user of axum
 //!   kernel_side             made, taken over or replaced
-//!   run, check, detach, preflight, config, cli, exit           the program around it
+//!   run, check, detach, preflight, config, cli, logging, output, exit       the program around it
 //! ```
 //!
 //! No metric depends on an event reaching this process: the kernel keeps every count, and a scrape reads it.
@@ -35,6 +35,7 @@ pub mod kernel_side;
 pub mod kube;
 pub mod logging;
 pub mod model;
+pub mod output;
 pub mod preflight;
 pub mod records;
 pub mod run;

@@ -6,10 +6,11 @@ mod support;
 
 use std::{
     fs::{self, Permissions},
+    io::Read as _,
     net::TcpListener,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::PathBuf,
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -23,7 +24,7 @@ use support::{
     leaks::BpfSnapshot,
     lock::SystemLock,
     poll::poll,
-    process::run_to_end,
+    process::{Process, run_to_end},
     scale::scaled,
     workload::{Drive, Driver, Protocol, Server},
 };
@@ -313,6 +314,102 @@ fn a_command_line_that_is_none() {
         assert!(words.iter().all(|word| error.contains(word)), "{context}");
         assert!(ended.stderr.contains("--help"), "{context}");
     }
+}
+
+/// Variables are as good as options, and an error about one says where the value comes from.
+#[test]
+fn values_that_come_from_variables() {
+    let _lock = SystemLock::acquire();
+    let with = |variables: &[(&str, &str)], args: &[&str]| {
+        let mut command = observer(args);
+        command.envs(variables.iter().copied());
+        Ended::of(command)
+    };
+    // By the command line's parser, by the check of the configuration, and by the kernel.
+    for (option, variable, value) in [
+        ("--listen", "OBSERVER_LISTEN", "nowhere"),
+        ("--self-listen", "OBSERVER_SELF_LISTEN", ":x"),
+        ("--log-format", "OBSERVER_LOG_FORMAT", "xml"),
+        ("--connection-log", "OBSERVER_CONNECTION_LOG", "perhaps"),
+        ("--cells", "OBSERVER_CELLS", "many"),
+        ("--cells", "OBSERVER_CELLS", "1"),
+        ("--metrics-prefix", "OBSERVER_METRICS_PREFIX", "1st"),
+        ("--wait", "OBSERVER_WAIT", "1"),
+    ] {
+        let ended = with(&[(variable, value)], &["run"]);
+        let context = format!("{variable}={value}: {}", ended.context());
+        assert_eq!(ended.code, Some(USAGE), "{context}");
+        assert!(ended.stderr.contains(option) && ended.stderr.contains(variable), "{context}");
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    let words = [&address, "--listen", "OBSERVER_LISTEN"];
+    with(&[("OBSERVER_LISTEN", &address)], &["run"]).refused(ADDRESS, &words);
+    with(&[("OBSERVER_LISTEN", &address)], &["check"]).failed_check(ADDRESS, &words);
+    // What is typed is not the variable's fault.
+    let typed = with(&[("OBSERVER_CELLS", "17")], &["run", "--cells", "1"]);
+    assert!(!typed.stderr.contains("OBSERVER_CELLS"), "{}", typed.context());
+
+    // A blank one is none, and there are several ways to say yes and no.
+    let blank = ["OBSERVER_LISTEN", "OBSERVER_SELF_LISTEN", "OBSERVER_CELLS", "OBSERVER_PIN"];
+    let blank = [&blank[..], &["OBSERVER_WAIT", "OBSERVER_KUBE", "NODE_NAME"]].concat();
+    for nothing in ["", " "] {
+        let variables: Vec<_> = blank.iter().map(|variable| (*variable, nothing)).collect();
+        let ended = with(&variables, &["check", "--listen", "127.0.0.1:0"]);
+        assert_eq!(ended.code, Some(0), "{}", ended.context());
+        assert_eq!(ended.stderr, "", "{}", ended.context());
+    }
+    for word in ["1", "0", "yes", "no", "on", "off", "true", "false"] {
+        let variables = [("OBSERVER_CONNECTION_LOG", word)];
+        let ended = with(&variables, &["check", "--listen", "127.0.0.1:0"]);
+        assert_eq!(ended.code, Some(0), "{word}: {}", ended.context());
+    }
+}
+
+#[test]
+fn an_address_as_other_programs_take_it() {
+    let _lock = SystemLock::acquire();
+    let ended = Ended::of(observer(&["run", "--listen", ":9435"]));
+    assert_eq!(ended.code, Some(USAGE), "{}", ended.context());
+    for hint in ["0.0.0.0:9435", "[::]:9435"] {
+        assert!(ended.stderr.contains(hint), "{}", ended.context());
+    }
+}
+
+/// As `observer check | head -1` does.
+#[test]
+fn a_reader_that_has_seen_enough() {
+    let _lock = SystemLock::acquire();
+    for args in [&["check", "--listen", "127.0.0.1:0"][..], &["--help"], &["--version"]] {
+        let before = BpfSnapshot::take();
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = observer(args);
+        let child = command.stdout(writer).stderr(Stdio::piped()).spawn().expect("it runs");
+        let mut process = Process::new(child, format!("{args:?}"));
+        // It keeps what it has of the pipe.
+        drop(command);
+        let mut said = String::new();
+        process.take_stderr().read_to_string(&mut said).expect("a pipe can be read");
+        assert_eq!((process.wait(PATIENCE).code(), said.as_str()), (Some(0), ""), "{args:?}");
+        before.assert_same();
+    }
+    // Nobody hears the error, and its code is the same.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = observer(&["run", "--cells", "1"]);
+    let child = command.stderr(writer).spawn().expect("it runs");
+    assert_eq!(Process::new(child, "run").wait(PATIENCE).code(), Some(USAGE));
+}
+
+#[test]
+fn the_version_tells_what_was_built_of_what() {
+    let _lock = SystemLock::acquire();
+    let ended = Ended::of(observer(&["--version"]));
+    let begin = format!("observer {} (revision ", env!("CARGO_PKG_VERSION"));
+    let rest = ended.stdout.strip_prefix(&begin).and_then(|rest| rest.strip_suffix(")\n"));
+    let (revision, abi) = rest.and_then(|rest| rest.split_once(", ABI ")).unwrap_or_default();
+    assert!(!revision.is_empty() && !abi.is_empty(), "{}", ended.context());
 }
 
 /// The codes that the other tests expect are the ones the user is told.

@@ -11,7 +11,7 @@ use std::{
 use thiserror::Error;
 
 use super::{DEFAULT, Filter, line::Notice};
-use crate::{cli::TailArgs, exit::Code};
+use crate::{cli::TailArgs, exit::Code, output};
 
 /// How long the daemon may take to send what is left.
 const LEFT: Duration = Duration::from_secs(10);
@@ -111,7 +111,7 @@ impl<'a> Lines<'a> {
         let answer = lines.next(None)?.unwrap_or_default();
         match serde_json::from_slice(answer) {
             Ok(Notice::Following) => {
-                eprintln!("observer: following {}", path.display());
+                output::say(format_args!("following {}", path.display()));
                 Ok(lines)
             }
             Ok(Notice::Refused { message }) => Err(TailError::Refused(message)),
