@@ -56,6 +56,10 @@ pub struct DetachArgs {
     /// The directory that was given to `run`.
     #[arg(long, env = "OBSERVER_PIN", value_name = "PATH", default_value = DEFAULT_PIN)]
     pub pin: PathBuf,
+
+    /// Succeed if the directory does not exist.
+    #[arg(long, env = "OBSERVER_IGNORE_NOT_FOUND", value_parser = BoolishValueParser::new())]
+    pub ignore_not_found: bool,
 }
 
 /// Options of `run`; `check` takes the same, to check exactly what would run.

@@ -32,9 +32,10 @@ impl Code {
             Self::Address
         } else if let Some(error) = error.downcast_ref::<bpf::PinError>() {
             match error {
-                bpf::PinError::Busy(_) => Self::Busy,
+                bpf::PinError::Busy { .. } => Self::Busy,
                 bpf::PinError::NoBpffs(_) => Self::Unsupported,
-                bpf::PinError::File { .. } => Self::Failure,
+                bpf::PinError::Foreign { .. } => Self::Usage,
+                bpf::PinError::Missing(_) | bpf::PinError::File { .. } => Self::Failure,
             }
         } else if error.is::<config::ConfigError>()
             || error.is::<kube::SourceError>()

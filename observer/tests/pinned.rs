@@ -4,6 +4,10 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
     process::{Command, Output, Stdio},
     sync::Arc,
     thread,
@@ -187,11 +191,14 @@ fn one_at_a_time() {
     let first = start(&bpffs, &[]);
 
     let run = ["run", "--listen", "127.0.0.1:0", "--pin", bpffs.pins()];
-    for refused in [&run[..], &["detach", "--pin", bpffs.pins()]] {
+    // Each is told what it can do itself: `detach` does not wait.
+    for (refused, waits) in [(&run[..], true), (&["detach", "--pin", bpffs.pins()], false)] {
         let ended = observer(refused);
         let said = String::from_utf8_lossy(&ended.stderr);
         assert_eq!(ended.status.code(), Some(5), "{said}");
-        assert!(said.contains("another observer runs") && said.contains("--wait"), "{said}");
+        assert!(said.contains("another observer runs"), "{said}");
+        assert!(said.contains("stop it first"), "{said}");
+        assert_eq!(said.contains("--wait"), waits, "{said}");
     }
 
     // One that waits takes over when the first has ended.
@@ -209,9 +216,74 @@ fn one_at_a_time() {
 
     let detached = observer(&["detach", "--pin", bpffs.pins()]);
     assert_eq!(detached.status.code(), Some(0), "{detached:?}");
-    let again = observer(&["detach", "--pin", bpffs.pins()]);
-    assert_eq!(again.status.code(), Some(0), "{again:?}");
     before.assert_same();
+}
+
+#[test]
+fn what_does_not_exist_cannot_be_detached() {
+    let _lock = SystemLock::acquire();
+    let bpffs = Bpffs::new();
+    let detach = ["detach", "--pin", bpffs.pins()];
+    let ended = observer(&detach);
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains(bpffs.pins()) && said.contains("does not exist"), "{said}");
+    assert!(said.contains("--pin"), "{said}");
+    let ended = observer(&[&detach[..], &["--ignore-not-found"]].concat());
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(bpffs.is_clean(), "it makes no directory");
+}
+
+/// A directory for pins is one for pins alone: whatever else is in it is not ours to remove.
+#[test]
+fn a_directory_with_anything_else_is_refused_and_left_alone() {
+    let _lock = SystemLock::acquire();
+    let before = BpfSnapshot::take();
+    let bpffs = Bpffs::new();
+    let pins = Path::new(bpffs.pins());
+    start(&bpffs, &[]).stop();
+    let ours = || fs::read_dir(pins).expect("the pins").flatten().map(|entry| entry.file_name());
+    let kept: BTreeSet<_> = ours().collect();
+    assert_eq!(kept.len(), 1);
+    let name = kept.first().and_then(|name| name.to_str()).expect("text").to_owned();
+
+    // Somebody else's directory, one that only begins like ours, and a link into another's.
+    let elsewhere = bpffs.path().join("elsewhere");
+    fs::create_dir_all(elsewhere.join("links")).expect("a directory");
+    for foreign in ["tc", "abi1-not-ours", &name.replace("abi", "xabi")] {
+        fs::create_dir_all(pins.join(foreign).join("links")).expect("a directory");
+        refused_and_untouched(&bpffs, foreign, &name);
+        fs::remove_dir(pins.join(foreign).join("links")).expect("it is still there");
+        fs::remove_dir(pins.join(foreign)).expect("it is still there");
+    }
+    let link = format!("abi1-{}", "0".repeat(16));
+    symlink(&elsewhere, pins.join(&link)).expect("a link");
+    refused_and_untouched(&bpffs, &link, &name);
+    assert!(elsewhere.join("links").exists());
+    fs::remove_file(pins.join(&link)).expect("it is still there");
+
+    // What an interrupted start has left is ours.
+    fs::create_dir_all(pins.join(format!("new-{name}/maps"))).expect("a directory");
+    let detached = observer(&["detach", "--pin", bpffs.pins()]);
+    assert!(detached.status.success(), "{detached:?}");
+    assert!(bpffs.is_clean(), "detached, and something is left");
+    before.assert_same();
+}
+
+fn refused_and_untouched(bpffs: &Bpffs, foreign: &str, ours: &str) {
+    // Another ABI: what is there would be replaced.
+    let run = ["run", "--listen", "127.0.0.1:0", "--simulate-abi", "999", "--pin", bpffs.pins()];
+    for refused in [&run[..], &["detach", "--pin", bpffs.pins()]] {
+        let ended = observer(refused);
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{foreign}: {said}");
+        for word in [bpffs.pins(), foreign, "--pin"] {
+            assert!(said.contains(word), "{foreign}: {said}");
+        }
+        for entry in [foreign, ours] {
+            assert!(Path::new(bpffs.pins()).join(entry).join("links").exists(), "{entry}");
+        }
+    }
 }
 
 #[test]

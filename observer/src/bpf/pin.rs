@@ -48,10 +48,28 @@ pub enum PinError {
     #[error("{0} is on no BPF file system; mount one (`mount -t bpf bpf /sys/fs/bpf`)")]
     NoBpffs(PathBuf),
     /// Another observer works with them.
+    #[error("another observer runs with the pins in {directory}; {remedy}")]
+    Busy {
+        /// Where they are.
+        directory: PathBuf,
+        /// What whoever asks can do about it.
+        remedy: &'static str,
+    },
+    /// There is nothing to remove.
     #[error(
-        "another observer runs with the pins in {0}; stop it first, or wait for its end with --wait"
+        "{0} does not exist, so nothing is pinned there; give the directory that `observer run` had, with --pin"
     )]
-    Busy(PathBuf),
+    Missing(PathBuf),
+    /// The directory is not for pins alone.
+    #[error(
+        "{directory} holds {entry}, which no observer has made; give a directory of its own with --pin, or remove what else is in this one"
+    )]
+    Foreign {
+        /// The directory asked for.
+        directory: PathBuf,
+        /// What is in it.
+        entry: String,
+    },
     /// The file system refused something.
     #[error("cannot {what} {path}: {reason}; run as root, with the BPF file system writable")]
     File {
@@ -87,6 +105,9 @@ impl Origin {
     }
 }
 
+/// Put before the fingerprint while a kernel side is being pinned.
+const NEW: &str = "new-";
+
 /// A directory of pins, locked.
 pub struct Pins {
     directory: PathBuf,
@@ -97,12 +118,9 @@ impl Pins {
     /// Locks the directory, which is made if it is missing. With `wait`, waits until its user is gone.
     ///
     /// # Errors
-    /// If it is on no BPF file system, in use, or refused.
+    /// If it is on no BPF file system, in use, not for pins alone, or refused.
     pub fn open(directory: &Path, wait: bool) -> Result<Self, PinError> {
-        let parent = directory.parent().unwrap_or(Path::new("/"));
-        if !statfs(parent).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC) {
-            return Err(PinError::NoBpffs(directory.to_owned()));
-        }
+        on_bpffs(directory)?;
         loop {
             match fs::create_dir(directory) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -110,14 +128,56 @@ impl Pins {
                 }
                 _ => {}
             }
-            let file = File::open(directory).map_err(|error| failed("open", directory, &error))?;
-            let inode = file.metadata().map_or(0, |metadata| metadata.ino());
-            let lock = lock(file, directory, wait)?;
-            // It may have been removed while we waited for it.
-            if fs::metadata(directory).is_ok_and(|metadata| metadata.ino() == inode) {
-                return Ok(Self { directory: directory.to_owned(), _lock: lock });
+            let remedy = "stop it first, or wait for its end with --wait";
+            if let Some(pins) = Self::lock(directory, wait, remedy)? {
+                return Ok(pins);
             }
         }
+    }
+
+    /// Locks a directory that is there.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and if it is missing.
+    pub fn existing(directory: &Path) -> Result<Self, PinError> {
+        let missing = || PinError::Missing(directory.to_owned());
+        if fs::symlink_metadata(directory).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            return Err(missing());
+        }
+        on_bpffs(directory)?;
+        // One that has gone meanwhile was removed by somebody else.
+        Self::lock(directory, false, "stop it first")?.ok_or_else(missing)
+    }
+
+    /// Locks the directory; `None` if it has been removed meanwhile.
+    fn lock(directory: &Path, wait: bool, remedy: &'static str) -> Result<Option<Self>, PinError> {
+        let file = File::open(directory).map_err(|error| failed("open", directory, &error))?;
+        let inode = file.metadata().map_or(0, |metadata| metadata.ino());
+        let lock = lock(file, directory, wait, remedy)?;
+        if !fs::metadata(directory).is_ok_and(|metadata| metadata.ino() == inode) {
+            return Ok(None);
+        }
+        let pins = Self { directory: directory.to_owned(), _lock: lock };
+        pins.entries()?;
+        Ok(Some(pins))
+    }
+
+    /// The kernel sides in the directory, which must hold nothing else.
+    fn entries(&self) -> Result<Vec<PathBuf>, PinError> {
+        let list = |error: &io::Error| failed("list", &self.directory, error);
+        let mut ours = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(|error| list(&error))? {
+            let entry = entry.map_err(|error| list(&error))?;
+            let name = entry.file_name();
+            // Not a symbolic link: what it points to may be anybody's.
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if !(is_directory && name.to_str().is_some_and(is_fingerprint)) {
+                let entry = name.to_string_lossy().into_owned();
+                return Err(PinError::Foreign { directory: self.directory.clone(), entry });
+            }
+            ours.push(entry.path());
+        }
+        Ok(ours)
     }
 
     /// The kernel side that was left running by a daemon of this fingerprint, if there is one and it is whole.
@@ -140,23 +200,20 @@ impl Pins {
     /// Removes all pins, and with them what they keep attached; true if there were any.
     ///
     /// # Errors
-    /// If the file system refuses.
+    /// If there is anything else, which then stays with all the rest, or the file system refuses.
     pub fn clear(&self) -> Result<bool, PinError> {
-        let mut cleared = false;
-        let entries = fs::read_dir(&self.directory)
-            .map_err(|error| failed("list", &self.directory, &error))?;
-        for entry in entries.flatten() {
-            remove(&entry.path())?;
-            info!(pins = %entry.path().display(), "removed a kernel side");
-            cleared = true;
+        let entries = self.entries()?;
+        for kernel_side in &entries {
+            remove(kernel_side)?;
+            info!(pins = %kernel_side.display(), "removed a kernel side");
         }
-        Ok(cleared)
+        Ok(!entries.is_empty())
     }
 
-    /// Removes everything, the directory too.
+    /// Removes all pins, and the directory too.
     ///
     /// # Errors
-    /// If the file system refuses.
+    /// As [`Self::clear`].
     pub fn remove(self) -> Result<bool, PinError> {
         let cleared = self.clear()?;
         fs::remove_dir(&self.directory)
@@ -169,7 +226,7 @@ impl Pins {
     /// # Errors
     /// If the file system refuses; nothing stays pinned then.
     pub fn keep(&self, fingerprint: &str, attached: &mut Attached) -> Result<(), PinError> {
-        let new = self.directory.join(format!("new-{fingerprint}"));
+        let new = self.directory.join(format!("{NEW}{fingerprint}"));
         let kept = self.directory.join(fingerprint);
         pin_all(&new, attached)
             .map_err(|error| failed("pin into", &new, &*error))
@@ -196,11 +253,43 @@ pub fn fingerprint(options: &Options<'_>, cgroup_root: &Path) -> String {
     format!("abi{abi:016x}-{:016x}-programs{programs:016x}", started.value())
 }
 
-fn lock(file: File, directory: &Path, wait: bool) -> Result<Flock<File>, PinError> {
+/// Whether a daemon, of whatever version, gives such a name: see [`fingerprint`] and [`NEW`].
+fn is_fingerprint(name: &str) -> bool {
+    let fingerprint = name.strip_prefix(NEW).unwrap_or(name);
+    let parts = fingerprint.strip_prefix("abi").and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(abi, hash)| {
+        !abi.is_empty()
+            && abi.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            && hash.len() == 16
+            && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
+fn on_bpffs(directory: &Path) -> Result<(), PinError> {
+    let parent = match directory.parent() {
+        None => directory,
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+    };
+    if statfs(parent).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC) {
+        Ok(())
+    } else {
+        Err(PinError::NoBpffs(directory.to_owned()))
+    }
+}
+
+fn lock(
+    file: File,
+    directory: &Path,
+    wait: bool,
+    remedy: &'static str,
+) -> Result<Flock<File>, PinError> {
     let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => return Ok(lock),
         Err((file, Errno::EWOULDBLOCK)) if wait => file,
-        Err((_, Errno::EWOULDBLOCK)) => return Err(PinError::Busy(directory.to_owned())),
+        Err((_, Errno::EWOULDBLOCK)) => {
+            return Err(PinError::Busy { directory: directory.to_owned(), remedy });
+        }
         Err((_, error)) => return Err(failed("lock", directory, &error)),
     };
     info!(pins = %directory.display(), "another observer runs: waiting for its end");
@@ -280,4 +369,41 @@ fn parts(directory: &Path) -> Result<Parts, Box<dyn Error>> {
         })
         .collect::<Result<_, Box<dyn Error>>>()?;
     Ok(Parts { states, links, programs, maps })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_a_daemon_gives_and_others() {
+        let options = Options {
+            cells: 17,
+            record_buffer: 4096,
+            kernel_log: crate::cli::KernelLog::Off,
+            simulate_lacking: &[],
+            simulate_empty: false,
+            abi: None,
+        };
+        let name = fingerprint(&options, Path::new("/"));
+        assert!(is_fingerprint(&name) && is_fingerprint(&format!("{NEW}{name}")), "{name}");
+        assert!(is_fingerprint("abi999-0123456789abcdef"), "of another version");
+        for name in [
+            "",
+            "abi",
+            "abi1",
+            "abi1-",
+            "abi-0123456789abcdef",
+            "abi1-0123456789abcde",
+            "abi1-0123456789abcdeg",
+            "new-",
+            "new-new-abi1-0123456789abcdef",
+            "ip",
+            "tc",
+            "abi1-0123456789abcdef.bak",
+            "xabi1-0123456789abcdef",
+        ] {
+            assert!(!is_fingerprint(name), "{name}");
+        }
+    }
 }
