@@ -23,6 +23,9 @@ use tracing::info;
 
 use crate::attribute::Identity;
 
+/// The target of the log's lines.
+pub const TARGET: &str = "connection";
+
 /// One connection at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -44,7 +47,7 @@ pub struct Record {
     pub lifetime: Duration,
     /// Whether it is older than the programs.
     pub adopted: bool,
-    /// From the last payload, or the birth without any, until then.
+    /// From the last payload, or the birth without any, until then; never longer than the lifetime.
     pub idle: Duration,
     /// Payload bytes received and sent.
     pub bytes: [u64; 2],
@@ -93,10 +96,8 @@ impl TryFrom<&[u8]> for Record {
         };
         let (born, at) =
             (long(offset_of!(ConnRecord, born_ns)), long(offset_of!(ConnRecord, at_ns)));
-        let payload = match long(offset_of!(ConnRecord, payload_ns)) {
-            0 => born,
-            payload => payload,
-        };
+        // 0 without any. Payload is timed by the kernel's tick, which lags: it may seem older than the connection.
+        let payload = long(offset_of!(ConnRecord, payload_ns)).max(born);
         let flags = u32::from(short(offset_of!(ConnRecord, flags)));
         let event = match byte(offset_of!(ConnRecord, kind)) {
             kind::IDENTIFIED => Event::Identified,
@@ -140,7 +141,7 @@ impl Record {
     pub fn log(&self, identity: &Identity) {
         let Event::Ended { reason, .. } = self.event else { return };
         info!(
-            target: "connection",
+            target: TARGET,
             namespace = identity.namespace,
             pod = identity.pod,
             container = identity.container,
@@ -201,6 +202,11 @@ mod tests {
         assert_eq!((ended.at, ended.bytes), (Duration::from_micros(5), [0, 9]));
         bytes[offset_of!(ConnRecord, kind)] = kind::IDENTIFIED;
         assert_eq!(Record::try_from(&bytes[..]).unwrap().event, Event::Identified);
+        // The kernel's tick lags behind.
+        let early = 900_u64.to_ne_bytes();
+        bytes[offset_of!(ConnRecord, payload_ns)..][..8].copy_from_slice(&early);
+        let early = Record::try_from(&bytes[..]).unwrap();
+        assert_eq!(early.idle, early.lifetime, "no connection idles for longer than it lives");
     }
 
     proptest! {
