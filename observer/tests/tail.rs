@@ -390,3 +390,46 @@ fn tail_says_what_is_wrong() {
     daemon.stop();
     assert!(!socket.exists(), "the socket is left behind");
 }
+
+/// Closes two connections: one without lingering, one that waits for nothing in `FIN_WAIT2`.
+const CLOSERS: &str = "
+import socket, struct, time
+listener = socket.create_server(('127.0.0.1', 0))
+def pair():
+    client = socket.create_connection(listener.getsockname())
+    return client, listener.accept()[0]
+client, server = pair()
+client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+client.close()
+client, server = pair()
+client.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, -1)
+client.shutdown(socket.SHUT_WR)
+assert server.recv(1) == b''
+FIN_WAIT2 = 5
+while client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != FIN_WAIT2: time.sleep(0.01)
+client.close()
+";
+
+/// What the README says of these causes is what the kernel says.
+#[test]
+fn what_a_program_does_to_linger_or_not() {
+    let _lock = SystemLock::acquire();
+    let (daemon, pod) = (Daemon::start(&[]), Pod::new());
+    let mut python = Command::new("/usr/bin/python3");
+    let child = pod.cgroup.spawn_in(python.args(["-c", CLOSERS]));
+    let status = Process::new(child, "python3").wait(PATIENCE);
+    assert!(status.success(), "{status}");
+    let reasons = [("program", "reset_sent")];
+    let told = daemon.scrape().sum("observer_probe_active", &reasons) > 0.5;
+    let expected = if told {
+        vec![("abort_on_linger", 1), ("disconnect", 1)]
+    } else {
+        vec![("unspecified", 2)]
+    };
+    let labels = |cause| [("pod", pod.name.as_str()), ("direction", "sent"), ("cause", cause)];
+    let sums = expected
+        .iter()
+        .map(|&(cause, count)| Expected::sum("tcp_resets_total", &labels(cause), count));
+    daemon.wait_for(PATIENCE, &sums.collect::<Vec<_>>());
+    daemon.stop();
+}

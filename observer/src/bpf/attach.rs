@@ -213,6 +213,7 @@ fn reset_cause(name: &str) -> ResetCause {
         "TCP_ABORT_ON_LINGER" => ResetCause::AbortOnLinger,
         "TCP_ABORT_ON_DATA" => ResetCause::AbortOnData,
         "TCP_ABORT_ON_MEMORY" => ResetCause::AbortOnMemory,
+        // `SO_LINGER` 0 is carried out as a disconnect (`__tcp_close`), and the kernel says no more than that.
         "TCP_STATE" | "TCP_DISCONNECT_WITH_DATA" => ResetCause::Disconnect,
         "TCP_KEEPALIVE_TIMEOUT" => ResetCause::KeepaliveTimeout,
         "TCP_TIMEWAIT_SOCKET" => ResetCause::TimeWait,
