@@ -121,10 +121,11 @@ impl Collector {
         pass::read(self.probes.slots())
     }
 
-    /// Whether a walk has met the cgroup.
-    #[must_use]
-    pub fn knows(&self, cgroup: u64) -> bool {
-        self.cgroups.resolve(cgroup).is_some()
+    /// Learns the names of these cgroups, if a walk that was not tried may tell them.
+    pub fn look_for(&mut self, cgroups: impl IntoIterator<Item = u64>) {
+        if self.cgroups.asks_for_refresh(cgroups) {
+            self.refresh();
+        }
     }
 
     /// Learns the names of new cgroups.
@@ -140,12 +141,9 @@ impl Collector {
     /// If the cells cannot be read, for lack of memory.
     pub fn snapshot(&mut self) -> io::Result<Snapshot> {
         let mut pass = self.read()?;
-        let unknown = |found: &Found| {
-            self.ledger.wants_name(found) && self.cgroups.resolve(found.key.cgroup).is_none()
-        };
-        if pass.cells.iter().any(unknown) {
-            self.refresh();
-        }
+        let nameless = pass.cells.iter().filter(|found| self.ledger.wants_name(found));
+        let nameless: Vec<u64> = nameless.map(|found| found.key.cgroup).collect();
+        self.look_for(nameless);
         let cells = std::mem::take(&mut pass.cells);
         let shown = self.ledger.show(cells, &self.cgroups);
         // One state of the names for the whole scrape: no two pods may come to share one.

@@ -42,6 +42,8 @@ pub struct CgroupIndex {
     root: PathBuf,
     limits: Limits,
     entries: HashMap<u64, Entry>,
+    /// Ids that were looked for and are not in the tree, as far as it can be seen.
+    missing: HashSet<u64>,
     /// How often the tree was walked.
     walks: u64,
     skipped: u64,
@@ -59,12 +61,30 @@ struct Entry {
 impl CgroupIndex {
     /// An empty index of the cgroup-v2 tree mounted at `root`; [`refresh`](Self::refresh) fills it.
     pub fn new(root: PathBuf) -> Self {
-        Self { root, limits: LIMITS, entries: HashMap::new(), walks: 0, skipped: 0 }
+        Self {
+            root,
+            limits: LIMITS,
+            entries: HashMap::new(),
+            missing: HashSet::new(),
+            walks: 0,
+            skipped: 0,
+        }
     }
 
     /// Who the cgroup `id` is or was, without looking at the tree. `None` if no walk has met it.
     pub fn resolve(&self, id: u64) -> Option<Arc<Identity>> {
         self.entries.get(&id).map(|entry| Arc::clone(&entry.identity))
+    }
+
+    /// Whether a refresh is worth its while for one of these cgroups: it is not known, and this was not said of it before.
+    /// A cgroup that counts is older than its counts, so what one refresh does not find, the regular ones may; a walk for
+    /// it alone, at every look, would be for nothing.
+    pub fn asks_for_refresh(&mut self, ids: impl IntoIterator<Item = u64>) -> bool {
+        let mut asks = false;
+        for id in ids {
+            asks |= !self.entries.contains_key(&id) && self.missing.insert(id);
+        }
+        asks
     }
 
     /// Whether the cgroup `id` existed at the last refresh (or was learnt after it).
@@ -139,6 +159,8 @@ impl CgroupIndex {
     pub fn forget_dead(&mut self, in_use: impl Fn(u64) -> bool) {
         let walks = self.walks;
         self.entries.retain(|&id, entry| entry.seen + 1 >= walks || in_use(id));
+        let known = &self.entries;
+        self.missing.retain(|&id| !known.contains_key(&id) && in_use(id));
     }
 
     /// Records that `id` exists at `path`.
@@ -324,6 +346,30 @@ mod tests {
         index.refresh()?;
         assert_eq!(pod_of(&index, late).as_deref(), Some("late.service"));
         assert!(index.is_alive(late));
+        Ok(())
+    }
+
+    #[test]
+    fn a_walk_is_asked_for_once_for_each_unknown_id() -> Result<()> {
+        let tree = Tree::new()?;
+        let mut index = tree.index()?;
+        let (late, never) = (tree.add("late.service")?, u64::MAX);
+        assert!(index.asks_for_refresh([never, late]));
+        index.refresh()?;
+        for _ in 0..3 {
+            assert!(!index.asks_for_refresh([late, never]), "looked for already");
+        }
+        assert!(index.asks_for_refresh([never, never - 1]), "one that is new");
+        // As long as it counts it stays remembered.
+        index.refresh()?;
+        index.forget_dead(|id| id == never);
+        assert!(!index.asks_for_refresh([never]));
+        assert_eq!(index.missing.len(), 1);
+        // What is seen again, and forgotten once more, is unknown anew.
+        index.learn(never, "brief.service");
+        index.forget_dead(|_| true);
+        index.forget(never);
+        assert!(index.asks_for_refresh([never]));
         Ok(())
     }
 

@@ -154,7 +154,6 @@ impl Worker {
     fn turn(&mut self) -> usize {
         let collector = Arc::clone(&self.collector);
         let mut collector = lock(&collector);
-        let mut walked = false;
         for count in 0..TURN {
             let Some(bytes) = self.records.next() else { return count };
             let record = match Record::try_from(&*bytes) {
@@ -164,11 +163,8 @@ impl Worker {
                     continue;
                 }
             };
-            // A cgroup that is younger than the last walk; one walk names all of them.
-            if !walked && !collector.knows(record.cgroup) {
-                collector.refresh();
-                walked = true;
-            }
+            // A cgroup that is younger than the last walk.
+            collector.look_for([record.cgroup]);
             let identity = collector.identity(record.cgroup);
             if self.log {
                 record.log(&identity);
