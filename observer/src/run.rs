@@ -158,7 +158,7 @@ impl Service {
         if let Some((source, names)) = self.names {
             background.push(kube::start(source, &config.node_name, names)?);
         }
-        let hub = follow_records(&app, config.connection_log)?;
+        let hub = follow_records(&app, config)?;
         background
             .extend(self.records.map(|socket| tokio::spawn(tail::serve(socket, hub.clone()))));
         app.ready.store(true, Ordering::Release);
@@ -236,10 +236,11 @@ fn offer_records(path: Option<&Path>) -> Result<Option<tail::Socket>, tail::Sock
 }
 
 /// Starts to read records, for the log or for those who will ask.
-fn follow_records(app: &App, log: bool) -> anyhow::Result<Hub> {
+fn follow_records(app: &App, config: &Config) -> anyhow::Result<Hub> {
     let records = lock(&app.collector).probes().take_records();
     let records = records.context("cannot read the connection records")?;
     let records = records.context("the connection records are taken already")?;
-    tail::spawn(Arc::clone(&app.collector), records, log)
+    let size = config.record_buffer;
+    tail::spawn(Arc::clone(&app.collector), records, size, config.connection_log)
         .context("cannot start to read the connection records")
 }

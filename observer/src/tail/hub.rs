@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -10,22 +10,18 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use observer_common::wire::loss::Loss;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::warn;
 
 use super::{
     Filter,
     line::{Clock, Dropped, line},
+    source::{Kernel, Source},
 };
-use crate::{
-    collect::{Collector, lock},
-    records::Record,
-};
+use crate::{attribute::Identity, collect::Collector, records::Record};
 
 /// How often the ring buffer is read while somebody listens.
 const POLL: Duration = Duration::from_millis(100);
-/// Records that are read before the scrapes get their turn.
+/// Records that are named before the scrapes get their turn.
 const TURN: usize = 4_096;
 /// Lines that wait for a reader: at 20,000 connections a second those of a fifth of a second.
 const QUEUE: usize = 4_096;
@@ -77,45 +73,50 @@ struct Reader {
     queue: u64,
 }
 
-/// Starts to read `records`; each ended connection is logged if `log` says so.
+/// Starts to read `records`, a ring buffer of `size` bytes; each ended connection is logged if `log` says so.
 ///
 /// # Errors
 /// If there can be no more threads.
 pub fn spawn(
     collector: Arc<Mutex<Collector>>,
     records: RingBuf<MapData>,
+    size: u32,
     log: bool,
 ) -> std::io::Result<Hub> {
+    start(Kernel { collector, records, size: size as usize }, log)
+}
+
+fn start(source: impl Source, log: bool) -> std::io::Result<Hub> {
     let (sender, commands) = channel();
-    let readers = Vec::new();
-    let mut worker = Worker { collector, records, log, readers, clock: Clock::now() };
+    let mut worker = Worker { source, log, readers: Vec::new(), clock: Clock::now() };
     thread::Builder::new().name("records".to_owned()).spawn(move || worker.run(&commands))?;
     Ok(Hub(sender))
 }
 
-struct Worker {
-    collector: Arc<Mutex<Collector>>,
-    records: RingBuf<MapData>,
+struct Worker<S> {
+    source: S,
     log: bool,
     readers: Vec<Reader>,
     clock: Clock,
 }
 
-impl Worker {
+impl<S: Source> Worker<S> {
     fn run(&mut self, commands: &Receiver<Command>) {
-        self.want(self.log);
+        self.source.want(self.log);
+        let mut more = false;
         loop {
             let command = if self.log || !self.readers.is_empty() {
-                commands.recv_timeout(POLL)
+                commands.recv_timeout(if more { Duration::ZERO } else { POLL })
             } else {
                 commands.recv().map_err(Into::into)
             };
-            match command {
+            more = match command {
                 Ok(Command::Join { filter, joined }) => self.join(filter, joined),
                 Ok(Command::Flush { done }) => {
-                    self.read();
+                    let more = self.read();
                     // The reader may be gone.
                     let _ = done.send(());
+                    more
                 }
                 Err(RecvTimeoutError::Timeout) => self.read(),
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -123,73 +124,60 @@ impl Worker {
         }
     }
 
-    /// Adds a reader, who gets what happens from now on.
-    fn join(&mut self, filter: Filter, joined: oneshot::Sender<Seat>) {
-        self.read();
+    /// Adds a reader, who gets what happens from now on; whether there may be more to read.
+    fn join(&mut self, filter: Filter, joined: oneshot::Sender<Seat>) -> bool {
+        let more = self.read();
         let (lines, queue) = mpsc::channel(QUEUE);
         let (dropped, missed) = watch::channel(Dropped::default());
-        let ring_before = ring_full(&mut self.collector());
+        let ring_before = self.source.dropped();
         self.readers.push(Reader { filter, lines, dropped, ring_before, queue: 0 });
-        self.want(true);
+        self.source.want(true);
         // A reader that is gone already is found out when it gets its first line.
         let _ = joined.send(Seat { lines: queue, dropped: missed });
+        more
     }
 
-    /// Reads all that is there.
-    fn read(&mut self) {
+    /// Reads all that is there now, but not for ever what comes meanwhile; whether there may be more.
+    fn read(&mut self) -> bool {
         self.clock.adjust();
-        while self.turn() == TURN {}
-        let ring = ring_full(&mut self.collector());
+        let mut left = self.source.capacity();
+        let mut records = Vec::new();
+        let more = loop {
+            let turn = left.min(TURN);
+            let taken = self.source.take(turn, &mut records);
+            for (record, identity) in records.drain(..) {
+                self.pass_on(&record, &identity);
+            }
+            left -= taken;
+            if taken < turn {
+                break false;
+            }
+            if left == 0 {
+                break true;
+            }
+        };
+        let ring = self.source.dropped();
         for reader in &mut self.readers {
             let now = Dropped { ring: ring - reader.ring_before, queue: reader.queue };
             reader.dropped.send_if_modified(|before| std::mem::replace(before, now) != now);
         }
         self.readers.retain(|reader| !reader.lines.is_closed());
         if self.readers.is_empty() && !self.log {
-            self.want(false);
+            self.source.want(false);
         }
+        more
     }
 
-    /// Reads up to [`TURN`] records; returns how many it were.
-    fn turn(&mut self) -> usize {
-        let collector = Arc::clone(&self.collector);
-        let mut collector = lock(&collector);
-        for count in 0..TURN {
-            let Some(bytes) = self.records.next() else { return count };
-            let record = match Record::try_from(&*bytes) {
-                Ok(record) => record,
-                Err(error) => {
-                    warn!(%error, "unreadable record");
-                    continue;
-                }
-            };
-            // A cgroup that is younger than the last walk.
-            collector.look_for([record.cgroup]);
-            let identity = collector.identity(record.cgroup);
-            if self.log {
-                record.log(&identity);
-            }
-            let mut text = None;
-            for reader in &mut self.readers {
-                if reader.filter.wants(&record, &identity) {
-                    let text =
-                        text.get_or_insert_with(|| line(&record, &identity, self.clock).into());
-                    reader.offer(text);
-                }
+    fn pass_on(&mut self, record: &Record, identity: &Identity) {
+        if self.log {
+            record.log(identity);
+        }
+        let mut text = None;
+        for reader in &mut self.readers {
+            if reader.filter.wants(record, identity) {
+                reader.offer(text.get_or_insert_with(|| line(record, identity, self.clock).into()));
             }
         }
-        TURN
-    }
-
-    /// Tells the kernel whether anybody listens.
-    fn want(&self, wanted: bool) {
-        if let Err(error) = self.collector().probes().want_records(wanted) {
-            warn!(%error, wanted, "cannot tell the programs whether records are wanted");
-        }
-    }
-
-    fn collector(&self) -> MutexGuard<'_, Collector> {
-        lock(&self.collector)
     }
 }
 
@@ -201,7 +189,74 @@ impl Reader {
     }
 }
 
-/// How many records the ring buffer has dropped.
-fn ring_full(collector: &mut Collector) -> u64 {
-    collector.probes().losses()[Loss::RingFull as usize]
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use observer_common::protocol::{Protocol, Reason, Role};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{attribute::identify, records::Event};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Records that come faster than they are read, as long as anybody wants them.
+    struct Flood {
+        wanted: Arc<AtomicBool>,
+        identity: Arc<Identity>,
+    }
+
+    impl Source for Flood {
+        fn capacity(&self) -> usize {
+            TURN + 1
+        }
+
+        fn take(&mut self, limit: usize, records: &mut Vec<(Record, Arc<Identity>)>) -> usize {
+            let record = Record {
+                event: Event::Ended { reason: Reason::Peer, reset: None },
+                cgroup: 1,
+                role: Role::Server,
+                protocol: Protocol::Tcp,
+                local: "127.0.0.1:80".parse().unwrap(),
+                peer: "127.0.0.1:40000".parse().unwrap(),
+                at: Duration::from_secs(2),
+                lifetime: Duration::from_secs(1),
+                adopted: false,
+                idle: Duration::ZERO,
+                bytes: [0, 0],
+                retransmits: 0,
+            };
+            records.extend((0..limit).map(|_| (record.clone(), Arc::clone(&self.identity))));
+            limit
+        }
+
+        fn dropped(&mut self) -> u64 {
+            0
+        }
+
+        fn want(&mut self, wanted: bool) {
+            self.wanted.store(wanted, Ordering::Release);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_and_goes_need_not_wait_for_a_pause() {
+        let wanted = Arc::new(AtomicBool::new(false));
+        let identity = Arc::new(identify("/system.slice/nginx.service"));
+        let hub = start(Flood { wanted: Arc::clone(&wanted), identity }, false).unwrap();
+        let join = || timeout(PATIENCE, hub.join(Filter::default()));
+        let mut first = join().await.expect("joined in time").expect("the hub runs");
+        let second = join().await.expect("joined in time").expect("the hub runs");
+        timeout(PATIENCE, hub.flush()).await.expect("flushed in time");
+        assert!(first.lines.recv().await.is_some());
+        assert!(wanted.load(Ordering::Acquire));
+        drop((first, second));
+        let gone = async {
+            while wanted.load(Ordering::Acquire) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, gone).await.expect("nobody listens any more");
+    }
 }

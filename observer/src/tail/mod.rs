@@ -18,6 +18,7 @@ mod filter;
 mod hub;
 pub mod line;
 mod socket;
+mod source;
 
 pub use filter::Filter;
 pub use hub::{Hub, spawn};
