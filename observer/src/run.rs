@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,7 @@ use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    task::AbortHandle,
     time::MissedTickBehavior,
 };
 use tracing::{info, warn};
@@ -149,18 +151,19 @@ impl Service {
         };
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-        let mut background = vec![tokio::spawn(tick(Arc::clone(&app)))];
+        let mut background = vec![tokio::spawn(tick(Arc::clone(&app))).abort_handle()];
         if lock(&app.collector).probes().census().is_some() {
             let censuses = take_censuses(Arc::clone(&app), config.census_interval);
-            background.push(tokio::spawn(censuses));
+            background.push(tokio::spawn(censuses).abort_handle());
         }
-        background.extend(self.kernel_log.map(|log| tokio::spawn(forward_kernel_log(log))));
+        let kernel_log = self.kernel_log.map(|log| tokio::spawn(forward_kernel_log(log)));
+        background.extend(kernel_log.map(|task| task.abort_handle()));
         if let Some((source, names)) = self.names {
-            background.push(kube::start(source, &config.node_name, names)?);
+            background.push(follow_names(source, &config.node_name, names)?);
         }
         let hub = follow_records(&app, config)?;
-        background
-            .extend(self.records.map(|socket| tokio::spawn(tail::serve(socket, hub.clone()))));
+        let tail = self.records.map(|socket| tokio::spawn(tail::serve(socket, hub.clone())));
+        background.extend(tail.map(|task| task.abort_handle()));
         app.ready.store(true, Ordering::Release);
         info!(listen = %address, self_listen = own_address, "ready");
         let shutdown = async move {
@@ -235,6 +238,29 @@ fn offer_records(path: Option<&Path>) -> Result<Option<tail::Socket>, tail::Sock
     }
 }
 
+/// Follows the API server on a thread of its own: it waits for a scrape that holds the names' lock, and those who ask the
+/// endpoints are not to wait with it.
+fn follow_names(
+    source: kube::Source,
+    node: &str,
+    names: Arc<Mutex<Names>>,
+) -> anyhow::Result<AbortHandle> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime for the API server")?;
+    let task = {
+        let _inside = runtime.enter();
+        kube::start(source, node, names)?
+    };
+    let handle = task.abort_handle();
+    thread::Builder::new()
+        .name("names".to_owned())
+        .spawn(move || runtime.block_on(task))
+        .context("cannot start a thread for the API server")?;
+    Ok(handle)
+}
+
 /// Starts to read records, for the log or for those who will ask.
 fn follow_records(app: &App, config: &Config) -> anyhow::Result<Hub> {
     let records = lock(&app.collector).probes().take_records();
@@ -243,4 +269,73 @@ fn follow_records(app: &App, config: &Config) -> anyhow::Result<Hub> {
     let size = config.record_buffer;
     tail::spawn(Arc::clone(&app.collector), records, size, config.connection_log)
         .context("cannot start to read the connection records")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        sync::mpsc,
+    };
+
+    use super::*;
+    use crate::cli::KubeOption;
+
+    /// What the API server says to everything.
+    const ANSWER: &str =
+        r#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
+
+    /// An API server without pods; tells of each request that it has answered.
+    fn api_server() -> (SocketAddr, mpsc::Receiver<()>) {
+        let listener = StdListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let (sender, answered) = mpsc::channel();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.expect("a connection");
+                let _ = stream.read(&mut [0; 4096]);
+                let length = ANSWER.len();
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                let _ = stream.write_all((head + ANSWER).as_bytes());
+                if sender.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        (address, answered)
+    }
+
+    #[test]
+    fn the_endpoints_do_not_wait_for_who_waits_for_the_names() {
+        let (address, answered) = api_server();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let config = format!(
+            "{{apiVersion: v1, kind: Config, current-context: a, users: [{{name: a, user: {{}}}}], \
+             clusters: [{{name: a, cluster: {{server: \"http://{address}\"}}}}], \
+             contexts: [{{name: a, context: {{cluster: a, user: a}}}}]}}"
+        );
+        std::fs::write(file.path(), config).expect("it is ours");
+        let source = kube::source(&KubeOption::File(file.path().to_owned()));
+        let source = source.expect("a kubeconfig").expect("one that was asked for");
+        let names = Arc::new(Mutex::new(Names::default()));
+
+        // A scrape is under way, and the follower is to note that a list begins.
+        let scrape = names.lock().expect("nobody has it");
+        let (done, ended) = mpsc::channel();
+        let waiting = Arc::clone(&names);
+        thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("one");
+            runtime.block_on(async {
+                let _follower = follow_names(source, "node", waiting).expect("it starts");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let _ = done.send(());
+                std::future::pending::<()>().await;
+            });
+        });
+        ended.recv_timeout(Duration::from_secs(10)).expect("the runtime of the endpoints goes on");
+        assert!(answered.try_recv().is_err(), "the follower does not wait for the names");
+        drop(scrape);
+        answered.recv_timeout(Duration::from_secs(10)).expect("it goes on");
+    }
 }
