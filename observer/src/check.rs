@@ -16,7 +16,7 @@ use crate::{
 /// If the command line itself is wrong, or the lines cannot be written.
 pub fn check(args: RunArgs, variables: &Variables) -> anyhow::Result<Code> {
     let config = Config::try_from(args)?;
-    logging::start(config.log_format);
+    let _log = logging::start(config.log_format)?;
     let mut report = Report { failed: None, variables };
     output::line(format_args!("ok    kernel: {}", preflight::kernel_release()))?;
     let privileges = preflight::privileges();

@@ -48,7 +48,7 @@ const RING_POLL: Duration = Duration::from_millis(100);
 pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     bpf::heap::share();
     let config = Config::try_from(args)?;
-    logging::start(config.log_format);
+    let _log = logging::start(config.log_format)?;
     let source = kube::source(&config.kube)?;
     // Who waits for another observer's end waits for its port, too.
     let pins = match &config.pin {

@@ -8,19 +8,28 @@ mod support;
 
 use std::{
     collections::BTreeSet,
-    io::{Read, Write},
+    fs::File,
+    io::{BufRead as _, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    process::{Command, Output, Stdio},
+    os::unix::fs::OpenOptionsExt as _,
+    process::{ChildStderr, Command, Output, Stdio},
+    sync::{Arc, Mutex},
+    thread,
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
+use serde_json::Value;
 use support::{
     cgroup::TestCgroup,
-    daemon::Daemon,
+    daemon::{self, Daemon},
     http::{self, Response},
     leaks::BpfSnapshot,
     lock::SystemLock,
-    metrics::{CLASSIC, Expected},
+    metrics::{self, CLASSIC, Expected, Metrics},
+    pod::Pod,
+    poll::poll,
+    process::Process,
     workload::{Drive, Driver, Protocol, Server},
 };
 
@@ -311,4 +320,96 @@ fn careless_clients_do_not_hold_up_the_end() {
     daemon.stop();
     before.assert_same();
     drop(clients);
+}
+
+/// A daemon whose standard error is read to the line `ready`, and then no more.
+fn start_unread(args: &[&str]) -> (Process, BufReader<ChildStderr>, SocketAddr) {
+    let mut command = Command::new(daemon::executable());
+    command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json"]).args(args);
+    let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut process = Process::new(child, "the daemon");
+    let mut log = BufReader::new(process.take_stderr());
+    let ready = log.by_ref().lines().map_while(Result::ok).find_map(|l| daemon::ready_address(&l));
+    (process, log, ready.expect("it gets ready"))
+}
+
+/// Lines that pipe and queue together cannot hold: the queue's 8,192, and 64 KiB of lines that are not shorter than 200.
+const TOO_MANY: u64 = 9_000;
+
+#[test]
+fn a_log_that_nobody_reads_does_not_hold_up_scrapes() {
+    let _lock = SystemLock::acquire();
+    let before = BpfSnapshot::take();
+    let (mut process, log, address) = start_unread(&["--connection-log"]);
+    let scrape = || {
+        let answer = http::get(address, "/metrics", Some(CLASSIC)).expect("it answers");
+        Metrics::parse(&answer.body).expect("a scrape")
+    };
+    let ring_full = || scrape().sum("observer_lost_total", &[("kind", "ring_full")]) as u64;
+    let pod = Pod::new();
+    let server = Server::start(Protocol::Tcp, ([127, 0, 0, 1], 0).into(), &pod.cgroup, None);
+    // Both ends are this pod's.
+    let mut closed = 0;
+    while closed - ring_full().min(closed) < TOO_MANY {
+        let drive = Drive { short: 5_000, ..Drive::new(Protocol::Tcp, server.addr) };
+        let mut driver = Driver::start(&drive, &pod.cgroup, None);
+        driver.ready();
+        driver.close();
+        closed += 2 * drive.short;
+        let labels = [("pod", pod.name.as_str())];
+        let all = Expected::sum("tcp_connections_closed_total", &labels, closed);
+        metrics::wait_for(PATIENCE, scrape, &[all]);
+    }
+    server.stop();
+
+    // Somebody reads again, and is told what is missing.
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let read = Arc::clone(&lines);
+    let reader = thread::spawn(move || {
+        for line in log.lines().map_while(Result::ok) {
+            let line: Value = serde_json::from_str(&line).expect("JSON");
+            read.lock().expect("no panic").push(line["fields"].clone());
+        }
+    });
+    let told = || {
+        let lines = lines.lock().expect("no panic");
+        let dropped = lines.iter().filter(|line| {
+            let message = line["message"].as_str().unwrap_or_default();
+            message == "lines of the connection log were dropped: standard error was not read"
+        });
+        let dropped: u64 = dropped.filter_map(|line| line["lines"].as_u64()).sum();
+        let shown = lines.iter().filter(|line| line["pod"] == pod.name.as_str()).count() as u64;
+        (shown, dropped)
+    };
+    let complete = || {
+        let (shown, dropped) = told();
+        (dropped > 0 && shown + dropped + ring_full() >= closed).then_some(())
+    };
+    poll(PATIENCE, complete)
+        .unwrap_or_else(|| panic!("{closed} closed; shown, lost: {:?}", told()));
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait(PATIENCE).code(), Some(0));
+    reader.join().expect("all lines are JSON");
+    before.assert_same();
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
+    let _lock = SystemLock::acquire();
+    let before = BpfSnapshot::take();
+    let (mut process, log, _) = start_unread(&[]);
+    // Who writes to the pipe beside the daemon fills it.
+    let pipe = format!("/proc/{}/fd/2", process.id());
+    let mut pipe = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(pipe);
+    let pipe = pipe.as_mut().expect("its standard error");
+    let error = loop {
+        if let Err(error) = pipe.write(&[b'\n'; 4096]) {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait(PATIENCE).code(), Some(0));
+    before.assert_same();
+    drop(log);
 }

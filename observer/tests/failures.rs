@@ -352,7 +352,7 @@ fn values_that_come_from_variables() {
 
     // A blank one is none, and there are several ways to say yes and no.
     let blank = ["OBSERVER_LISTEN", "OBSERVER_SELF_LISTEN", "OBSERVER_CELLS", "OBSERVER_PIN"];
-    let blank = [&blank[..], &["OBSERVER_WAIT", "OBSERVER_KUBE", "NODE_NAME"]].concat();
+    let blank = [&blank[..], &["OBSERVER_WAIT", "OBSERVER_KUBE", "NODE_NAME", "RUST_LOG"]].concat();
     for nothing in ["", " "] {
         let variables: Vec<_> = blank.iter().map(|variable| (*variable, nothing)).collect();
         let ended = with(&variables, &["check", "--listen", "127.0.0.1:0"]);
@@ -373,6 +373,21 @@ fn an_address_as_other_programs_take_it() {
     assert_eq!(ended.code, Some(USAGE), "{}", ended.context());
     for hint in ["0.0.0.0:9435", "[::]:9435"] {
         assert!(ended.stderr.contains(hint), "{}", ended.context());
+    }
+}
+
+#[test]
+fn a_log_level_that_is_none_is_told_and_the_log_goes_on() {
+    let _lock = SystemLock::acquire();
+    for level in ["ifno", "observer=loud", "info,observer"] {
+        let mut command = Command::new(executable());
+        command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+        // It is ready when its log says so.
+        let daemon = Daemon::spawn(command.env("RUST_LOG", level));
+        let log = daemon.stop();
+        let warnings: Vec<_> = log.lines().filter(|line| line.contains("RUST_LOG")).collect();
+        let [warning] = warnings[..] else { panic!("{level}: {log}") };
+        assert!(warning.contains("WARN") && warning.contains("is not used"), "{level}: {log}");
     }
 }
 
