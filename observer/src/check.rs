@@ -3,6 +3,7 @@
 use std::{fmt::Display, io};
 
 use crate::{
+    access::Access,
     bpf::{self, LoadError, Options, ProbeState},
     cli::{RunArgs, Variables},
     config::Config,
@@ -49,6 +50,11 @@ pub fn check(args: RunArgs, variables: &Variables) -> anyhow::Result<Code> {
     } else {
         output::line("skip  kernel programs: they cannot be tried without privileges")?;
     }
+    report.line(
+        "access to the endpoints",
+        Access::load(config.access).map(|access| access.to_string()),
+        Code::Usage,
+    )?;
     report.line(
         "listen address",
         run::bind("--listen", config.listen).map(|_| config.listen.to_string()),

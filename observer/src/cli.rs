@@ -74,6 +74,23 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_SELF_LISTEN", value_name = "ADDR", value_parser = address)]
     pub self_listen: Option<SocketAddr>,
 
+    /// Serve HTTPS with this certificate chain (PEM); it is read again when the file changes.
+    #[arg(long, env = "OBSERVER_TLS_CERT", value_name = "PATH")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The private key of --tls-cert (PEM); it is read again when the file changes.
+    #[arg(long, env = "OBSERVER_TLS_KEY", value_name = "PATH")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Give /metrics only to clients with a certificate of one of these authorities (PEM); it is read again when the file
+    /// changes.
+    #[arg(long, env = "OBSERVER_TLS_CLIENT_CA", value_name = "PATH")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Give /metrics only to clients with a bearer token that is a line of this file; it is read again when it changes.
+    #[arg(long, env = "OBSERVER_BEARER_TOKEN_FILE", value_name = "PATH")]
+    pub bearer_token_file: Option<PathBuf>,
+
     /// Root of the cgroup-v2 tree, or the directory whose `unified` it is [default: found in the mount table].
     #[arg(long, env = "OBSERVER_CGROUP_ROOT", value_name = "PATH")]
     pub cgroup_root: Option<PathBuf>,

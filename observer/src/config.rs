@@ -7,6 +7,7 @@ use observer_common::wire::slot::RESERVED_SLOTS;
 use thiserror::Error;
 
 use crate::{
+    access::Files,
     bpf::Options,
     cli::{KernelLog, KubeOption, LogFormat, RunArgs},
 };
@@ -18,6 +19,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of the observer's own metrics, if apart.
     pub self_listen: Option<SocketAddr>,
+    /// Who may read the endpoints.
+    pub access: Files,
     /// Root of the cgroup-v2 tree, if given.
     pub cgroup_root: Option<PathBuf>,
     /// Name of this node.
@@ -73,6 +76,12 @@ pub enum ConfigError {
     /// Without pins there is nobody to wait for.
     #[error("--wait waits for the end of another observer with the same pins: give --pin, too")]
     WaitWithoutPins,
+    /// One half of what TLS needs.
+    #[error("--tls-cert and --tls-key go together: give both or neither")]
+    HalfTls,
+    /// Without TLS no client shows a certificate.
+    #[error("--tls-client-ca needs TLS: give --tls-cert and --tls-key, too")]
+    ClientCaWithoutTls,
 }
 
 /// The listen address cannot be had.
@@ -127,6 +136,16 @@ impl TryFrom<RunArgs> for Config {
         if args.wait && args.pin.is_none() {
             return Err(ConfigError::WaitWithoutPins);
         }
+        let certificate = match (args.tls_cert, args.tls_key) {
+            (Some(chain), Some(key)) => Some((chain, key)),
+            (None, None) => None,
+            _ => return Err(ConfigError::HalfTls),
+        };
+        if certificate.is_none() && args.tls_client_ca.is_some() {
+            return Err(ConfigError::ClientCaWithoutTls);
+        }
+        let access =
+            Files { certificate, client_ca: args.tls_client_ca, tokens: args.bearer_token_file };
         let mut metrics_prefix = args.metrics_prefix;
         if !metrics_prefix.is_empty() && !metrics_prefix.ends_with('_') {
             metrics_prefix.push('_');
@@ -134,6 +153,7 @@ impl TryFrom<RunArgs> for Config {
         Ok(Self {
             listen: args.listen,
             self_listen: args.self_listen,
+            access,
             cgroup_root: args.cgroup_root,
             node_name: args.node_name.filter(|n| !n.is_empty()).unwrap_or_else(host_name),
             kube: args.kube,

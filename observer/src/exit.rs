@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{bpf, config, kube, preflight};
+use crate::{access, bpf, config, kube, preflight};
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ impl Code {
                 bpf::PinError::Missing(_) | bpf::PinError::File { .. } => Self::Failure,
             }
         } else if error.is::<config::ConfigError>()
+            || error.is::<access::AccessError>()
             || error.is::<kube::SourceError>()
             || error.is::<kube::ClientError>()
         {

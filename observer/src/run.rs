@@ -21,6 +21,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    access::{self, Access},
     attribute::Names,
     bpf::{self, KernelLogger, Origin, Pins, ProbeState},
     cli::RunArgs,
@@ -50,6 +51,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     let config = Config::try_from(args)?;
     let _log = logging::start(config.log_format)?;
     let source = kube::source(&config.kube)?;
+    let access = Access::load(config.access.clone())?;
     // Who waits for another observer's end waits for its port, too.
     let pins = match &config.pin {
         Some(directory) => {
@@ -61,6 +63,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     let listener = bind("--listen", config.listen)?;
     let own_listener =
         config.self_listen.map(|address| bind("--self-listen", address)).transpose()?;
+    info!(%access, "who may read the endpoints");
     preflight::privileges()?;
     let records = offer_records(config.socket.as_deref())?;
     preflight::btf()?;
@@ -105,7 +108,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         prefix: config.metrics_prefix.clone(),
         ready: AtomicBool::new(false),
     });
-    let service = Service { listener, own_listener, app, kernel_log: log, names, records };
+    let access = Arc::new(access);
+    let service = Service { listener, own_listener, app, access, kernel_log: log, names, records };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -134,6 +138,7 @@ struct Service {
     listener: StdListener,
     own_listener: Option<StdListener>,
     app: Arc<App>,
+    access: Arc<Access>,
     kernel_log: Option<KernelLogger>,
     names: Option<(kube::Source, Arc<Mutex<Names>>)>,
     records: Option<tail::Socket>,
@@ -151,7 +156,10 @@ impl Service {
         };
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-        let mut background = vec![tokio::spawn(tick(Arc::clone(&app))).abort_handle()];
+        let mut background = vec![
+            tokio::spawn(tick(Arc::clone(&app))).abort_handle(),
+            tokio::spawn(access::follow(Arc::clone(&self.access))).abort_handle(),
+        ];
         if lock(&app.collector).probes().census().is_some() {
             let censuses = take_censuses(Arc::clone(&app), config.census_interval);
             background.push(tokio::spawn(censuses).abort_handle());
@@ -172,7 +180,7 @@ impl Service {
                 _ = interrupt.recv() => info!("SIGINT: stopping"),
             }
         };
-        let served = serve(sockets, Arc::clone(&app), shutdown).await;
+        let served = serve(sockets, Arc::clone(&app), &self.access, shutdown).await;
         for task in background {
             task.abort();
         }

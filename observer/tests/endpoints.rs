@@ -8,7 +8,7 @@ mod support;
 
 use std::{
     collections::BTreeSet,
-    fs::File,
+    fs::{self, File},
     io::{BufRead as _, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     os::unix::fs::OpenOptionsExt as _,
@@ -19,6 +19,9 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
 use serde_json::Value;
 use support::{
     cgroup::TestCgroup,
@@ -29,9 +32,10 @@ use support::{
     metrics::{self, CLASSIC, Expected, Metrics},
     pod::Pod,
     poll::poll,
-    process::Process,
+    process::{Process, run_to_end},
     workload::{Drive, Driver, Protocol, Server},
 };
+use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -320,6 +324,132 @@ fn careless_clients_do_not_hold_up_the_end() {
     daemon.stop();
     before.assert_same();
     drop(clients);
+}
+
+/// A certificate of an authority, and the key: PEM.
+struct Certified {
+    authority: String,
+    chain: String,
+    key: String,
+}
+
+impl Certified {
+    /// For this machine, or for a client.
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().expect("a key");
+        let authority = params.self_signed(&key).expect("a certificate").pem();
+        let issuer = Issuer::new(params, key);
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
+        // One that has its issuer's name would count as signed by itself.
+        params.distinguished_name.push(DnType::CommonName, "observer test");
+        params.use_authority_key_identifier_extension = true;
+        let chain = params.signed_by(&key, &issuer).expect("a certificate").pem();
+        Self { authority, chain, key: key.serialize_pem() }
+    }
+}
+
+/// Prints the status of the answer to `GET URL` with a client of Python and OpenSSL, or why there is none.
+const GET: &str = "
+import ssl, sys, urllib.error, urllib.request
+url, authority, certificate, token = sys.argv[1:]
+context = ssl.create_default_context(cafile=authority)
+if certificate: context.load_cert_chain(certificate)
+request = urllib.request.Request(url, headers={'Authorization': 'Bearer ' + token} if token else {})
+try: print(urllib.request.urlopen(request, context=context, timeout=20).status)
+except urllib.error.HTTPError as error: print(error.code)
+except urllib.error.URLError as error: print(error.reason)
+";
+
+/// What the daemon reads, in a directory of the test's.
+struct Secrets(TempDir);
+
+impl Secrets {
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().expect("a plain path").to_owned()
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        fs::write(self.path(name), text).expect("it is ours");
+        self.path(name)
+    }
+
+    /// The files of a server, whose clients then have the authority's.
+    fn write_server(&self, server: &Certified) {
+        self.write("tls.crt", &server.chain);
+        self.write("tls.key", &server.key);
+        self.write("ca.crt", &server.authority);
+    }
+
+    fn get(&self, address: SocketAddr, path: &str, certificate: &str, token: &str) -> String {
+        let url = format!("https://{address}{path}");
+        let mut python = Command::new("/usr/bin/python3");
+        python.args(["-c", GET, &url, &self.path("ca.crt"), certificate, token]);
+        let output = run_to_end(&mut python, Duration::from_mins(1));
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+#[test]
+fn https_for_who_may_read_the_metrics() {
+    let _lock = SystemLock::acquire();
+    let before = BpfSnapshot::take();
+    let secrets = Secrets(tempfile::tempdir().expect("a directory"));
+    let (server, client) = (Certified::new(), Certified::new());
+    secrets.write_server(&server);
+    let own = secrets.write("client.pem", &[&*client.chain, &*client.key].concat());
+    let files = [
+        ("--tls-cert", secrets.path("tls.crt")),
+        ("--tls-key", secrets.path("tls.key")),
+        ("--tls-client-ca", secrets.write("clients.crt", &client.authority)),
+        ("--bearer-token-file", secrets.write("tokens", "first\n")),
+    ];
+    let files = files.iter().flat_map(|(option, path)| [*option, path.as_str()]);
+    let args: Vec<_> = ["--self-listen", "127.0.0.1:0"].into_iter().chain(files).collect();
+    let daemon = Daemon::start(&args);
+    let own_address = daemon.self_address().expect("it logs both addresses");
+    for address in [daemon.address(), own_address] {
+        let get = |path, certificate, token| secrets.get(address, path, certificate, token);
+        assert_eq!(get("/metrics", &own, "first"), "200");
+        assert_eq!(get("/metrics", &own, "second"), "401");
+        assert_eq!(get("/metrics", &own, ""), "401");
+        assert_eq!(get("/metrics", "", "first"), "403");
+        for path in ["/livez", "/readyz", "/healthz"] {
+            assert_eq!(get(path, "", ""), "200", "a kubelet shows nothing");
+        }
+        assert!(http::get(address, "/livez", None).is_err(), "no HTTP without TLS");
+    }
+
+    // As a kubelet changes a secret, but for what is between: files that do not belong together change nothing.
+    let address = daemon.address();
+    let next = Certified::new();
+    secrets.write("tls.crt", &next.chain);
+    let warned = || daemon.log().contains("stay as they were").then_some(());
+    poll(PATIENCE, warned).unwrap_or_else(|| panic!("no warning: {}", daemon.log()));
+    assert_eq!(secrets.get(address, "/metrics", &own, "first"), "200");
+    secrets.write_server(&next);
+    secrets.write("tokens", "second\n");
+    let changed = || (secrets.get(address, "/metrics", &own, "second") == "200").then_some(());
+    poll(PATIENCE, changed).unwrap_or_else(|| panic!("nothing changes: {}", daemon.log()));
+    assert_eq!(secrets.get(address, "/metrics", &own, "first"), "401");
+    secrets.write("ca.crt", &server.authority);
+    let refused = secrets.get(address, "/livez", "", "");
+    assert!(refused.contains("CERTIFICATE_VERIFY_FAILED"), "the old one is gone: {refused}");
+
+    // Nobody is in the way of others, nor of the end.
+    let silent: Vec<_> = (0..200).map(|_| connect(address)).collect();
+    secrets.write("ca.crt", &next.authority);
+    let began = Instant::now();
+    assert_eq!(secrets.get(address, "/metrics", &own, "second"), "200");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    daemon.stop();
+    before.assert_same();
+    drop(silent);
 }
 
 /// A daemon whose standard error is read to the line `ready`, and then no more.

@@ -335,6 +335,8 @@ fn values_that_come_from_variables() {
         ("--cells", "OBSERVER_CELLS", "1"),
         ("--metrics-prefix", "OBSERVER_METRICS_PREFIX", "1st"),
         ("--wait", "OBSERVER_WAIT", "1"),
+        ("--tls-cert", "OBSERVER_TLS_CERT", "/missing"),
+        ("--bearer-token-file", "OBSERVER_BEARER_TOKEN_FILE", "/missing"),
     ] {
         let ended = with(&[(variable, value)], &["run"]);
         let context = format!("{variable}={value}: {}", ended.context());
@@ -354,7 +356,8 @@ fn values_that_come_from_variables() {
     let blank = ["OBSERVER_LISTEN", "OBSERVER_SELF_LISTEN", "OBSERVER_CELLS", "OBSERVER_PIN"];
     let blank = [&blank[..], &["OBSERVER_WAIT", "OBSERVER_KUBE", "NODE_NAME", "RUST_LOG"]].concat();
     for nothing in ["", " "] {
-        let variables: Vec<_> = blank.iter().map(|variable| (*variable, nothing)).collect();
+        let mut variables: Vec<_> = blank.iter().map(|variable| (*variable, nothing)).collect();
+        variables.push(("OBSERVER_TLS_CERT", nothing));
         let ended = with(&variables, &["check", "--listen", "127.0.0.1:0"]);
         assert_eq!(ended.code, Some(0), "{}", ended.context());
         assert_eq!(ended.stderr, "", "{}", ended.context());
@@ -425,6 +428,32 @@ fn the_version_tells_what_was_built_of_what() {
     let rest = ended.stdout.strip_prefix(&begin).and_then(|rest| rest.strip_suffix(")\n"));
     let (revision, abi) = rest.and_then(|rest| rest.split_once(", ABI ")).unwrap_or_default();
     assert!(!revision.is_empty() && !abi.is_empty(), "{}", ended.context());
+}
+
+/// Before anything is attached or bound.
+#[test]
+fn files_of_certificates_and_tokens_that_cannot_be_used() {
+    let _lock = SystemLock::acquire();
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let empty = directory.path().join("empty");
+    fs::write(&empty, "").expect("it is our directory");
+    let path = empty.to_str().expect("a readable path");
+    let tls = ["--tls-cert", path, "--tls-key", path];
+    for (args, words) in [
+        (&tls[..], &["--tls-cert", path, "no certificate", "PEM"][..]),
+        (&["--bearer-token-file", path], &["--bearer-token-file", path, "no token"]),
+    ] {
+        let run = [&["run"], &LISTEN[..], args].concat();
+        Ended::of(observer(&run)).refused(USAGE, words);
+        let check = [&["check"], &LISTEN[..], args].concat();
+        Ended::of(observer(&check)).failed_check(USAGE, words);
+    }
+    for (args, words) in [
+        (["--tls-key", path], ["--tls-cert", "go together"]),
+        (["--tls-client-ca", path], ["--tls-client-ca", "needs TLS"]),
+    ] {
+        Ended::of(observer(&[&["run"], &LISTEN[..], &args].concat())).refused(USAGE, &words);
+    }
 }
 
 /// The codes that the other tests expect are the ones the user is told.

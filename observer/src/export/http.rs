@@ -16,6 +16,7 @@ use axum::{
     body::Body,
     extract::State,
     http::{HeaderMap, StatusCode, header},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -24,7 +25,10 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::error;
 
 use super::{BuildInfo, Pages, Part, negotiate::Format};
-use crate::collect::{Collector, lock};
+use crate::{
+    access::{Access, Peer, TlsListener, guard},
+    collect::{Collector, lock},
+};
 
 /// What the endpoints share.
 pub struct App {
@@ -42,13 +46,14 @@ pub struct App {
 /// must not keep the process from ending.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Serves the sockets until `shutdown` resolves; requests under way are finished within [`GRACE`] or dropped.
+/// Serves the sockets to whom `access` lets in, until `shutdown` resolves; requests under way are finished within [`GRACE`] or dropped.
 ///
 /// # Errors
 /// If a listener fails.
 pub async fn serve(
     sockets: Vec<(TcpListener, Part)>,
     app: Arc<App>,
+    access: &Arc<Access>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let (stopping, stopped) = watch::channel(false);
@@ -59,8 +64,16 @@ pub async fn serve(
             // The sender goes without a word only if a server has failed; then that is what counts.
             let _ = stopped.wait_for(|stopped| *stopped).await;
         };
-        let router = router(Arc::clone(&app), part);
-        servers.spawn(axum::serve(listener, router).with_graceful_shutdown(shutdown).into_future());
+        let router = router(Arc::clone(&app), part, Arc::clone(access));
+        if access.has_tls() {
+            let listener = TlsListener::new(listener, Arc::clone(access));
+            let service = router.into_make_service_with_connect_info::<Peer>();
+            let server = axum::serve(listener, service).with_graceful_shutdown(shutdown);
+            servers.spawn(server.into_future());
+        } else {
+            let server = axum::serve(listener, router).with_graceful_shutdown(shutdown);
+            servers.spawn(server.into_future());
+        }
     }
     let all = async {
         while let Some(ended) = servers.join_next().await {
@@ -79,9 +92,10 @@ pub async fn serve(
     }
 }
 
-fn router(app: Arc<App>, part: Part) -> Router {
+fn router(app: Arc<App>, part: Part, access: Arc<Access>) -> Router {
+    let guard = from_fn_with_state(access, guard);
     Router::new()
-        .route("/metrics", get(move |app, headers| metrics(app, headers, part)))
+        .route("/metrics", get(move |app, headers| metrics(app, headers, part)).layer(guard))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/healthz", get(ready))
