@@ -193,7 +193,10 @@ impl Reader {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use observer_common::protocol::{Protocol, Reason, Role};
+    use observer_common::{
+        label::{Reason, Role},
+        protocol::Protocol,
+    };
     use tokio::time::timeout;
 
     use super::*;

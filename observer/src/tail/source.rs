@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use aya::maps::{MapData, RingBuf};
-use observer_common::{loss::Loss, record::ConnRecord};
+use observer_common::wire::{event::ConnRecord, loss::Loss};
 use tracing::warn;
 
 use crate::{
