@@ -156,11 +156,13 @@ impl Log {
         let kept = Arc::clone(&lines);
         let reader = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Some(address) = ready_address(&line) {
+                let address = ready_address(&line);
+                // Who is told that it is ready finds the line.
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                if let Some(address) = address {
                     // Nobody listens any more after the first one.
                     let _ = sender.send(address);
                 }
-                kept.lock().unwrap_or_else(PoisonError::into_inner).push(line);
             }
         });
         (Self { lines, reader: Some(reader) }, ready)
