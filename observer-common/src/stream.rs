@@ -122,11 +122,12 @@ impl Parser {
         }
     }
 
-    /// Whether all of the next `bytes` are payload of the frame being read, so that none of them need be read.
+    /// Whether none of the next `bytes` need be read: all are payload of the frame being read, or there is no parser.
     #[inline(always)]
     #[must_use]
-    pub const fn is_payload(&self, bytes: u64) -> bool {
-        self.mode == mode::WEBSOCKET && self.pos == 0 && bytes <= self.left
+    pub const fn needs_none_of(&self, bytes: u64) -> bool {
+        self.mode == mode::OFF
+            || (self.mode == mode::WEBSOCKET && self.pos == 0 && bytes <= self.left)
     }
 }
 

@@ -18,7 +18,7 @@ use observer_common::label::Role;
 use crate::{
     floor::empty,
     socket::{lifecycle, storage},
-    stream::note,
+    stream::{note, settle},
 };
 
 // enum in linux/bpf.h, stable.
@@ -52,9 +52,11 @@ pub(crate) fn socket_callback(ctx: SockOpsContext) -> u32 {
             let Some(sk) = socket(&ctx) else { return PASS };
             // SAFETY: the hook's socket.
             if let Some(conn) = unsafe { storage::get(sk) } {
-                // SAFETY: a context field.
-                let unanswered = unsafe { (*ctx.ops).packets_out } != 0;
+                // SAFETY: context fields.
+                let (unanswered, received) =
+                    unsafe { ((*ctx.ops).packets_out != 0, (*ctx.ops).bytes_received) };
                 note::forget(conn);
+                settle::received(conn, received);
                 lifecycle::closed(conn, old, unanswered);
             }
         }

@@ -254,7 +254,7 @@ fn payload(
         synchronise(&mut claimed, sk, segment, direction);
     }
     let in_sequence = segment.seq == claimed.next_seq();
-    let behind = !request && parser.mode == mode::HTTP1 && conn.has_kept(true);
+    let behind = conn.is_behind_request(request, parser.mode);
     let waits = parser.mode == mode::WAIT || parser.flags & of_stream::PARKED != 0;
     if !(simple && in_sequence) || behind || waits || conn.asked(request) != ask::NONE {
         job::call(ctx, program::ORDER);

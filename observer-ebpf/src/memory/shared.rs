@@ -6,7 +6,7 @@ use core::ptr::{self, NonNull};
 
 use observer_common::{
     protocol::http1::exchange::Facts,
-    stream::Stream,
+    stream::{Stream, mode},
     wire::conn::{self, Conn},
 };
 
@@ -231,6 +231,29 @@ impl Shared {
     pub(crate) fn bytes(self, request: bool) -> u64 {
         // SAFETY: an aligned word of the state.
         unsafe { ptr::read_volatile(&raw const (*self.stream(request)).bytes) }
+    }
+
+    /// Adds to the payload bytes of a stream that nobody works on any more.
+    #[inline(always)]
+    pub(crate) fn add_bytes(self, request: bool, bytes: u64) {
+        // SAFETY: an aligned word of the state.
+        unsafe {
+            let total = &raw mut (*self.stream(request)).bytes;
+            ptr::write_volatile(total, ptr::read_volatile(total) + bytes);
+        }
+    }
+
+    /// The mode of a stream's parser, which may change at once.
+    #[inline(always)]
+    pub(crate) fn mode(self, request: bool) -> u8 {
+        // SAFETY: a byte of the state.
+        unsafe { ptr::read_volatile(&raw const (*self.stream(request)).parser.mode) }
+    }
+
+    /// Whether a response, whose parser is in `mode`, comes behind segments of a request that have to be read first.
+    #[inline(always)]
+    pub(crate) fn is_behind_request(self, request: bool, mode: u8) -> bool {
+        !request && mode == mode::HTTP1 && self.has_kept(true) && self.mode(true) != mode::WAIT
     }
 
     /// Whether segments of a stream are kept, or were handed over. Of a stream that is being worked on that may change at once.

@@ -138,8 +138,7 @@ fn go_on(ctx: &SkBuffContext, claimed: &mut Claimed, first: &First, taken: Optio
 #[inline(always)]
 fn read(ctx: &SkBuffContext, claimed: &mut Claimed, first: &First) -> Next {
     let mode = claimed.parser().mode;
-    // The request that a response answers comes first.
-    let behind = !claimed.is_request() && mode == mode::HTTP1 && claimed.conn().has_kept(true);
+    let behind = claimed.conn().is_behind_request(claimed.is_request(), mode);
     if mode == mode::WAIT || behind {
         return Next::Rest;
     }

@@ -31,7 +31,11 @@ pub(crate) fn keep_segment(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     let why = job::why(skb);
     kept::reclaim();
-    let room = room(&ctx, why);
+    let unread = why == Why::Early as u32 && needs_no_bytes(&ctx);
+    if unread && lengthen(&ctx) {
+        return PASS;
+    }
+    let room = room(&ctx, why, unread);
     if why == Why::FirstPayload as u32 {
         note::put(room.map(|(index, _)| index));
         return PASS;
@@ -79,7 +83,11 @@ pub(crate) fn keep_segment(ctx: SkBuffContext) -> i32 {
 
 /// An entry for the segment of the job, with its bytes.
 #[inline(always)]
-fn room(ctx: &SkBuffContext, why: u32) -> Option<(u32, *mut observer_common::wire::kept::Kept)> {
+fn room(
+    ctx: &SkBuffContext,
+    why: u32,
+    unread: bool,
+) -> Option<(u32, *mut observer_common::wire::kept::Kept)> {
     let skb = ctx.skb.skb;
     let left = Job::left(skb);
     if left == 0 {
@@ -88,7 +96,7 @@ fn room(ctx: &SkBuffContext, why: u32) -> Option<(u32, *mut observer_common::wir
     let (index, entry) = kept::take()?;
     // SAFETY: the entry is in no list yet.
     unsafe { (*entry).block = 0 };
-    if !is_payload(ctx, why) {
+    if !unread {
         let Some(block) = kept::copy(skb) else {
             kept::free(index);
             return None;
@@ -108,16 +116,34 @@ fn room(ctx: &SkBuffContext, why: u32) -> Option<(u32, *mut observer_common::wir
     Some((index, entry))
 }
 
-/// Whether nobody need read the bytes: all up to their end is payload of the frame being read.
+/// Whether nobody need read the bytes of a segment that came early.
 #[inline(always)]
-fn is_payload(ctx: &SkBuffContext, why: u32) -> bool {
-    if why != Why::Early as u32 {
-        return false;
-    }
+fn needs_no_bytes(ctx: &SkBuffContext) -> bool {
     let Some(conn) = order::state(ctx) else { return false };
     let skb = ctx.skb.skb;
     let mut claimed = Claimed::held(conn, Job::is_request(skb));
     let job = Job::take(skb);
     let ahead = job.seq.wrapping_sub(claimed.next_seq());
-    claimed.parser().is_payload(u64::from(ahead) + u64::from(job.left))
+    claimed.parser().needs_none_of(u64::from(ahead) + u64::from(job.left))
+}
+
+/// Adds a segment of which nobody need read the bytes to the one that was kept last, if it follows that: behind a gap come as
+/// many as fit into the window.
+#[inline(always)]
+fn lengthen(ctx: &SkBuffContext) -> bool {
+    let Some(conn) = order::state(ctx) else { return false };
+    let job = Job::take(ctx.skb.skb);
+    let claimed = Claimed::held(conn, job.request);
+    let Some(entry) = kept::entry(claimed.kept()) else { return false };
+    // SAFETY: an entry of a list that the claim makes exclusive.
+    unsafe {
+        let end = (*entry).seq.wrapping_add((*entry).len);
+        if (*entry).block != 0 || (*entry).flags & COUNTED != 0 || end != job.seq {
+            return false;
+        }
+        (*entry).len += job.left;
+    }
+    job::call(ctx, program::DRAIN);
+    claimed.abandon();
+    true
 }

@@ -19,3 +19,4 @@ pub(crate) mod order;
 pub(crate) mod packet;
 pub(crate) mod parsers;
 mod scratch;
+pub(crate) mod settle;

@@ -123,8 +123,7 @@ pub(crate) fn order_segment(ctx: SkBuffContext) -> i32 {
         }
     }
     let parser = *claimed.parser();
-    // The request that a response answers comes first.
-    let behind = !request && parser.mode == mode::HTTP1 && conn.has_kept(true);
+    let behind = conn.is_behind_request(request, parser.mode);
     if parser.mode == mode::WAIT || parser.flags & flag::PARKED != 0 || behind {
         job::because(skb, Why::Parked);
         job::call(&ctx, program::KEEP);
