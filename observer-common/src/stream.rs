@@ -24,14 +24,16 @@ pub mod mode {
 
 /// Places of the programs that are reached by tail calls. A parser of a packet's bytes has the number of its [`mode`].
 pub mod program {
-    /// Added to the number of a mode: the parser of a kept segment's bytes.
-    pub const OF_KEPT: u32 = 8;
+    /// Added to the number of a mode: the parser of a kept segment's bytes, in a small block.
+    pub const OF_SMALL: u32 = 8;
+    /// Likewise, in a large block.
+    pub const OF_LARGE: u32 = 16;
     /// Keeps a segment.
-    pub const KEEP: u32 = 16;
+    pub const KEEP: u32 = 24;
     /// Goes on with kept segments whose turn has come.
-    pub const DRAIN: u32 = 17;
+    pub const DRAIN: u32 = 25;
     /// Puts a segment in order that is not simply the next.
-    pub const ORDER: u32 = 18;
+    pub const ORDER: u32 = 26;
     /// Places in all.
     pub const PLACES: usize = 32;
 }

@@ -67,7 +67,7 @@ pub(crate) fn drain_segments(ctx: SkBuffContext) -> i32 {
             Next::More => {}
             Next::Read => {
                 let mode = u32::from(claimed.parser().mode);
-                job::call(&ctx, program::OF_KEPT + mode);
+                job::call(&ctx, kept::source_of(kept::block_of_job(skb)) + mode);
                 parsers::put_back(skb, &mut claimed);
                 claimed.abandon();
                 return PASS;

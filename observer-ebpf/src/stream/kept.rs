@@ -6,6 +6,7 @@ use aya_ebpf::{bindings::__sk_buff, btf_maps::Queue};
 use observer_common::{
     CHUNK,
     source::Source,
+    stream::program,
     wire::kept::{Kept, LARGE, LARGE_BYTES, PER_STREAM, SMALL},
 };
 
@@ -205,67 +206,73 @@ pub(crate) fn reclaim() {
     }
 }
 
-/// A kept segment's bytes: from a block, the position being the job's in the control buffer.
-pub(crate) struct KeptBytes {
+/// A kept segment's bytes: from a block of `BYTES`, a power of two, the position being the job's in the control buffer.
+pub(crate) struct KeptBytes<const BYTES: usize> {
     skb: *mut __sk_buff,
-    block: Where,
+    block: *const u8,
 }
 
-/// Where the bytes are.
-#[derive(Clone, Copy)]
-enum Where {
-    Small(*const u8),
-    Large(*const u8),
+/// The block of the kept segment of the job.
+#[inline(always)]
+pub(crate) fn block_of_job(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: an entry that the chain of this program works on.
+    entry(Job::kept(skb)).map_or(0, |entry| unsafe { (*entry).block })
 }
 
-impl KeptBytes {
-    /// The bytes of the kept segment of the job.
+/// What is added to the number of a mode for its parser of bytes in this block: see [`program`].
+#[inline(always)]
+pub(crate) fn source_of(block: u32) -> u32 {
+    if block & LARGE == 0 { program::OF_SMALL } else { program::OF_LARGE }
+}
+
+impl KeptBytes<SMALL> {
+    /// The bytes of the kept segment of the job, if they are in a small block.
     #[inline(always)]
     pub(crate) fn of_job(skb: *mut __sk_buff) -> Option<Self> {
-        let entry = entry(Job::kept(skb))?;
-        // SAFETY: an entry that the chain of this program works on.
-        let block = unsafe { (*entry).block };
-        let block = if block & LARGE != 0 {
-            Where::Large(LARGE_BLOCKS.get_ptr((block & !LARGE).wrapping_sub(1))?.cast())
-        } else {
-            Where::Small(SMALL_BLOCKS.get_ptr(block.wrapping_sub(1))?.cast())
-        };
+        let block = SMALL_BLOCKS.get_ptr(block_of_job(skb).wrapping_sub(1))?.cast();
         Some(Self { skb, block })
     }
+}
 
+impl KeptBytes<LARGE_BYTES> {
+    /// The bytes of the kept segment of the job, if they are in a large block.
+    #[inline(always)]
+    pub(crate) fn of_job(skb: *mut __sk_buff) -> Option<Self> {
+        let block = LARGE_BLOCKS.get_ptr((block_of_job(skb) & !LARGE).wrapping_sub(1))?.cast();
+        Some(Self { skb, block })
+    }
+}
+
+impl<const BYTES: usize> KeptBytes<BYTES> {
     /// Two words from `offset` on, whatever they are aligned to.
     #[inline(always)]
     fn words(&self, offset: u32) -> [u64; 2] {
         // SAFETY: the offset is masked to the block, behind which there are two more words.
-        unsafe {
-            let start = match self.block {
-                Where::Small(start) => start.add(offset as usize & (SMALL - 1)),
-                Where::Large(start) => start.add(offset as usize & (LARGE_BYTES - 1)),
-            };
-            unaligned(start)
-        }
+        unsafe { unaligned(self.block, u64::from(offset) & (BYTES as u64 - 1)) }
     }
 }
 
+/// Two words, whatever they are aligned to: for an unaligned read LLVM would emit a load for each byte.
+///
 /// # Safety
-/// 16 bytes at `start` can be read.
+/// 16 bytes at `start + offset` can be read.
 #[inline(always)]
-unsafe fn unaligned(start: *const u8) -> [u64; 2] {
+unsafe fn unaligned(start: *const u8, offset: u64) -> [u64; 2] {
     let (low, high): (u64, u64);
-    // Two loads: for an unaligned read LLVM would emit one for each byte. All of BPF's targets with a just-in-time compiler
-    // that this program is used on read unaligned words.
     // SAFETY: the caller's promise.
     unsafe {
         core::arch::asm!(
-            "{low} = *(u64 *)({start} + 0)",
-            "{high} = *(u64 *)({start} + 8)",
-            start = in(reg) start, low = out(reg) low, high = lateout(reg) high,
+            "{low} = *(u64 *)({at} + 0)",
+            "{high} = *(u64 *)({at} + 8)",
+            at = in(reg) start.add(offset as usize),
+            low = out(reg) low,
+            high = lateout(reg) high,
         );
     }
     [low, high]
 }
 
-impl Source for KeptBytes {
+impl<const BYTES: usize> Source for KeptBytes<BYTES> {
     #[inline(always)]
     fn left(&self) -> u32 {
         Job::left(self.skb)
@@ -288,7 +295,7 @@ impl Source for KeptBytes {
     }
 }
 
-impl Scratches for KeptBytes {
+impl<const BYTES: usize> Scratches for KeptBytes<BYTES> {
     #[inline(always)]
     fn fill(&self, scratch: *mut Scratch, _: u32) -> bool {
         let from = Job::offset(self.skb);

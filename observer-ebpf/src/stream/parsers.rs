@@ -20,7 +20,7 @@ use observer_common::{
     },
     source::Source,
     stream::{Parser, flag, mode, order as ask, program},
-    wire::kept::COUNTED,
+    wire::kept::{COUNTED, LARGE_BYTES, SMALL},
 };
 
 use super::{
@@ -39,27 +39,36 @@ use crate::{
 const PASS: i32 = 1;
 /// WebSocket frames that one run follows in a packet: 27 runs get through the largest one, of 64 KiB, if its frames have three
 /// bytes.
-const FRAMES: usize = 900;
-/// WebSocket frames that one run follows in a kept segment, for which it is verified twice.
-const KEPT_FRAMES: usize = 400;
+const FRAMES: usize = 850;
 
-/// The parser programs of a protocol: one for packets, one for kept segments.
+/// The parser programs of a protocol: one for packets, one for kept segments in small blocks and one for those in large ones.
 macro_rules! parser {
-    ($(#[$meta:meta])* $packet:ident, $kept:ident => $run:ident $(, $limit:ident, $kept_limit:ident)?) => {
+    ($(#[$meta:meta])* $packet:ident, $small:ident, $large:ident => $run:ident) => {
         $(#[$meta])*
         #[cgroup_skb]
         #[inline(always)]
         pub(crate) fn $packet(ctx: SkBuffContext) -> i32 {
-            $run(&ctx, Packet(ctx.skb.skb) $(, $limit)?);
+            $run(&ctx, Packet(ctx.skb.skb));
             PASS
         }
 
         $(#[$meta])*
         #[cgroup_skb]
         #[inline(always)]
-        pub(crate) fn $kept(ctx: SkBuffContext) -> i32 {
-            match KeptBytes::of_job(ctx.skb.skb) {
-                Some(source) => $run(&ctx, source $(, $kept_limit)?),
+        pub(crate) fn $small(ctx: SkBuffContext) -> i32 {
+            match KeptBytes::<SMALL>::of_job(ctx.skb.skb) {
+                Some(source) => $run(&ctx, source),
+                None => give_up(&ctx),
+            }
+            PASS
+        }
+
+        $(#[$meta])*
+        #[cgroup_skb]
+        #[inline(always)]
+        pub(crate) fn $large(ctx: SkBuffContext) -> i32 {
+            match KeptBytes::<LARGE_BYTES>::of_job(ctx.skb.skb) {
+                Some(source) => $run(&ctx, source),
                 None => give_up(&ctx),
             }
             PASS
@@ -69,22 +78,22 @@ macro_rules! parser {
 
 parser! {
     /// Heads of requests and responses, and the first bytes of everything.
-    parse_http1, parse_http1_kept => heads
+    parse_http1, parse_http1_small, parse_http1_large => heads
 }
 
 parser! {
     /// Frames of a client's HTTP/2 stream up to its first request.
-    parse_http2, parse_http2_kept => http2
+    parse_http2, parse_http2_small, parse_http2_large => http2
 }
 
 parser! {
     /// Segments with more WebSocket frames than the segment programs follow themselves.
-    parse_websocket, parse_websocket_kept => websocket, FRAMES, KEPT_FRAMES
+    parse_websocket, parse_ws_small, parse_ws_large => websocket
 }
 
 parser! {
     /// The header of the PROXY protocol, version 2.
-    parse_proxy, parse_proxy_kept => proxy_header
+    parse_proxy, parse_proxy_small, parse_proxy_large => proxy_header
 }
 
 #[inline(always)]
@@ -165,10 +174,10 @@ fn http2(ctx: &SkBuffContext, source: impl Scratches) {
 }
 
 #[inline(always)]
-fn websocket(ctx: &SkBuffContext, mut source: impl Source, frames: usize) {
+fn websocket(ctx: &SkBuffContext, mut source: impl Source) {
     let Some(mut claimed) = claimed(ctx) else { return };
     let mut tally = Default::default();
-    follow::<WebSocket>(&mut source, claimed.parser(), &mut tally, frames);
+    follow::<WebSocket>(&mut source, claimed.parser(), &mut tally, FRAMES);
     let (conn, request) = (claimed.conn(), claimed.is_request());
     WebSocket::record(tally, conn.direction(request), &mut ProtocolBlock(conn));
     proceed(ctx, claimed);
@@ -203,8 +212,8 @@ pub(crate) fn proceed(ctx: &SkBuffContext, mut claimed: Claimed) {
     }
     let waits = parser.mode == mode::WAIT;
     if !waits && job::may_parse(skb) {
-        let of_kept = if Job::kept(skb) == 0 { 0 } else { program::OF_KEPT };
-        job::call(ctx, of_kept + u32::from(parser.mode));
+        let source = if Job::kept(skb) == 0 { 0 } else { kept::source_of(kept::block_of_job(skb)) };
+        job::call(ctx, source + u32::from(parser.mode));
     }
     if Job::kept(skb) == 0 {
         job::because(skb, Why::Rest);

@@ -77,10 +77,16 @@ pub const PROBES: &[Probe] = &[
         tells: "protocols by a connection's first bytes, WebSocket upgrades",
     },
     Probe {
-        program: "parse_http1_kept",
-        hook: Hook::Parser(program::OF_KEPT + mode::HTTP1 as u32),
+        program: "parse_http1_small",
+        hook: Hook::Parser(program::OF_SMALL + mode::HTTP1 as u32),
         need: Need::Mandatory,
         tells: "protocols by a connection's first bytes, WebSocket upgrades, in kept segments",
+    },
+    Probe {
+        program: "parse_http1_large",
+        hook: Hook::Parser(program::OF_LARGE + mode::HTTP1 as u32),
+        need: Need::Mandatory,
+        tells: "protocols by a connection's first bytes, WebSocket upgrades, in large kept segments",
     },
     Probe {
         program: "parse_http2",
@@ -89,10 +95,16 @@ pub const PROBES: &[Probe] = &[
         tells: "gRPC among HTTP/2",
     },
     Probe {
-        program: "parse_http2_kept",
-        hook: Hook::Parser(program::OF_KEPT + mode::HTTP2 as u32),
+        program: "parse_http2_small",
+        hook: Hook::Parser(program::OF_SMALL + mode::HTTP2 as u32),
         need: Need::Mandatory,
         tells: "gRPC among HTTP/2, in kept segments",
+    },
+    Probe {
+        program: "parse_http2_large",
+        hook: Hook::Parser(program::OF_LARGE + mode::HTTP2 as u32),
+        need: Need::Mandatory,
+        tells: "gRPC among HTTP/2, in large kept segments",
     },
     Probe {
         program: "parse_websocket",
@@ -101,10 +113,16 @@ pub const PROBES: &[Probe] = &[
         tells: "WebSocket messages in segments of many frames",
     },
     Probe {
-        program: "parse_websocket_kept",
-        hook: Hook::Parser(program::OF_KEPT + mode::WEBSOCKET as u32),
+        program: "parse_ws_small",
+        hook: Hook::Parser(program::OF_SMALL + mode::WEBSOCKET as u32),
         need: Need::Mandatory,
         tells: "WebSocket messages in segments of many frames, in kept segments",
+    },
+    Probe {
+        program: "parse_ws_large",
+        hook: Hook::Parser(program::OF_LARGE + mode::WEBSOCKET as u32),
+        need: Need::Mandatory,
+        tells: "WebSocket messages in segments of many frames, in large kept segments",
     },
     Probe {
         program: "parse_proxy",
@@ -113,10 +131,16 @@ pub const PROBES: &[Probe] = &[
         tells: "protocols behind a PROXY header",
     },
     Probe {
-        program: "parse_proxy_kept",
-        hook: Hook::Parser(program::OF_KEPT + mode::PROXY as u32),
+        program: "parse_proxy_small",
+        hook: Hook::Parser(program::OF_SMALL + mode::PROXY as u32),
         need: Need::Mandatory,
         tells: "protocols behind a PROXY header, in kept segments",
+    },
+    Probe {
+        program: "parse_proxy_large",
+        hook: Hook::Parser(program::OF_LARGE + mode::PROXY as u32),
+        need: Need::Mandatory,
+        tells: "protocols behind a PROXY header, in large kept segments",
     },
     Probe {
         program: "keep_segment",
