@@ -42,4 +42,4 @@ pub const LARGE_BYTES: usize = 65_536;
 /// Large blocks: 3 MiB.
 pub const LARGE_BLOCKS: usize = 48;
 /// Kept segments of one stream; more lose track.
-pub const PER_STREAM: usize = 128;
+pub const PER_STREAM: usize = 512;

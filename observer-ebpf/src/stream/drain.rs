@@ -13,10 +13,7 @@ use aya_ebpf::{
 };
 use observer_common::{
     stream::{flag, mode, order as ask, program},
-    wire::{
-        conn::RX,
-        kept::{COUNTED, PER_STREAM},
-    },
+    wire::{conn::RX, kept::COUNTED},
 };
 
 use super::{
@@ -29,6 +26,9 @@ use super::{
 const PASS: i32 = 1;
 /// Kept segments that one run goes on with, if none of them has to be read.
 const AT_ONCE: usize = 2;
+
+/// Segments that were handed over which one run takes into the stream's list.
+const HANDED_OVER: usize = 64;
 
 /// What is to be done next.
 enum Next {
@@ -87,8 +87,8 @@ pub(crate) fn drain_segments(ctx: SkBuffContext) -> i32 {
 #[inline(always)]
 fn collect(claimed: &mut Claimed) {
     let mut at = claimed.take_inbox();
-    for _ in 0..PER_STREAM {
-        let Some(entry) = kept::entry(at) else { break };
+    for _ in 0..HANDED_OVER {
+        let Some(entry) = kept::entry(at) else { return };
         // SAFETY: an entry of a list that is ours.
         let next = unsafe { (*entry).next };
         if !kept::push(claimed, at, entry) {
@@ -96,6 +96,8 @@ fn collect(claimed: &mut Claimed) {
         }
         at = next;
     }
+    // More than processors can have handed over in the time of one program: let them go.
+    kept::let_go_of(at);
 }
 
 #[inline(always)]

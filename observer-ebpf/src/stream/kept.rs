@@ -129,19 +129,23 @@ pub(crate) struct First {
 #[inline(always)]
 pub(crate) fn first(claimed: &Claimed) -> Option<First> {
     let next_seq = claimed.next_seq();
-    let (mut at, mut before) = (claimed.kept(), 0);
-    let (mut found, mut found_before, mut nearest) = (0, 0, i32::MAX);
+    let (mut at, mut before) = (u64::from(claimed.kept()), 0_u64);
+    let (mut found, mut found_before, mut nearest) = (0_u64, 0_u64, i64::from(i32::MAX));
     for _ in 0..PER_STREAM {
-        let Some(entry) = entry(at) else { break };
+        let Some(entry) = entry(at as u32) else { break };
         // SAFETY: an entry of a list that the claim makes exclusive.
         let (seq, next) = unsafe { ((*entry).seq, (*entry).next) };
-        let distance = seq.wrapping_sub(next_seq).cast_signed();
-        if distance < nearest {
-            (found, found_before, nearest) = (at, before, distance);
-        }
-        (before, at) = (at, next);
+        let distance = i64::from(seq.wrapping_sub(next_seq).cast_signed());
+        // All ones if it is nearer than those before. By arithmetic: the verifier would follow both ways of each turn.
+        let nearer = (distance.wrapping_sub(nearest) >> 63).cast_unsigned();
+        found ^= (found ^ at) & nearer;
+        found_before ^= (found_before ^ before) & nearer;
+        nearest ^= (nearest ^ distance) & nearer.cast_signed();
+        before = at;
+        at = u64::from(next);
     }
-    Some(First { index: found, entry: entry(found)?, before: found_before })
+    let index = found as u32;
+    Some(First { index, entry: entry(index)?, before: found_before as u32 })
 }
 
 /// Takes the entry out of the stream's list.
@@ -166,10 +170,8 @@ const UNCOUNTED: u32 = 1 << 31;
 /// to walk over them here would be a loop in each program that sees a connection's end.
 #[inline(always)]
 pub(crate) fn let_go(claimed: &mut Claimed) {
-    let (inbox, kept) = (claimed.take_inbox(), claimed.kept());
-    if inbox != 0 {
-        let _ = GRAVES.push(inbox | UNCOUNTED, 0);
-    }
+    let kept = claimed.kept();
+    let_go_of(claimed.take_inbox());
     if kept == 0 {
         return;
     }
@@ -182,6 +184,14 @@ pub(crate) fn let_go(claimed: &mut Claimed) {
             atomic::add(pending, u64::from(*count).wrapping_neg());
         }
         *count = 0;
+    }
+}
+
+/// Lets go of a list that was handed over.
+#[inline(always)]
+pub(crate) fn let_go_of(inbox: u32) {
+    if inbox != 0 {
+        let _ = GRAVES.push(inbox | UNCOUNTED, 0);
     }
 }
 

@@ -39,7 +39,7 @@ use crate::{
 const PASS: i32 = 1;
 /// WebSocket frames that one run follows in a packet: 27 runs get through the largest one, of 64 KiB, if its frames have three
 /// bytes.
-const FRAMES: usize = 850;
+const FRAMES: usize = 640;
 
 /// The parser programs of a protocol: one for packets, one for kept segments in small blocks and one for those in large ones.
 macro_rules! parser {

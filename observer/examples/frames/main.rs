@@ -69,7 +69,7 @@ enum Command {
         #[arg(long)]
         messages: u64,
         /// Smallest and largest payload.
-        #[arg(long, value_delimiter = ',', num_args = 2)]
+        #[arg(long, value_delimiter = ',', required = true)]
         sizes: Vec<usize>,
         /// Messages by one write.
         #[arg(long, default_value_t = 1)]
