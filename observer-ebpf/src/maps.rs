@@ -155,7 +155,7 @@ pub(crate) static KEPT: Array<Kept, ENTRIES> = Array::new();
 
 /// The bytes of small kept segments, with room for a look beyond the last.
 #[btf_map]
-pub(crate) static SMALL_BLOCKS: Array<Block<{ kept::SMALL }>, { kept::SMALL_BLOCKS }> =
+pub(crate) static SMALL_BLOCKS: Array<Block<{ kept::SMALL_BYTES }>, { kept::SMALL_BLOCKS }> =
     Array::new();
 
 /// The bytes of large ones.

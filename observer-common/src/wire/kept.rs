@@ -33,13 +33,15 @@ pub const COUNTED: u32 = 1;
 
 /// Kept segments in all: 128 KiB.
 pub const ENTRIES: usize = 4_096;
-/// Bytes of a small block: one segment of a common MTU.
+/// The largest segment that goes into a small block: one of a common MTU.
 pub const SMALL: usize = 2_048;
+/// Bytes of a small block: segments that follow one another share it, as long as it is less than half full.
+pub const SMALL_BYTES: usize = 2 * SMALL;
 /// Small blocks: 4 MiB.
-pub const SMALL_BLOCKS: usize = 2_048;
+pub const SMALL_BLOCKS: usize = 1_024;
 /// Bytes of a large block: the largest segment but those of BIG TCP.
 pub const LARGE_BYTES: usize = 65_536;
 /// Large blocks: 3 MiB.
 pub const LARGE_BLOCKS: usize = 48;
 /// Kept segments of one stream; more lose track.
-pub const PER_STREAM: usize = 512;
+pub const PER_STREAM: usize = 256;

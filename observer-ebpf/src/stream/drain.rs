@@ -25,7 +25,7 @@ use super::{
 
 const PASS: i32 = 1;
 /// Kept segments that one run goes on with, if none of them has to be read.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 4;
 
 /// Segments that were handed over which one run takes into the stream's list.
 const HANDED_OVER: usize = 64;
@@ -148,7 +148,7 @@ fn read(ctx: &SkBuffContext, claimed: &mut Claimed, first: &First) -> Next {
     let (seq, len, from, block) = unsafe {
         ((*first.entry).seq, (*first.entry).len, (*first.entry).from, (*first.entry).block)
     };
-    if block == 0 || mode == mode::OFF {
+    if block == 0 || claimed.parser().needs_none_of(u64::from(len)) {
         if !claimed.parser().skip_unread(u64::from(len)) {
             order::desync(claimed);
         }

@@ -32,7 +32,7 @@ pub(crate) fn keep_segment(ctx: SkBuffContext) -> i32 {
     let why = job::why(skb);
     kept::reclaim();
     let unread = why == Why::Early as u32 && needs_no_bytes(&ctx);
-    if unread && lengthen(&ctx) {
+    if why <= Why::Rest as u32 && lengthen(&ctx, why, unread) {
         return PASS;
     }
     let room = room(&ctx, why, unread);
@@ -104,13 +104,12 @@ fn room(
         // SAFETY: as above.
         unsafe { (*entry).block = block };
     }
-    let counted = why == Why::Parked as u32 || why == Why::Rest as u32;
     // SAFETY: as above; the packet's socket has a cookie.
     unsafe {
         (*entry).seq = Job::take(skb).seq;
         (*entry).len = left;
         (*entry).from = 0;
-        (*entry).flags = if counted { COUNTED } else { 0 };
+        (*entry).flags = flags(why);
         (*entry).cookie = bpf_get_socket_cookie(skb.cast());
     }
     Some((index, entry))
@@ -124,24 +123,35 @@ fn needs_no_bytes(ctx: &SkBuffContext) -> bool {
     let mut claimed = Claimed::held(conn, Job::is_request(skb));
     let job = Job::take(skb);
     let ahead = job.seq.wrapping_sub(claimed.next_seq());
-    claimed.parser().needs_none_of(u64::from(ahead) + u64::from(job.left))
+    // Behind bytes that wait to be read the parser is not where the next segment begins.
+    claimed.parser().flags & flag::PARKED == 0
+        && claimed.parser().needs_none_of(u64::from(ahead) + u64::from(job.left))
 }
 
-/// Adds a segment of which nobody need read the bytes to the one that was kept last, if it follows that: behind a gap come as
-/// many as fit into the window.
+/// What an entry is marked with: that its bytes are counted.
 #[inline(always)]
-fn lengthen(ctx: &SkBuffContext) -> bool {
+fn flags(why: u32) -> u32 {
+    if why == Why::Parked as u32 || why == Why::Rest as u32 { COUNTED } else { 0 }
+}
+
+/// Adds a segment to the one that was kept last, if it follows that: behind a gap come as many as fit into the window.
+#[inline(always)]
+fn lengthen(ctx: &SkBuffContext, why: u32, unread: bool) -> bool {
     let Some(conn) = order::state(ctx) else { return false };
     let job = Job::take(ctx.skb.skb);
-    let claimed = Claimed::held(conn, job.request);
+    let mut claimed = Claimed::held(conn, job.request);
     let Some(entry) = kept::entry(claimed.kept()) else { return false };
     // SAFETY: an entry of a list that the claim makes exclusive.
-    unsafe {
-        let end = (*entry).seq.wrapping_add((*entry).len);
-        if (*entry).block != 0 || (*entry).flags & COUNTED != 0 || end != job.seq {
-            return false;
-        }
-        (*entry).len += job.left;
+    let (end, same, empty) = unsafe {
+        ((*entry).seq.wrapping_add((*entry).len), (*entry).flags == flags(why), (*entry).block == 0)
+    };
+    if !same || end != job.seq || empty != unread || !(unread || kept::append(ctx.skb.skb, entry)) {
+        return false;
+    }
+    // SAFETY: as above.
+    unsafe { (*entry).len += job.left };
+    if why == Why::Parked as u32 {
+        claimed.accept(job.left);
     }
     job::call(ctx, program::DRAIN);
     claimed.abandon();

@@ -7,7 +7,7 @@ use observer_common::{
     CHUNK,
     source::Source,
     stream::program,
-    wire::kept::{Kept, LARGE, LARGE_BYTES, PER_STREAM, SMALL},
+    wire::kept::{Kept, LARGE, LARGE_BYTES, PER_STREAM, SMALL, SMALL_BYTES},
 };
 
 use super::{claim::Claimed, job::Job, packet, scratch::Scratches};
@@ -100,6 +100,23 @@ pub(crate) fn copy(skb: *mut __sk_buff) -> Option<u32> {
     }
     free_block(block | LARGE);
     None
+}
+
+/// Copies the job's bytes behind those of an entry in a small block; false if they do not fit.
+#[inline(always)]
+pub(crate) fn append(skb: *mut __sk_buff, entry: *mut Kept) -> bool {
+    // SAFETY: an entry of a list that the claim makes exclusive.
+    let (block, used) = unsafe { ((*entry).block, (*entry).from.wrapping_add((*entry).len)) };
+    let (offset, length) = (Job::offset(skb), Job::left(skb));
+    if block & LARGE != 0 || used as usize >= SMALL || length as usize > SMALL {
+        return false;
+    }
+    let Some(room) = SMALL_BLOCKS.get_ptr_mut(block.wrapping_sub(1)) else { return false };
+    // SAFETY: the block has room for the largest of both.
+    unsafe {
+        let behind = (&raw mut (*room).bytes).cast::<u8>().add(packet::bounded::<SMALL>(used));
+        packet::load::<{ SMALL as u32 }>(skb, offset, behind, length)
+    }
 }
 
 /// Puts an entry before the stream's others; false if the stream has as many as it may have.
@@ -235,7 +252,7 @@ pub(crate) fn source_of(block: u32) -> u32 {
     if block & LARGE == 0 { program::OF_SMALL } else { program::OF_LARGE }
 }
 
-impl KeptBytes<SMALL> {
+impl KeptBytes<SMALL_BYTES> {
     /// The bytes of the kept segment of the job, if they are in a small block.
     #[inline(always)]
     pub(crate) fn of_job(skb: *mut __sk_buff) -> Option<Self> {

@@ -92,6 +92,15 @@ pub(crate) fn segment(skb: *mut __sk_buff) -> Option<Segment> {
     Some(Segment { seq, payload: length.saturating_sub(offset), tcp: ip as u32, offset, flags })
 }
 
+/// `number`, which is below `LIMIT`, a power of two, so that the verifier sees it: LLVM would drop a mask that changes nothing.
+#[inline(always)]
+pub(super) fn bounded<const LIMIT: usize>(number: u32) -> usize {
+    let mut bounded = u64::from(number);
+    // SAFETY: one instruction on a register.
+    unsafe { asm!("{0} &= {1}", inout(reg) bounded, const LIMIT - 1) };
+    bounded as usize
+}
+
 /// Loads `wanted` bytes, 1 to `MAX` (a power of two), from `offset` to `to`; false if the packet has no such range.
 ///
 /// Kernels before 6.8 do not learn from a comparison with zero that a length is at least 1, and the compiler folds every

@@ -20,7 +20,7 @@ use observer_common::{
     },
     source::Source,
     stream::{Parser, flag, mode, order as ask, program},
-    wire::kept::{COUNTED, LARGE_BYTES, SMALL},
+    wire::kept::{COUNTED, LARGE_BYTES, SMALL_BYTES},
 };
 
 use super::{
@@ -56,7 +56,7 @@ macro_rules! parser {
         #[cgroup_skb]
         #[inline(always)]
         pub(crate) fn $small(ctx: SkBuffContext) -> i32 {
-            match KeptBytes::<SMALL>::of_job(ctx.skb.skb) {
+            match KeptBytes::<SMALL_BYTES>::of_job(ctx.skb.skb) {
                 Some(source) => $run(&ctx, source),
                 None => give_up(&ctx),
             }
