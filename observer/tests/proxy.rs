@@ -99,28 +99,46 @@ impl Kind {
 }
 
 impl End<'_> {
-    /// That the end has these connections and no others.
+    /// That the end has these connections and no others, and its pod no other end of that role.
     fn expected(&self, kinds: &[Kind]) -> Vec<Expected> {
+        [self.counts(kinds), self.lifetimes(kinds)].concat()
+    }
+
+    /// That the end has these connections and no others.
+    fn counts(&self, kinds: &[Kind]) -> Vec<Expected> {
         let labels = [("pod", self.pod), ("role", self.role), ("port", self.port.as_str())];
         let opened = kinds.iter().map(|kind| kind.opened).sum();
         let mut expected = vec![Expected::sum("tcp_connections_opened_total", &labels, opened)];
-        for protocol in ["tcp", "tls", "http1", "http2", "grpc", "websocket", "upgrade"] {
+        for protocol in PROTOCOLS {
             let labels = [&labels[..], &[("protocol", protocol)]].concat();
-            let of_any_port = [labels[0], labels[1], labels[3]];
             let met = kinds.iter().filter(|kind| kind.path.contains(&protocol));
-            let now = || kinds.iter().filter(|kind| kind.is_now(protocol));
-            let active = now().map(|kind| kind.active).sum();
-            let closed = now().map(|kind| kind.opened - kind.active).sum();
+            let active = kinds.iter().filter(|kind| kind.is_now(protocol)).map(|kind| kind.active);
             let identified = met.map(|kind| kind.opened).sum();
             expected.extend([
                 Expected::sum("tcp_connections_identified_total", &labels, identified),
-                Expected::sum("tcp_connections_active", &labels, active),
-                Expected::sum("tcp_connections_closed_total", &labels, closed),
-                Expected::sum("tcp_connection_duration_seconds_count", &of_any_port, closed),
+                Expected::sum("tcp_connections_active", &labels, active.sum()),
+                Expected::sum("tcp_connections_closed_total", &labels, closed(kinds, protocol)),
             ]);
         }
         expected
     }
+
+    /// That these are all connections of the pod's ends of this role, whose lifetimes are not told apart by port.
+    fn lifetimes(&self, kinds: &[Kind]) -> Vec<Expected> {
+        let of = |protocol| {
+            let labels = [("pod", self.pod), ("role", self.role), ("protocol", protocol)];
+            let count = closed(kinds, protocol);
+            Expected::sum("tcp_connection_duration_seconds_count", &labels, count)
+        };
+        PROTOCOLS.map(of).to_vec()
+    }
+}
+
+const PROTOCOLS: [&str; 7] = ["tcp", "tls", "http1", "http2", "grpc", "websocket", "upgrade"];
+
+fn closed(kinds: &[Kind], protocol: &str) -> u64 {
+    let now = kinds.iter().filter(|kind| kind.is_now(protocol));
+    now.map(|kind| kind.opened - kind.active).sum()
 }
 
 /// The users' families of a pod: one series each, by namespace and pod, of its server sockets.
@@ -300,8 +318,10 @@ fn nginx_before_websocket_and_http1() {
         expected.extend(http_client.client(port).expected(&[http1(ALL, active)]));
         let both = [websocket(ALL, active), http1(ALL, active)];
         expected.extend(proxy.pod.server(port).expected(&both));
-        expected.extend(proxy.pod.client(ws_port).expected(&[websocket(ALL, active)]));
-        expected.extend(proxy.pod.client(http_port).expected(&[upstream]));
+        expected.extend(proxy.pod.client(ws_port).counts(&[websocket(ALL, active)]));
+        let upstreams = proxy.pod.client(http_port);
+        expected.extend(upstreams.counts(&[upstream]));
+        expected.extend(upstreams.lifetimes(&[websocket(ALL, active), upstream]));
         expected.extend(ws_pod.server(ws_port).expected(&[websocket(ALL, active)]));
         expected.extend(http_pod.server(http_port).expected(&[upstream]));
         expected.extend(messages(&proxy.pod, each_way));

@@ -106,7 +106,9 @@ impl<'a> Pod<'a> {
     ) -> Container<'a> {
         let service =
             [("KUBERNETES_SERVICE_HOST", server.0), ("KUBERNETES_SERVICE_PORT", server.1)];
-        let envs = manifest.environment().chain(service);
+        // A pod that has ended is waited for.
+        let short = [("OBSERVER_SHOW_ENDED", "5s")];
+        let envs = manifest.environment().chain(service).chain(short);
         let envs =
             envs.map(|(key, value)| KeyValue { key: key.to_owned(), value: value.to_owned() });
         let mut mounts: Vec<_> = manifest
