@@ -11,7 +11,11 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{BoolishValueParser, PossibleValuesParser},
 };
-use observer_common::{abi::ABI, label::Reason, protocol::Protocol, wire::slot::DEFAULT_SLOTS};
+use observer_common::{
+    abi::ABI, counters::Level, label::Reason, protocol::Protocol, wire::slot::DEFAULT_SLOTS,
+};
+
+use crate::export::Selection;
 
 pub use variables::{Variables, read};
 
@@ -104,7 +108,7 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_KUBE", value_name = "auto|off|PATH", default_value = "auto")]
     pub kube: KubeOption,
 
-    /// Put before the name of every metric, for clusters whose applications export the same names.
+    /// Put before the names of the workloads' metrics, for clusters whose applications export the same names.
     #[arg(long, env = "OBSERVER_METRICS_PREFIX", value_name = "PREFIX", default_value = "")]
     pub metrics_prefix: String,
 
@@ -158,6 +162,18 @@ pub struct RunArgs {
     /// Time between two censuses of the sockets, see README (tests).
     #[arg(long, env = "OBSERVER_CENSUS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, hide = true)]
     pub census_interval: Duration,
+
+    /// How much is exported: what users' panels and autoscalers need, what every shipped rule needs, or everything.
+    #[arg(long, env = "OBSERVER_DETAIL", value_name = "LEVEL", default_value = "standard")]
+    pub detail: Detail,
+
+    /// Only these families: names with commas, `*` for any end, `!` before those that are left out [default: all].
+    #[arg(long, env = "OBSERVER_FAMILIES", value_name = "LIST")]
+    pub families: Option<Selection>,
+
+    /// Only series of these namespaces, in the same way [default: all].
+    #[arg(long, env = "OBSERVER_NAMESPACES", value_name = "LIST")]
+    pub namespaces: Option<Selection>,
 
     /// How long the last counts of what is over are shown: long enough for two scrapes of each scraper.
     #[arg(long, env = "OBSERVER_SHOW_ENDED", value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
@@ -251,6 +267,27 @@ fn time(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
         Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
+    }
+}
+
+/// How much is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Detail {
+    /// What users' panels, autoscalers and the shipped rules about users need.
+    Core,
+    /// What every shipped rule needs.
+    Standard,
+    /// Everything.
+    Full,
+}
+
+impl From<Detail> for Level {
+    fn from(detail: Detail) -> Self {
+        match detail {
+            Detail::Core => Self::Core,
+            Detail::Standard => Self::Standard,
+            Detail::Full => Self::Full,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use aya::maps::MapError;
@@ -40,7 +40,7 @@ pub use pods::{Kubernetes, NamedPod};
 const BUDGETS_EVERY: u64 = 60;
 
 /// Everything a scrape shows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Snapshot {
     /// The series of all replicas.
     pub series: Vec<Series>,
@@ -90,14 +90,14 @@ impl Collector {
         times: Times,
     ) -> Self {
         Self {
+            ledger: Ledger::new(times, probes.since()),
             probes,
             cgroups: CgroupIndex::new(cgroup_root.to_owned()),
-            ledger: Ledger::new(times),
             censuses: Censuses::default(),
             censuses_taken: (0, Duration::ZERO),
             census_failed: false,
             clusters: Clusters::default(),
-            books: PodBooks::new(names),
+            books: PodBooks::new(names, SystemTime::now()),
             tight: false,
             ticks: 0,
         }
@@ -118,7 +118,12 @@ impl Collector {
     }
 
     fn read(&mut self) -> io::Result<Pass> {
-        pass::read(self.probes.slots())
+        let mut pass = pass::read(self.probes.slots())?;
+        self.ledger.date(SystemTime::now(), &mut pass.cells);
+        for cell in &mut pass.overflow {
+            cell.counts.since = Some(self.probes.since());
+        }
+        Ok(pass)
     }
 
     /// Learns the names of these cgroups, if a walk that was not tried may tell them.

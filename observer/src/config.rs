@@ -10,6 +10,7 @@ use crate::{
     access::Files,
     bpf::Options,
     cli::{KernelLog, KubeOption, LogFormat, RunArgs},
+    export::Settings,
 };
 
 /// What `run` works with.
@@ -27,8 +28,8 @@ pub struct Config {
     pub node_name: String,
     /// Where pods get their names from.
     pub kube: KubeOption,
-    /// Prefix of every metric name, empty or ending in `_`.
-    pub metrics_prefix: String,
+    /// What is exported.
+    pub export: Settings,
     /// Form of the log.
     pub log_format: LogFormat,
     /// Level of the kernel programs' log.
@@ -157,7 +158,12 @@ impl TryFrom<RunArgs> for Config {
             cgroup_root: args.cgroup_root,
             node_name: args.node_name.filter(|n| !n.is_empty()).unwrap_or_else(host_name),
             kube: args.kube,
-            metrics_prefix,
+            export: Settings {
+                detail: args.detail.into(),
+                families: args.families.unwrap_or_default(),
+                namespaces: args.namespaces.unwrap_or_default(),
+                prefix: metrics_prefix,
+            },
             log_format: args.log_format,
             kernel_log: args.kernel_log,
             connection_log: args.connection_log,

@@ -2,6 +2,8 @@
 //!
 //! Nothing here names a counter: to add two cells is to add their words, whatever they count.
 
+use std::time::SystemTime;
+
 use observer_common::{
     counters::{Block, Bounds, Counter, Owner, Shape},
     label::Role,
@@ -54,6 +56,8 @@ impl Words {
 /// The counts of one cell, or of several of one protocol together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// When the first of them began, if that is known: then they were all 0.
+    pub since: Option<SystemTime>,
     base: Words,
     ends: Words,
     protocol: Words,
@@ -133,6 +137,10 @@ impl Counts {
 
     /// Adds the counts of another cell of the same protocol.
     pub fn add(&mut self, other: &Self) {
+        self.since = match (self.since, other.since) {
+            (Some(mine), Some(theirs)) => Some(mine.min(theirs)),
+            (mine, theirs) => mine.or(theirs),
+        };
         self.base.add(&other.base);
         self.ends.add(&other.ends);
         self.protocol.add(&other.protocol);

@@ -3,10 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
     path::Path,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -102,12 +99,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     if origin == Origin::TakenOver {
         collector.take_over().context("cannot read what an earlier observer has counted")?;
     }
-    let app = Arc::new(App {
-        collector: Arc::new(Mutex::new(collector)),
-        build: BuildInfo { node: config.node_name.clone(), kernel, origin },
-        prefix: config.metrics_prefix.clone(),
-        ready: AtomicBool::new(false),
-    });
+    let build = BuildInfo { node: config.node_name.clone(), kernel, origin };
+    let app = Arc::new(App::new(collector, build, config.export.clone()));
     let access = Arc::new(access);
     let service = Service { listener, own_listener, app, access, kernel_log: log, names, records };
     tokio::runtime::Builder::new_current_thread()

@@ -16,10 +16,10 @@ use observer::{
     bpf::{Origin, ProbeState, programs::PROBES},
     cli::Cli,
     collect::{Kubernetes, NamedPod, Snapshot},
-    export::{BuildInfo, Part, encode},
+    export::{BuildInfo, Part, Settings, encode},
     model::{Counts, blocks},
 };
-use observer_common::{label::Role, protocol::Protocol, wire::loss::Loss};
+use observer_common::{counters::Level, label::Role, protocol::Protocol, wire::loss::Loss};
 
 const README: &str = include_str!("../../README.md");
 
@@ -200,7 +200,8 @@ fn text(snapshot: Snapshot) -> String {
         kernel: "6.1.0".to_owned(),
         origin: Origin::Created,
     };
-    encode(snapshot, &build, "", Part::All)
+    let settings = Settings { detail: Level::Full, ..Settings::default() };
+    encode(snapshot, &build, &settings, Part::All)
 }
 
 /// Name and labels of each sample; no value in these snapshots holds a quote or a comma.
@@ -238,18 +239,7 @@ fn families_in(query: &str) -> impl Iterator<Item = &str> {
 }
 
 fn empty() -> Snapshot {
-    Snapshot {
-        series: Vec::new(),
-        folded: Vec::new(),
-        losses: Vec::new(),
-        probes: Vec::new(),
-        misses: Vec::new(),
-        cells: (0, 0),
-        undecodable: 0,
-        cgroups_skipped: 0,
-        censuses: None,
-        kubernetes: None,
-    }
+    Snapshot::default()
 }
 
 /// A snapshot with a series for each role and protocol, in which every count is 1.

@@ -5,6 +5,7 @@ use std::{
     fs::File,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
+    time::SystemTime,
 };
 
 use aya::{
@@ -57,6 +58,8 @@ pub(super) const MAPS: [&str; 12] = [
 pub struct Attached {
     pub(super) parts: Parts,
     pub(super) ebpf: Ebpf,
+    /// Before the first program was.
+    since: SystemTime,
 }
 
 impl Loaded {
@@ -66,6 +69,7 @@ impl Loaded {
     /// # Errors
     /// If a mandatory program cannot be attached; what was attached is detached again.
     pub fn attach(mut self, cgroup_root: &Path) -> Result<Attached, LoadError> {
+        let since = SystemTime::now();
         fill_table(&mut self.ebpf)?;
         fill_kept(&mut self.ebpf)?;
         fill_reset_causes(&mut self.ebpf)?;
@@ -102,7 +106,7 @@ impl Loaded {
             .map(|name| Ok((name, take(&mut self.ebpf, name)?)))
             .collect::<Result<_, LoadError>>()?;
         let parts = Parts { states: self.states, links, programs, maps };
-        Ok(Attached { parts, ebpf: self.ebpf })
+        Ok(Attached { parts, ebpf: self.ebpf, since })
     }
 }
 
@@ -138,7 +142,7 @@ impl Attached {
         if let Some((pins, fingerprint)) = pins {
             pins.keep(fingerprint, &mut self)?;
         }
-        Ok(Probes::new(self.parts, pins.is_some())?)
+        Ok(Probes::new(self.parts, pins.is_some(), self.since)?)
     }
 }
 

@@ -11,6 +11,7 @@
 use std::{
     io,
     os::fd::{AsRawFd as _, OwnedFd},
+    time::SystemTime,
 };
 
 use aya::{
@@ -151,6 +152,7 @@ fn map_error(map: &'static str, error: &dyn std::error::Error) -> LoadError {
 /// The attached kernel side. Dropping it detaches everything, unless it is pinned.
 pub struct Probes {
     pinned: bool,
+    since: SystemTime,
     states: Vec<(&'static Probe, ProbeState)>,
     _links: Vec<(&'static Probe, FdLink)>,
     programs: Vec<(&'static Probe, OwnedFd)>,
@@ -165,7 +167,8 @@ pub struct Probes {
 }
 
 impl Probes {
-    fn new(parts: Parts, pinned: bool) -> Result<Self, LoadError> {
+    /// `since` is when they were not attached yet.
+    fn new(parts: Parts, pinned: bool, since: SystemTime) -> Result<Self, LoadError> {
         let mut maps = parts.maps;
         let mut take = |name: &'static str| {
             let at = maps.iter().position(|(map, _)| *map == name);
@@ -185,6 +188,7 @@ impl Probes {
         };
         Ok(Self {
             pinned,
+            since,
             census,
             slots: SlotTable::new(
                 &take("SLOTS")?,
@@ -210,6 +214,12 @@ impl Probes {
     #[must_use]
     pub fn states(&self) -> &[(&'static Probe, ProbeState)] {
         &self.states
+    }
+
+    /// A time at which nothing was counted yet, and soon after which everything was.
+    #[must_use]
+    pub const fn since(&self) -> SystemTime {
+        self.since
     }
 
     /// The counters.

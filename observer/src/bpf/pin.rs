@@ -17,6 +17,7 @@ use std::{
     io,
     os::unix::fs::{MetadataExt as _, symlink},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use aya::{
@@ -187,7 +188,10 @@ impl Pins {
         if !directory.exists() {
             return None;
         }
-        let probes = parts(&directory).and_then(|parts| Ok(Probes::new(parts, true)?));
+        // They were pinned right after they were attached.
+        let since = fs::metadata(&directory).and_then(|metadata| metadata.modified());
+        let since = since.unwrap_or_else(|_| SystemTime::now());
+        let probes = parts(&directory).and_then(|parts| Ok(Probes::new(parts, true, since)?));
         match probes {
             Ok(probes) => Some(probes),
             Err(error) => {

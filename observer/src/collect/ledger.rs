@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::pass::Found;
@@ -60,20 +60,36 @@ pub struct Times {
 pub(super) struct Ledger {
     times: Times,
     fixed: HashMap<u32, Fixed>,
+    /// When each cell was not there yet.
+    born: HashMap<u32, SystemTime>,
+    /// When the cells were read last: one that is new has counted nothing until then.
+    read: SystemTime,
     replicas: Replicas,
     ages: Ages,
     expiry: Expiry,
 }
 
 impl Ledger {
-    pub(super) fn new(times: Times) -> Self {
+    /// `since` is when the kernel side was not there yet.
+    pub(super) fn new(times: Times, since: SystemTime) -> Self {
         Self {
             times,
             fixed: HashMap::new(),
+            born: HashMap::new(),
+            read: since,
             replicas: Replicas::default(),
             ages: Ages::default(),
             expiry: Expiry::default(),
         }
+    }
+
+    /// Tells the cells that were read at `now` since when they count.
+    pub(super) fn date(&mut self, now: SystemTime, cells: &mut [Found]) {
+        for found in cells {
+            let born = self.born.entry(found.index).or_insert(self.read);
+            found.cell.counts.since = Some(*born);
+        }
+        self.read = now;
     }
 
     /// Takes over what an earlier daemon has retired: idle cells of cgroups that live; the others' series are over.
@@ -202,6 +218,7 @@ impl Ledger {
     /// Keeps the counts of a cell that is about to be freed. `identity` is its cgroup's, with the container's name if that
     /// is known.
     pub(super) fn free(&mut self, found: &Found, identity: Option<Arc<Identity>>) {
+        self.born.remove(&found.index);
         let cell = || found.cell.clone();
         let nobodys = match (self.fixed.remove(&found.index), identity) {
             (None, Some(identity)) => return self.replicas.keep(&identity, &found.cell),
@@ -263,7 +280,12 @@ mod tests {
         fn new() -> Self {
             let tree = TempDir::new().unwrap();
             let cgroups = CgroupIndex::new(tree.path().to_owned());
-            Self { tree, cgroups, ledger: Ledger::new(TIMES), now: Instant::now() }
+            Self {
+                tree,
+                cgroups,
+                ledger: Ledger::new(TIMES, SystemTime::UNIX_EPOCH),
+                now: Instant::now(),
+            }
         }
 
         fn cgroup(&mut self, path: &str) -> u64 {
@@ -442,6 +464,25 @@ mod tests {
         cells.push(found(50, scanner, 101, 1));
         node.tick(second(), &mut cells);
         assert_eq!(node.shown(&cells)[3], ("scan.service".to_owned(), Some(101), 1));
+    }
+
+    #[test]
+    fn a_cell_begins_when_it_was_not_there_yet() {
+        let mut node = Node::new();
+        let cgroup = node.cgroup("a.service");
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let mut cells = vec![found(50, cgroup, 80, 5)];
+        node.ledger.date(at(10), &mut cells);
+        cells.push(found(51, cgroup, 81, 5));
+        node.ledger.date(at(11), &mut cells);
+        node.ledger.date(at(12), &mut cells);
+        let since = |cell: usize| cells[cell].cell.counts.since;
+        assert_eq!((since(0), since(1)), (Some(at(0)), Some(at(10))));
+        // Of both together the first; what is kept of a freed one still has it.
+        node.ledger.free(&cells[0], node.cgroups.resolve(cgroup));
+        let shown = node.ledger.show(cells[1..].to_vec(), &node.cgroups);
+        let begins: Vec<_> = shown.series.iter().map(|(_, cell)| cell.counts.since).collect();
+        assert_eq!(begins, [Some(at(10)), Some(at(0))]);
     }
 
     #[test]

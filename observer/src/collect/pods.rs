@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 
 use super::ledger::{Owned, Shown};
@@ -43,11 +44,13 @@ pub(super) struct PodBooks {
     /// Absent when nobody names pods.
     names: Option<Arc<Mutex<Names>>>,
     workloads: Workloads,
+    /// When totals begin.
+    since: SystemTime,
 }
 
 impl PodBooks {
-    pub(super) fn new(names: Option<Arc<Mutex<Names>>>) -> Self {
-        Self { names, workloads: Workloads::default() }
+    pub(super) fn new(names: Option<Arc<Mutex<Names>>>, since: SystemTime) -> Self {
+        Self { names, workloads: Workloads::default(), since }
     }
 
     /// The names, for as long as a scrape needs them.
@@ -140,11 +143,12 @@ impl PodBooks {
         let of_workloads = of_pods.filter_map(|(uid, cell)| {
             Some((names.workload(uid)?, cell.role, cell.protocol, &cell.counts))
         });
-        Kubernetes {
-            totals: self.workloads.totals(|uid| names.workload(uid), of_workloads),
-            pods,
-            ..about(names, cgroups)
+        let mut totals = self.workloads.totals(|uid| names.workload(uid), of_workloads);
+        for (_, counts) in &mut totals {
+            // What an earlier observer has counted is not in them.
+            counts.since = Some(counts.since.map_or(self.since, |since| since.max(self.since)));
         }
+        Kubernetes { pods, totals, ..about(names, cgroups) }
     }
 }
 

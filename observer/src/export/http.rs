@@ -1,7 +1,6 @@
 //! The HTTP endpoints: `/metrics`, `/livez`, `/readyz`, `/healthz`.
 
 use std::{
-    convert::Infallible,
     future::{Future, IntoFuture as _},
     io,
     sync::{
@@ -15,16 +14,22 @@ use axum::{
     Router,
     body::Body,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::get,
 };
 use futures_util::stream;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
-use tracing::error;
+use tracing::{debug, error};
 
-use super::{BuildInfo, Pages, Part, negotiate::Format};
+use super::{
+    BuildInfo, Part, Settings,
+    encode::{Served, write},
+    negotiate::{Format, wants_gzip},
+    page::{Turns, pages},
+    rows::Scrape,
+};
 use crate::{
     access::{Access, Peer, TlsListener, guard},
     collect::{Collector, lock},
@@ -36,10 +41,29 @@ pub struct App {
     pub collector: Arc<Mutex<Collector>>,
     /// What this binary is.
     pub build: BuildInfo,
-    /// Prefix of every metric name.
-    pub prefix: String,
+    /// What a scrape is to have.
+    pub settings: Settings,
+    /// How many series of each family the last scrape had.
+    served: Served,
+    /// Scrapes under way.
+    turns: Turns,
     /// Whether the first pass is done.
     pub ready: AtomicBool,
+}
+
+impl App {
+    /// What serves the collector's counts; not ready yet.
+    #[must_use]
+    pub fn new(collector: Collector, build: BuildInfo, settings: Settings) -> Self {
+        Self {
+            collector: Arc::new(Mutex::new(collector)),
+            build,
+            settings,
+            served: Served::default(),
+            turns: Turns::default(),
+            ready: AtomicBool::new(false),
+        }
+    }
 }
 
 /// How long requests that are under way at the end may take: a client that has sent half a request
@@ -111,27 +135,47 @@ async fn ready(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap, part: Part) -> Response {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    let format = Format::negotiate(accept);
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let format = Format::negotiate(header(header::ACCEPT));
+    let gzip = wants_gzip(header(header::ACCEPT_ENCODING));
     // A pass may walk the cgroup tree: not on the thread that answers the probes.
-    match tokio::task::spawn_blocking(move || pages(&app, format, part)).await {
-        Ok(Ok(pages)) => {
-            let body = Body::from_stream(stream::iter(pages.map(Ok::<_, Infallible>)));
-            ([(header::CONTENT_TYPE, format.content_type())], body).into_response()
+    let scrape = {
+        let app = Arc::clone(&app);
+        tokio::task::spawn_blocking(move || scrape(&app, part)).await
+    };
+    let scrape = match scrape {
+        Ok(Ok(scrape)) => scrape,
+        Ok(Err(error)) => return failed(&error),
+        Err(error) => return failed(&error),
+    };
+    let (pages, from) = pages(&app.turns);
+    tokio::task::spawn_blocking(move || {
+        let written = pages.fill(gzip, |to| write(scrape, &app.settings, format, part, to));
+        if let Err(error) = written {
+            debug!(%error, "a scrape was broken off");
         }
-        Ok(Err(error)) => failed(&error),
-        Err(error) => failed(&error),
+    });
+    let body = Body::from_stream(stream::unfold(from, |mut from| async {
+        from.recv().await.map(|page| (page, from))
+    }));
+    let mut answer = ([(header::CONTENT_TYPE, format.content_type())], body).into_response();
+    answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if gzip {
+        answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
+    answer
 }
 
-fn pages(app: &App, format: Format, part: Part) -> io::Result<Pages> {
-    let mut collector = lock(&app.collector);
-    let snapshot = match part {
-        // What is over is shown once more to those who ask for it, and to nobody else.
-        Part::Own => collector.about_itself(),
-        Part::All | Part::Workloads => collector.snapshot(),
-    }?;
-    Ok(Pages::new(snapshot, &app.build, &app.prefix, format, part))
+fn scrape(app: &App, part: Part) -> io::Result<Scrape> {
+    let snapshot = {
+        let mut collector = lock(&app.collector);
+        match part {
+            Part::Own => collector.about_itself(),
+            Part::All | Part::Workloads => collector.snapshot(),
+        }?
+    };
+    let wanted = |namespace: &str| app.settings.namespaces.takes(namespace);
+    Ok(Scrape::new(snapshot, &app.build, &app.served, wanted))
 }
 
 fn failed(error: &dyn std::error::Error) -> Response {

@@ -1,12 +1,26 @@
-//! From series to text to HTTP: the only user of axum.
+//! From series to the formats of Prometheus to HTTP: the only user of axum and of prometheus-client.
+//!
+//! ```text
+//!   families ─▶ encode ◀─ rows        which samples there are, and of what
+//!                 │  out              a sample, with its labels and when it began to count
+//!                 ▼
+//!               page ─▶ http          compressed, page by page, as fast as the scraper reads
+//! ```
 
+mod encode;
 mod families;
+mod family;
 mod http;
 mod kubernetes;
 mod negotiate;
-mod pages;
+mod out;
+mod page;
 mod process;
-mod text;
+mod rows;
+mod select;
 
+pub use encode::{Settings, encode};
+pub use family::Part;
 pub use http::{App, serve};
-pub use pages::{BuildInfo, Pages, Part, encode};
+pub use rows::BuildInfo;
+pub use select::{Selection, Unusable};

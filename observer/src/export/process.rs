@@ -5,10 +5,9 @@ use procfs::{
     process::{LimitValue, Process},
 };
 
-use super::{
-    families::{Family, Samples},
-    text::Kind,
-};
+use observer_common::counters::Level;
+
+use super::family::{Family, Kind, Samples};
 
 /// One reading of `/proc/self`, in the units of the families.
 #[derive(Debug)]
@@ -47,9 +46,10 @@ macro_rules! family {
             name: $name,
             kind: Kind::$kind,
             help: $help,
-            samples: Samples::Own(|text, own| {
+            level: Level::Core,
+            samples: Samples::Own(|out, own| {
                 if let Some(reading) = &own.process {
-                    text.number(reading.$field);
+                    out.own(&[], reading.$field);
                 }
             }),
         }

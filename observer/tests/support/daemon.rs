@@ -48,6 +48,10 @@ impl Daemon {
     pub(crate) fn start(args: &[&str]) -> Self {
         let mut command = Command::new(executable());
         command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json"]).args(args);
+        // Everything, so that sums of exact counts lack nothing; what is left out by default has tests of its own.
+        if !args.contains(&"--detail") {
+            command.args(["--detail", "full"]);
+        }
         Self::spawn(&mut command)
     }
 
