@@ -12,7 +12,7 @@
 //!   records     single connections, for the log and tail     pure
 //!   tail/    records ─▶ Unix socket ─▶ `observer tail`
 //!   collect  one pass over all of the above            the only place that knows both ends
-//!   export/  series ─▶ text ─▶ HTTP                    the only user of axum, with access/
+//!   export/  series ─▶ Prometheus' formats ─▶ HTTP     the only user of axum, with access/
 //!   access/  who may read it: TLS and bearer tokens    the only user of rustls
 //!   kernel_side             made, taken over or replaced
 //!   run, check, detach, preflight, config, cli, logging, output, exit       the program around it

@@ -100,7 +100,7 @@ counters! {
             help: "Segments with payload that were sent again.",
             rows: Rows::Series,
             level: Level::Standard,
-            zeros: Zeros::All,
+            zeros: Zeros::None,
         };
         /// Time-outs.
         TIMEOUTS: 4 by [Timeout::LABEL] => Family {
@@ -141,8 +141,6 @@ counters! {
             rows: Rows::Series,
             level: Level::Standard,
             zeros: Zeros::Of(&[
-                Reason::Local as usize,
-                Reason::Peer as usize,
                 Reason::ResetLocal as usize,
                 Reason::ResetPeer as usize,
                 Reason::Timeout as usize,
@@ -171,7 +169,7 @@ counters! {
             name: "tcp_round_trip_seconds",
             help: "Smoothed round-trip times as the kernel estimates them, sampled at most once a second per connection.",
             rows: Rows::Endpoint,
-            level: Level::Standard,
+            level: Level::Full,
             zeros: Zeros::None,
         };
     }
@@ -182,7 +180,7 @@ counters! {
             help: "Payload bytes of connections, retransmissions counted once.",
             rows: Rows::Series,
             level: Level::Standard,
-            zeros: Zeros::All,
+            zeros: Zeros::None,
         };
     }
 }

@@ -2,7 +2,7 @@
 //! is what is made of several. The README's reference is checked against them by a test.
 
 use observer_common::{
-    counters::{Counter, Level, Owner, Shape, Zeros},
+    counters::{Counter, Level, Shape},
     label::{Reason, ResetCause},
     protocol::{BLOCKS, Protocol, websocket::counters as websocket},
     wire::slot,
@@ -287,30 +287,31 @@ fn build(out: &mut Out<'_, '_>, own: &Own) {
     );
 }
 
-/// The samples of a counter of the tables; none for a row whose cells have none of it.
-pub(super) fn counted(out: &mut Out<'_, '_>, row: &Row, counter: &Counter, zeros: Zeros) {
-    if matches!(counter.owner, Owner::Protocol(protocol) if protocol != row.protocol) {
-        return;
-    }
-    // Times idle are told where something was: the last payload of most connections is their end.
-    if *counter == slot::IDLE && row.counts.one(&slot::IDLE_CLOSES) == 0 {
-        return;
-    }
-    for (combination, labels) in combinations(counter) {
+/// Whether what a row has of a counter is worth telling: times idle are where something was cut, since the last payload of most
+/// connections is their end.
+pub(super) fn tells(counter: &Counter, row: &Row) -> bool {
+    *counter != slot::IDLE || row.counts.one(&slot::IDLE_CLOSES) != 0
+}
+
+/// The samples that a row has of a counter of the tables; `zero` tells which values are shown before they have been counted.
+pub(super) fn counted(
+    out: &mut Out<'_, '_>,
+    row: &Row,
+    counter: &Counter,
+    combinations: &[(usize, Vec<Label<'static>>)],
+    zero: impl Fn(usize) -> bool,
+) {
+    let had_connections = row.had_connections();
+    for (combination, labels) in combinations {
         if let Shape::Histogram(_) = counter.shape {
-            if let Some(histogram) = row.counts.histogram(counter, combination) {
-                out.histogram(row, &labels, row.since(), histogram);
+            if let Some(histogram) = row.counts.histogram(counter, *combination) {
+                out.histogram(row, labels, row.since(), histogram);
             }
             continue;
         }
-        let count = row.counts.count(counter, combination);
-        let zero = match zeros {
-            Zeros::All => true,
-            Zeros::None => false,
-            Zeros::Of(values) => values.contains(&combination),
-        };
-        if count != 0 || (zero && row.had_connections()) {
-            out.sample(row, &labels, row.since(), count);
+        let count = row.counts.count(counter, *combination);
+        if count != 0 || (had_connections && zero(*combination)) {
+            out.sample(row, labels, row.since(), count);
         }
     }
 }
@@ -338,7 +339,7 @@ pub(super) fn combinations(
 
 #[cfg(test)]
 mod tests {
-    use observer_common::{counters, label::Direction};
+    use observer_common::{counters, counters::Owner, label::Direction};
 
     use super::*;
 

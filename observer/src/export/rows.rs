@@ -8,7 +8,7 @@ use std::{
 };
 
 use observer_common::{
-    counters::Owner,
+    counters::{Counter, Owner},
     label::Role,
     protocol::{BLOCKS, Protocol},
     wire::slot,
@@ -80,6 +80,11 @@ impl Row {
     fn came(&self) -> u64 {
         let ways = [&slot::OPENED, &slot::ADOPTED, &slot::ENTERED];
         ways.map(|counter| self.counts.one(counter)).into_iter().fold(0, u64::wrapping_add)
+    }
+
+    /// Whether its cells have the counter.
+    pub(super) fn has(&self, counter: &Counter) -> bool {
+        !matches!(counter.owner, Owner::Protocol(protocol) if protocol != self.protocol)
     }
 
     /// Since when it counts.

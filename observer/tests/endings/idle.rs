@@ -266,8 +266,8 @@ impl End {
             ("active", sum("tcp_connections_active", &[]), 0),
             ("closed", sum("tcp_connections_closed_total", &[]), CONNECTIONS),
             ("closed so", self.reasons.iter().map(closed_so).sum(), CONNECTIONS),
-            ("idle for 4 s", idle_up_to("4.0"), 0),
-            ("idle for 6 s", idle_up_to("6.0"), CONNECTIONS),
+            ("idle for 4 s", idle_up_to("4"), 0),
+            ("idle for 6 s", idle_up_to("6"), CONNECTIONS),
         ];
         if self.was_cut {
             found.push(("idle closes", sum("tcp_idle_closes_total", &[]), CONNECTIONS));

@@ -38,6 +38,26 @@ pub(crate) fn get(address: SocketAddr, path: &str, accept: Option<&str>) -> Resu
     parse(&answer)
 }
 
+/// As [`get`], with more headers: the answer's head, and its body as it came.
+pub(crate) fn get_bytes(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Result<(String, Vec<u8>)> {
+    let mut stream = TcpStream::connect_timeout(&address, patience(PATIENCE))?;
+    stream.set_read_timeout(Some(patience(PATIENCE)))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n")?;
+    for (name, value) in headers {
+        write!(stream, "{name}: {value}\r\n")?;
+    }
+    stream.write_all(b"\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    let body = answer.split_off(end.context("an answer without an end of head")? + 4);
+    Ok((String::from_utf8(answer)?, body))
+}
+
 /// Takes a complete answer apart.
 pub(crate) fn parse(answer: &str) -> Result<Response> {
     let (head, body) = answer.split_once("\r\n\r\n").context("an answer without an end of head")?;
