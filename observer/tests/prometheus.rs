@@ -29,6 +29,7 @@ use support::{
     http,
     lock::SystemLock,
     metrics::Expected,
+    peer::Peer,
     pod::Pod,
     prometheus::{Agent, Prometheus, Sample, configuration, shipped},
     tools,
@@ -248,6 +249,43 @@ fn the_users_configuration_gives_one_value_per_pod() {
     let broken = prometheus.query("prometheus_rule_evaluation_failures_total > 0");
     assert!(broken.is_empty(), "{broken:#?}");
     daemon.stop();
+}
+
+/// The first event of a kind is one that `increase()` sees, in text and over protobuf, which have the same values.
+#[test]
+fn the_first_reset_is_seen_and_all_formats_agree() -> anyhow::Result<()> {
+    let _lock = SystemLock::acquire();
+    let daemon = Daemon::start(&["--self-listen", "127.0.0.1:0", "--detail", "standard"]);
+    let (near, far) = (Pod::new(), Pod::new());
+    let (mut server, mut client) =
+        (Peer::start(&near.cgroup, None), Peer::start(&far.cgroup, None));
+    let address = server.listen((LOOPBACK, 0).into(), false)?;
+    client.ask(&format!("connect {address}"))?;
+    server.ask("accept")?;
+    let agents = [agent(&daemon, "node-a")];
+    let readers = [Prometheus::start(&agents), Prometheus::start_native(&agents)];
+    let resets = format!(
+        r#"tcp_connections_closed_total{{pod="{}",role="server",reason="reset_peer"}}"#,
+        near.name
+    );
+    for reader in &readers {
+        reader.wait_until(&resets, |samples| samples.len() == 1 && samples[0].is(0));
+    }
+    client.ask("reset")?;
+    for reader in &readers {
+        let seen = format!("increase({resets}[5m]) >= 1");
+        reader.wait_until(&seen, |samples| samples.len() == 1);
+        reader.wait_until(&resets, |samples| samples.len() == 1 && samples[0].is(1));
+    }
+    let [text, native] = &readers;
+    let of = format!(r#"{{pod="{}",role="server"}}"#, near.name);
+    let classic = format!("tcp_connection_duration_seconds_count{of}");
+    text.wait_until(&classic, |samples| samples.len() == 1 && samples[0].is(1));
+    let whole = format!("histogram_count(tcp_connection_duration_seconds{of})");
+    native.wait_until(&whole, |samples| samples.len() == 1 && samples[0].is(1));
+    drop((server, client));
+    daemon.stop();
+    Ok(())
 }
 
 #[test]

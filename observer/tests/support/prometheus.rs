@@ -116,11 +116,20 @@ pub(crate) struct Prometheus {
 impl Prometheus {
     /// Starts it, and waits until it answers.
     pub(crate) fn start(agents: &[Agent]) -> Self {
+        Self::with(agents, &[])
+    }
+
+    /// One that asks for protobuf, and keeps native histograms.
+    pub(crate) fn start_native(agents: &[Agent]) -> Self {
+        Self::with(agents, &["--enable-feature=native-histograms"])
+    }
+
+    fn with(agents: &[Agent], options: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("it can be written");
         let file = directory.path().join("prometheus.yml");
         fs::write(&file, configuration(agents).to_string()).expect("it can be written");
         let address = free_address();
-        let process = spawn(&file, &directory.path().join("data"), address);
+        let process = spawn(&file, &directory.path().join("data"), address, options);
         let prometheus = Self { _process: process, address, _directory: directory };
         let ready = || http::get(address, "/-/ready", None).is_ok_and(|a| a.status == 200);
         poll(PATIENCE, || ready().then_some(())).expect("Prometheus did not start; see its log");
@@ -169,13 +178,14 @@ impl Prometheus {
     }
 }
 
-fn spawn(file: &Path, data: &Path, address: SocketAddr) -> Process {
+fn spawn(file: &Path, data: &Path, address: SocketAddr, options: &[&str]) -> Process {
     let mut command = Command::new("prometheus");
     command
         .arg(format!("--config.file={}", file.display()))
         .arg(format!("--storage.tsdb.path={}", data.display()))
         .arg(format!("--web.listen-address={address}"))
         .args(["--log.level=warn"])
+        .args(options)
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     let child = command.spawn();
