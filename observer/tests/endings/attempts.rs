@@ -114,12 +114,16 @@ impl Lab<'_> {
         check(self.daemon, &[(&pod, books.failed("timed_out").timeout("connect"))])?;
         // The first is a connection like any other, accepted or not.
         stage.check(Side::Client, Side::BOTH.map(|side| stage.books(side, 1).active(1)))?;
+        // A byte at the end: however long the other has tried, this is no idle close.
+        stage.client.ask("send 00")?;
         stage.client.ask("close")?;
         stage.server.ask("accept")?;
+        stage.server.expect(&[0])?;
         stage.server.expect_end()?;
         stage.server.ask("close")?;
-        let (client, server) = (stage.books(Side::Client, 1), stage.books(Side::Server, 1));
-        stage.check(Side::Client, [client.closed("local", 1), server.closed("peer", 1)])
+        let client = stage.books(Side::Client, 1).closed("local", 1).bytes(0, 1);
+        let server = stage.books(Side::Server, 1).closed("peer", 1).bytes(1, 0);
+        stage.check(Side::Client, [client, server])
     }
 
     /// The call fails before the socket has left CLOSE: no hook of the observer's sees that. A limit.
