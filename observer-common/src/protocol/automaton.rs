@@ -206,9 +206,7 @@ pub(super) const fn methods(mut t: Table, state: u8, count: u8) -> Table {
 pub(super) type Table = [[u8; 256]; STATES];
 
 /// `TABLE[state][byte]` is the next state, or a pseudo-state from [`EVENT`] on.
-static TABLE: Table = ROWS;
-
-const ROWS: Table = http1::rows(first::rows(unknown()));
+static TABLE: Table = http1::rows(first::rows(unknown()));
 
 #[expect(clippy::large_stack_arrays, reason = "evaluated at compile time")]
 const fn unknown() -> Table {
@@ -219,7 +217,7 @@ const fn unknown() -> Table {
 pub(crate) const fn meaning(mut hash: crate::abi::Meaning) -> crate::abi::Meaning {
     let mut row = 0;
     while row < STATES {
-        hash = hash.bytes(&ROWS[row]);
+        hash = hash.bytes(&TABLE[row]);
         row += 1;
     }
     hash

@@ -69,7 +69,7 @@ pub(super) const fn rows(mut t: Table) -> Table {
     proxy(t)
 }
 
-/// The PROXY protocol (HAProxy's proxy-protocol.txt), behind which the first bytes come.
+/// The PROXY protocol (`proxy-protocol.txt` of `HAProxy`), behind which the first bytes come.
 const fn proxy(mut t: Table) -> Table {
     // Version 1 is a line; up to "PROXY " a deviation may still be an HTTP/1 method.
     t = methods(t, PROXY_LINE_AT, 3);

@@ -43,11 +43,12 @@ pub(crate) fn claim(conn: Shared, request: bool) -> Claim {
     if seen == 0 {
         return Claim::Alone(claimed);
     }
-    // SAFETY: as above.
-    if seen & CLAIMED == 0
-        && unsafe { atomic::compare_and_swap_long(gate, seen, seen | CLAIMED) } == seen
-    {
-        return Claim::WithInbox(claimed);
+    if seen & CLAIMED == 0 {
+        // SAFETY: as above.
+        let again = unsafe { atomic::compare_and_swap_long(gate, seen, seen | CLAIMED) };
+        if again == seen {
+            return Claim::WithInbox(claimed);
+        }
     }
     Claim::Busy
 }

@@ -55,13 +55,12 @@ pub(crate) fn drain_segments(ctx: SkBuffContext) -> i32 {
     collect(&mut claimed);
     kept::reclaim();
     for _ in 0..AT_ONCE {
-        let next = match kept::first(&claimed) {
-            Some(first) => go_on(&ctx, &mut claimed, &first, taken),
-            None => {
-                claimed.parser().flags &= !flag::PARKED;
-                catch_up(&mut claimed, taken, u32::MAX);
-                Next::Rest
-            }
+        let next = if let Some(first) = kept::first(&claimed) {
+            go_on(&ctx, &mut claimed, &first, taken)
+        } else {
+            claimed.parser().flags &= !flag::PARKED;
+            catch_up(&mut claimed, taken, u32::MAX);
+            Next::Rest
         };
         match next {
             Next::More => {}

@@ -8,7 +8,7 @@ use observer_common::{
     framing::{Framing, follow},
     protocol::{
         http1::{self, exchange::UNCOUNTED},
-        websocket::WebSocket,
+        websocket::{Tally, WebSocket},
     },
     stream::mode,
 };
@@ -39,7 +39,7 @@ pub(crate) fn read(skb: *mut __sk_buff, claimed: &mut Claimed) -> bool {
 
 #[inline(always)]
 fn frames(skb: *mut __sk_buff, claimed: &mut Claimed) -> bool {
-    let mut tally = Default::default();
+    let mut tally = Tally::default();
     let consumed =
         follow::<WebSocket>(&mut Packet(skb), claimed.parser(), &mut tally, INLINE_FRAMES);
     let (conn, request) = (claimed.conn(), claimed.is_request());

@@ -77,7 +77,7 @@ pub(crate) fn copy(skb: *mut __sk_buff) -> Option<u32> {
     let (offset, length) = (Job::offset(skb), Job::left(skb));
     if length as usize <= SMALL {
         let block = pop(&SMALL_FREE)?;
-        let Some(room) = SMALL_BLOCKS.get_ptr_mut(block.wrapping_sub(1)) else { return None };
+        let room = SMALL_BLOCKS.get_ptr_mut(block.wrapping_sub(1))?;
         // SAFETY: the block has as many bytes.
         if unsafe {
             packet::load::<{ SMALL as u32 }>(skb, offset, (&raw mut (*room).bytes).cast(), length)
@@ -91,7 +91,7 @@ pub(crate) fn copy(skb: *mut __sk_buff) -> Option<u32> {
         return None;
     }
     let block = pop(&LARGE_FREE)?;
-    let Some(room) = LARGE_BLOCKS.get_ptr_mut(block.wrapping_sub(1)) else { return None };
+    let room = LARGE_BLOCKS.get_ptr_mut(block.wrapping_sub(1))?;
     // SAFETY: the block has as many bytes.
     if unsafe {
         packet::load::<{ LARGE_BYTES as u32 }>(skb, offset, (&raw mut (*room).bytes).cast(), length)

@@ -16,7 +16,7 @@ use observer_common::{
         http1::exchange::{self, Facts, Outcome},
         http2::Verdict,
         proxy,
-        websocket::WebSocket,
+        websocket::{Tally, WebSocket},
     },
     source::Source,
     stream::{Parser, flag, mode, order as ask, program},
@@ -176,7 +176,7 @@ fn http2(ctx: &SkBuffContext, source: impl Scratches) {
 #[inline(always)]
 fn websocket(ctx: &SkBuffContext, mut source: impl Source) {
     let Some(mut claimed) = claimed(ctx) else { return };
-    let mut tally = Default::default();
+    let mut tally = Tally::default();
     follow::<WebSocket>(&mut source, claimed.parser(), &mut tally, FRAMES);
     let (conn, request) = (claimed.conn(), claimed.is_request());
     WebSocket::record(tally, conn.direction(request), &mut ProtocolBlock(conn));

@@ -206,11 +206,11 @@ fn frame(length: usize, masked: bool) -> Vec<u8> {
     match length {
         0..=125 => frame.push(mask | length as u8),
         126..=0xffff => {
-            frame.push(mask | 126);
+            frame.push(mask + 126);
             frame.extend((length as u16).to_be_bytes());
         }
         _ => {
-            frame.push(mask | 127);
+            frame.push(mask + 127);
             frame.extend((length as u64).to_be_bytes());
         }
     }

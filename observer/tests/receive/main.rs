@@ -31,7 +31,7 @@ use support::{
 };
 
 /// How long the traffic of one run may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Processors of the server and of the client.
 type Placement = (Option<usize>, Option<usize>);

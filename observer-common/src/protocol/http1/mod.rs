@@ -29,6 +29,7 @@ pub const REQUEST_BODY: u8 = BODY_STATE;
 pub const RESPONSE_START: u8 = STATUS;
 
 /// The rows of heads.
+#[expect(clippy::large_types_passed_by_value, reason = "evaluated at compile time")]
 pub(super) const fn rows(t: Table) -> Table {
     status_lines(following_requests(upgrade_values(header_lines(t))))
 }

@@ -70,9 +70,7 @@ const NAME_REST: u8 = 31 - 15;
 
 type Table = [[u8; 256]; STATES];
 
-static TABLE: Table = TABLE_OF_STATES;
-
-const TABLE_OF_STATES: Table = table();
+static TABLE: Table = table();
 
 /// A row that restarts the search on every byte.
 const fn restart() -> [u8; 256] {
@@ -229,7 +227,7 @@ fn frame_header(parser: &mut Parser, buf: &[u8; CHUNK], from: usize, len: usize)
 pub(crate) const fn meaning(mut hash: crate::abi::Meaning) -> crate::abi::Meaning {
     let mut row = 0;
     while row < STATES {
-        hash = hash.bytes(&TABLE_OF_STATES[row]);
+        hash = hash.bytes(&TABLE[row]);
         row += 1;
     }
     hash

@@ -1,4 +1,4 @@
-//! The PROXY protocol, version 2 (HAProxy's proxy-protocol.txt, section 2.2): what stands between its signature, which
+//! The PROXY protocol, version 2 (`proxy-protocol.txt` of `HAProxy`, section 2.2): what stands between its signature, which
 //! [`crate::protocol::first`] recognises, and the protocol behind it. Version 1 is a line of text, and the automaton reads it.
 
 use crate::{
