@@ -10,7 +10,7 @@ use observer_common::{
         Protocol,
         http1::exchange::{self, Facts},
     },
-    stream::{Stream, order},
+    stream::{Parser, Stream, order},
     wire::{
         conn::{NO_CELL, TX, flag, phase},
         loss::Loss,
@@ -69,14 +69,24 @@ fn renew(conn: Shared, role: Role) {
 fn begin_streams(conn: Shared) {
     conn.set_facts(Facts::default());
     let [request, response] = exchange::begin();
-    for (is_request, parser) in [(true, request), (false, response)] {
-        // SAFETY: places within the state; nobody works on the streams of a connection that has had no segment.
-        unsafe {
-            ptr::write_volatile(conn.kept_count(is_request), 0);
-            ptr::write_volatile(conn.stream(is_request), Stream { parser, ..Stream::default() });
+    begin_stream(conn, true, request);
+    begin_stream(conn, false, response);
+}
+
+/// Clears a stream word by word: as a whole it would take room on the stack.
+#[inline(always)]
+fn begin_stream(conn: Shared, is_request: bool, parser: Parser) {
+    let stream = conn.stream(is_request);
+    // SAFETY: places within the state; nobody works on the streams of a connection that has had no segment.
+    unsafe {
+        for word in 0..size_of::<Stream>() / 8 {
+            ptr::write_volatile(stream.cast::<u64>().add(word), 0);
         }
-        conn.ask(is_request, order::NONE);
+        ptr::write_volatile(&raw mut (*stream).parser.mode, parser.mode);
+        ptr::write_volatile(&raw mut (*stream).parser.state, parser.state);
+        ptr::write_volatile(conn.kept_count(is_request), 0);
     }
+    conn.ask(is_request, order::NONE);
 }
 
 /// Makes `conn` the state of a listener of this cgroup and port, which its children get a copy of; `cell` is what they are

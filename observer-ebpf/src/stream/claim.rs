@@ -157,21 +157,22 @@ impl Claimed {
         add::bytes(self.conn, self.conn.direction(self.request), u64::from(bytes));
     }
 
-    /// Takes what was handed over: the first of the list, its index plus one.
+    /// Takes what was handed over: the first of the list, its index plus one. `None` if others are handing over so fast that it
+    /// cannot be had now.
     #[inline(always)]
-    pub(crate) fn take_inbox(&mut self) -> u32 {
-        // Only more can be handed over meanwhile; what comes then is found when the claim is given up.
-        // SAFETY: an aligned word of the state.
-        let seen = unsafe { ptr::read_volatile(self.gate()) };
-        if seen & INBOX == 0 {
-            return 0;
+    pub(crate) fn take_inbox(&mut self) -> Option<u32> {
+        for _ in 0..8 {
+            // SAFETY: an aligned word of the state.
+            let seen = unsafe { ptr::read_volatile(self.gate()) };
+            if seen & INBOX == 0 {
+                return Some(0);
+            }
+            // SAFETY: as above.
+            if unsafe { atomic::compare_and_swap_long(self.gate(), seen, CLAIMED) } == seen {
+                return Some((seen & INBOX) as u32);
+            }
         }
-        // SAFETY: as above.
-        if unsafe { atomic::compare_and_swap_long(self.gate(), seen, CLAIMED) } == seen {
-            (seen & INBOX) as u32
-        } else {
-            0
-        }
+        None
     }
 
     /// Gives up the claim; the claim again if something was handed over meanwhile.

@@ -82,12 +82,12 @@ pub(crate) fn drain_segments(ctx: SkBuffContext) -> i32 {
     PASS
 }
 
-/// Takes what was handed over into the stream's list.
+/// Takes what was handed over into the stream's list; false if something may be left.
 #[inline(always)]
-fn collect(claimed: &mut Claimed) {
-    let mut at = claimed.take_inbox();
+fn collect(claimed: &mut Claimed) -> bool {
+    let Some(mut at) = claimed.take_inbox() else { return false };
     for _ in 0..HANDED_OVER {
-        let Some(entry) = kept::entry(at) else { return };
+        let Some(entry) = kept::entry(at) else { return true };
         // SAFETY: an entry of a list that is ours.
         let next = unsafe { (*entry).next };
         if !kept::push(claimed, at, entry) {
@@ -97,6 +97,7 @@ fn collect(claimed: &mut Claimed) {
     }
     // More than processors can have handed over in the time of one program: let them go.
     kept::let_go_of(at);
+    true
 }
 
 #[inline(always)]

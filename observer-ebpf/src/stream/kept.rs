@@ -188,7 +188,7 @@ const UNCOUNTED: u32 = 1 << 31;
 #[inline(always)]
 pub(crate) fn let_go(claimed: &mut Claimed) {
     let kept = claimed.kept();
-    let_go_of(claimed.take_inbox());
+    let_go_of(claimed.take_inbox().unwrap_or(0));
     if kept == 0 {
         return;
     }

@@ -63,17 +63,19 @@ pub(crate) fn forget(conn: Shared) {
     if !kept::is_any() {
         return;
     }
-    for request in [true, false] {
-        if !conn.has_kept(request) {
-            continue;
-        }
-        let (Claim::Alone(mut claimed) | Claim::WithInbox(mut claimed)) = claim(conn, request)
-        else {
-            continue;
-        };
+    forget_stream(conn, true);
+    forget_stream(conn, false);
+}
+
+/// Called once for each stream instead of in a loop, whose choice between the two would be a number to the verifier.
+#[inline(always)]
+fn forget_stream(conn: Shared, request: bool) {
+    if !conn.has_kept(request) {
+        return;
+    }
+    if let Claim::Alone(mut claimed) | Claim::WithInbox(mut claimed) = claim(conn, request) {
         let parser = *claimed.parser();
-        if parser.flags & flag::PARKED != 0 && parser.mode != mode::OFF && parser.mode != mode::WAIT
-        {
+        if parser.flags & flag::PARKED != 0 && !matches!(parser.mode, mode::OFF | mode::WAIT) {
             lost(Loss::Gap);
         }
         kept::let_go(&mut claimed);

@@ -137,8 +137,12 @@ pub(crate) fn order_segment(ctx: SkBuffContext) -> i32 {
 
 /// The segment is done with: goes on with kept ones whose turn may have come, or gives up the claim.
 #[inline(always)]
-pub(crate) fn finish(ctx: &SkBuffContext, claimed: Claimed) {
+pub(crate) fn finish(ctx: &SkBuffContext, mut claimed: Claimed) {
     let claimed = if claimed.kept() == 0 {
+        let flags = claimed.parser().flags;
+        if flags & flag::PARKED != 0 {
+            claimed.parser().flags = flags & !flag::PARKED;
+        }
         match claimed.release() {
             Ok(()) => return attend_other(ctx),
             Err(claimed) => claimed,

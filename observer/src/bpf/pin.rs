@@ -261,11 +261,14 @@ pub fn fingerprint(options: &Options<'_>, cgroup_root: &Path) -> String {
 fn is_fingerprint(name: &str) -> bool {
     let fingerprint = name.strip_prefix(NEW).unwrap_or(name);
     let parts = fingerprint.strip_prefix("abi").and_then(|rest| rest.split_once('-'));
-    parts.is_some_and(|(abi, hash)| {
+    let is_hash = |text: &str| text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    parts.is_some_and(|(abi, rest)| {
+        // Those of the first version have no part for the programs.
+        let (hash, programs) = rest.split_once("-programs").unwrap_or((rest, rest));
         !abi.is_empty()
             && abi.bytes().all(|byte| byte.is_ascii_alphanumeric())
-            && hash.len() == 16
-            && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && is_hash(hash)
+            && is_hash(programs)
     })
 }
 
@@ -405,6 +408,7 @@ mod tests {
             "ip",
             "tc",
             "abi1-0123456789abcdef.bak",
+            "abi1-0123456789abcdef-programs",
             "xabi1-0123456789abcdef",
         ] {
             assert!(!is_fingerprint(name), "{name}");
