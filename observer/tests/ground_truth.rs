@@ -221,7 +221,6 @@ fn every_count_equals_the_workloads_own() {
         "storage_refused",
         "unattributed",
         "gap",
-        "parse_limit",
         "malformed",
         "misplaced_end",
         "unseen_end",

@@ -14,20 +14,18 @@ pub enum Loss {
     Unattributed = 3,
     /// The parser of a stream lost track: bytes that had to be read were not there, or could not be kept until their turn.
     Gap = 4,
-    /// A segment held more to parse than one run may look at.
-    ParseLimit = 5,
     /// A segment whose headers could not be read.
-    Malformed = 6,
+    Malformed = 5,
     /// A connection's end did not find it where it was counted: it was in no cell, and stays active in the one that it was
     /// opened in; or it was over and still in one when its socket went, which then counts its end.
-    MisplacedEnd = 7,
+    MisplacedEnd = 6,
     /// A socket has gone while its connection was still counted as active: no hook has told the end. Counted by the daemon,
     /// which finds it by a census of the sockets' states.
-    UnseenEnd = 8,
+    UnseenEnd = 7,
 }
 
 /// Number of loss counters in the kernel's array.
-pub const LOSSES: usize = 9;
+pub const LOSSES: usize = 8;
 
 impl Loss {
     /// Every loss, in the order of the counters.
@@ -37,7 +35,6 @@ impl Loss {
         Self::StorageRefused,
         Self::Unattributed,
         Self::Gap,
-        Self::ParseLimit,
         Self::Malformed,
         Self::MisplacedEnd,
         Self::UnseenEnd,
@@ -52,7 +49,6 @@ impl Loss {
             Self::StorageRefused => "storage_refused",
             Self::Unattributed => "unattributed",
             Self::Gap => "gap",
-            Self::ParseLimit => "parse_limit",
             Self::Malformed => "malformed",
             Self::MisplacedEnd => "misplaced_end",
             Self::UnseenEnd => "unseen_end",

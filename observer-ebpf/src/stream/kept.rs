@@ -75,8 +75,9 @@ fn pop<const N: usize>(queue: &Queue<u32, N>) -> Option<u32> {
 #[inline(always)]
 pub(crate) fn copy(skb: *mut __sk_buff) -> Option<u32> {
     let (offset, length) = (Job::offset(skb), Job::left(skb));
-    if length as usize <= SMALL {
-        let block = pop(&SMALL_FREE)?;
+    if length as usize <= SMALL
+        && let Some(block) = pop(&SMALL_FREE)
+    {
         let room = SMALL_BLOCKS.get_ptr_mut(block.wrapping_sub(1))?;
         // SAFETY: the block has as many bytes.
         if unsafe {

@@ -111,9 +111,11 @@ impl Run<'_> {
         command
     }
 
-    /// Sends everything, and holds the books of both ends against it.
-    fn run(&self, daemon: &Daemon, seed: u64) -> Result<()> {
+    /// Sends everything, and holds the books of both ends against it. Messages of streams that have lost track are missing, and
+    /// never more than `lost_track` of those; everything else is exact.
+    fn run(&self, daemon: &Daemon, seed: u64, lost_track: u64) -> Result<()> {
         let (server_pod, client_pod) = (Pod::new(), Pod::new());
+        let gaps_before = daemon.scrape().sum("observer_lost_total", &[("kind", "gap")]);
         let Load { connections, messages, sizes, batch, sink, .. } = self.load;
         let mut serve = self.command(1);
         serve.args(["serve", "--listen", &self.listen.to_string()]);
@@ -149,18 +151,26 @@ impl Run<'_> {
         let sum = Expected::sum;
         let received = [server[0], server[1], ("direction", "received")];
         let client = [("pod", client_pod.name.as_str()), ("role", "client"), ("direction", "sent")];
-        let expected = vec![
+        let mut expected = vec![
             sum("websocket_connections_total", &mine, connections),
-            sum("websocket_messages_total", &direction("received"), sent),
             sum("websocket_messages_total", &direction("sent"), if sink { 0 } else { sent }),
             sum("websocket_errors_total", &mine, 0),
             sum("tcp_payload_bytes_total", &received, bytes),
         ];
+        let messages = sum("websocket_messages_total", &direction("received"), sent);
+        if lost_track == 0 {
+            expected.push(messages);
+        }
         let of_client = vec![sum("tcp_payload_bytes_total", &client, bytes)];
         check(daemon, &[(&server_pod, expected), (&client_pod, of_client)])?;
-        let lost = [("kind", "gap")];
-        let gaps = daemon.scrape().sum("observer_lost_total", &lost);
-        anyhow::ensure!(gaps < 0.5, "{gaps} streams have lost track");
+        let after = daemon.scrape();
+        let gaps = after.sum("observer_lost_total", &[("kind", "gap")]) - gaps_before;
+        anyhow::ensure!(gaps <= lost_track as f64, "{gaps} streams have lost track");
+        let counted = after.sum("websocket_messages_total", &direction("received"));
+        anyhow::ensure!(
+            counted <= sent as f64 && (gaps > 0.5 || counted >= sent as f64),
+            "{counted} of {sent} messages, and {gaps} streams have lost track"
+        );
         Ok(())
     }
 }
@@ -188,7 +198,7 @@ fn wherever_the_ends_run() {
             let run = Run { load, placement, listen, namespaces: None };
             for seed in 0..2 {
                 let name = format!("{}, {where_}, seed {seed}", load.name);
-                failures.run(&daemon, &name, || run.run(&daemon, seed));
+                failures.run(&daemon, &name, || run.run(&daemon, seed, 0));
             }
         }
     }
@@ -196,6 +206,8 @@ fn wherever_the_ends_run() {
     daemon.stop();
 }
 
+/// One segment in 31 is lost, one in 17 comes twice, one in 7 comes late. Now and then a stream still loses track: that is counted,
+/// and no byte is wrong and no error invented.
 #[test]
 fn over_a_faulty_cable() {
     let _lock = SystemLock::acquire();
@@ -216,7 +228,7 @@ fn over_a_faulty_cable() {
             listen: (RIGHT_V4, 0).into(),
             namespaces: Some([&namespaces.a, &namespaces.b]),
         };
-        failures.run(&daemon, name, || run.run(&daemon, 7));
+        failures.run(&daemon, name, || run.run(&daemon, 7, 2));
     }
     cable.set(Condition::Sound);
     failures.report();
