@@ -5,7 +5,14 @@
 //! processor counts; what every segment may add to stands in the *shares* at its end, of which each processor adds to one,
 //! so that they seldom wait for one another.
 
-use crate::wire::slot::{SHARE_WORDS, SHARES, SHARES_AT, SLOT_WORDS};
+/// Words of a slot.
+pub const SLOT_WORDS: usize = 128;
+/// Shares of a slot's traffic, a power of two; processors beyond as many take turns from the first on.
+pub const SHARES: usize = 4;
+/// Words of a share: a cache line.
+pub const SHARE_WORDS: usize = 8;
+/// The word at which the first share begins.
+pub const SHARES_AT: usize = SLOT_WORDS - SHARES * SHARE_WORDS;
 
 /// Names of the values that a counter is told apart by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,8 +171,8 @@ pub enum Owner {
     Cell,
     /// A cell in which a connection has ended, or reset its peer.
     Ends,
-    /// A cell of this protocol.
-    Protocol(crate::protocol::Protocol),
+    /// A cell of the protocol with this wire number.
+    Protocol(u8),
 }
 
 /// All counters of one kind of slot.
@@ -203,7 +210,7 @@ impl Block {
     }
 
     /// What the block's words mean, as a number: see [`crate::abi`].
-    pub const fn meaning(&self, mut hash: crate::abi::Meaning) -> crate::abi::Meaning {
+    pub const fn meaning(&self, mut hash: crate::meaning::Meaning) -> crate::meaning::Meaning {
         let mut i = 0;
         while i < self.counters.len() {
             let counter = &self.counters[i];

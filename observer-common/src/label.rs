@@ -151,7 +151,7 @@ impl Reason {
 }
 
 /// What the numbers of these names mean.
-pub(crate) const fn meaning(mut hash: crate::abi::Meaning) -> crate::abi::Meaning {
+pub(crate) const fn meaning(mut hash: crate::meaning::Meaning) -> crate::meaning::Meaning {
     let all = [
         Role::LABEL,
         Direction::LABEL,

@@ -17,6 +17,7 @@ pub mod abi;
 pub mod counters;
 pub mod framing;
 pub mod label;
+pub mod meaning;
 pub mod protocol;
 pub mod recorder;
 pub mod source;

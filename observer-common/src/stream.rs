@@ -134,7 +134,7 @@ impl Parser {
 }
 
 /// What the words of a stream mean.
-pub(crate) const fn meaning(hash: crate::abi::Meaning) -> crate::abi::Meaning {
+pub(crate) const fn meaning(hash: crate::meaning::Meaning) -> crate::meaning::Meaning {
     let hash = hash.number(size_of::<Stream>() as u64).number(CLAIMED).number(INBOX);
     let modes = [mode::OFF, mode::HTTP1, mode::HTTP2, mode::WEBSOCKET, mode::PROXY, mode::WAIT];
     let flags = [flag::SYNCED, flag::SWITCHING, flag::INTERIM, flag::PARKED];

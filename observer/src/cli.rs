@@ -15,7 +15,7 @@ use observer_common::{
     abi::ABI, counters::Level, label::Reason, protocol::Protocol, wire::slot::DEFAULT_SLOTS,
 };
 
-use crate::export::Selection;
+use crate::{export::Selection, kernel_log::KernelLog};
 
 pub use variables::{Variables, read};
 
@@ -298,13 +298,4 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
-}
-
-/// Level of the kernel programs' own log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum KernelLog {
-    /// The verifier removes the log calls.
-    Off,
-    /// Births and deaths of connections.
-    Debug,
 }

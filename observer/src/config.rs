@@ -9,8 +9,9 @@ use thiserror::Error;
 use crate::{
     access::Files,
     bpf::Options,
-    cli::{KernelLog, KubeOption, LogFormat, RunArgs},
+    cli::{KubeOption, LogFormat, RunArgs},
     export::Settings,
+    kernel_log::KernelLog,
 };
 
 /// What `run` works with.

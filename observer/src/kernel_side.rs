@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use crate::{
     adopt::adopt_all,
     bpf::{self, KernelLogger, Options, Origin, Pins, Probes},
-    cli::KernelLog,
+    kernel_log::KernelLog,
 };
 
 /// What has been attached, or was found attached.

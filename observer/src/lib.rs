@@ -33,6 +33,7 @@ pub mod decode;
 pub mod detach;
 pub mod exit;
 pub mod export;
+pub mod kernel_log;
 pub mod kernel_side;
 pub mod kube;
 pub mod logging;

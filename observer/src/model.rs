@@ -192,7 +192,7 @@ pub struct Histogram<'a> {
 
 /// The counters that a cell of a protocol has.
 pub fn blocks(protocol: Protocol) -> impl Iterator<Item = &'static Block> {
-    let own = BLOCKS.iter().copied().find(|block| block.owner == Owner::Protocol(protocol));
+    let own = BLOCKS.iter().copied().find(|block| block.owner == Owner::Protocol(protocol as u8));
     [&slot::BASE, &slot::ENDS].into_iter().chain(own)
 }
 

@@ -110,6 +110,32 @@ fn no_command_imports_in_a_circle() {
 }
 
 #[test]
+fn what_kernel_and_daemon_share_is_built_up_one_way() {
+    let imports = imports(&cmd::workspace().join("observer-common/src")).unwrap();
+    assert!(imports["protocol"].contains("stream"), "imports are found: {imports:?}");
+    assert_eq!(circle(&imports), None);
+}
+
+#[test]
+fn the_kernel_programs_are_built_up_one_way() {
+    let imports = imports(&cmd::workspace().join("observer-ebpf/src")).unwrap();
+    let layers = ["memory", "accounting", "socket", "stream", "hooks"];
+    for (at, layer) in layers.iter().enumerate() {
+        let above = layers[at + 1..].iter().find(|above| imports[*layer].contains(**above));
+        assert_eq!(above, None, "{layer} imports what is built on it");
+    }
+    assert!(imports["hooks"].contains("stream"), "imports are found: {imports:?}");
+    assert_eq!(circle(&imports), None);
+}
+
+#[test]
+fn the_daemon_is_built_up_one_way() {
+    let imports = imports(&cmd::workspace().join("observer/src")).unwrap();
+    assert!(imports["collect"].contains("bpf"), "imports are found: {imports:?}");
+    assert_eq!(circle(&imports), None);
+}
+
+#[test]
 fn names_are_found_and_circles_too() {
     let code = "use crate::a::B;\nuse crate::{b, c::{D, e}, f};\nlet x = crate::g::h();";
     assert_eq!(paths(code).collect::<Vec<_>>(), ["a", "b", "c", "f", "g"]);

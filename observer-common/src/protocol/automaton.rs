@@ -214,7 +214,7 @@ const fn unknown() -> Table {
 }
 
 /// What the stored states mean.
-pub(crate) const fn meaning(mut hash: crate::abi::Meaning) -> crate::abi::Meaning {
+pub(crate) const fn meaning(mut hash: crate::meaning::Meaning) -> crate::meaning::Meaning {
     let mut row = 0;
     while row < STATES {
         hash = hash.bytes(&TABLE[row]);

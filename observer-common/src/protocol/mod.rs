@@ -2,7 +2,7 @@
 //!
 //! To add one: a folder here, a line in [`protocols`], a page in `docs/protocols/`. Nothing outside of the room names it.
 
-use crate::{abi::Meaning, counters::Block, label::wire_enum};
+use crate::{counters::Block, label::wire_enum, meaning::Meaning};
 
 pub mod automaton;
 pub mod first;
@@ -68,10 +68,22 @@ mod tests {
     fn wire_numbers_round_trip() {
         for &p in Protocol::ALL {
             assert_eq!(Protocol::from_wire(p as u8), Some(p));
-            let block = BLOCKS.iter().any(|block| block.owner == Owner::Protocol(p));
+            let block = BLOCKS.iter().any(|block| block.owner == Owner::Protocol(p as u8));
             assert_eq!(Protocol::has_block(p as u8), block, "{p:?}");
         }
         assert_eq!(Protocol::from_wire(200), None);
         assert!(!Protocol::has_block(200));
+    }
+
+    #[test]
+    fn overflow_cells_are_distinct() {
+        let mut seen = [false; crate::wire::slot::OVERFLOW_CELLS as usize];
+        for role in crate::label::Role::ALL {
+            for protocol in Protocol::ALL {
+                let cell = crate::wire::slot::overflow_cell(*role as u8, *protocol as u8) as usize;
+                assert!(!seen[cell]);
+                seen[cell] = true;
+            }
+        }
     }
 }

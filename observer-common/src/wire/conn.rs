@@ -5,7 +5,7 @@
 
 use core::mem::offset_of;
 
-use crate::{abi::Meaning, label::Role, stream::Stream};
+use crate::{label::Role, meaning::Meaning, stream::Stream};
 
 /// Index of the receiving direction in per-direction arrays.
 pub const RX: usize = 0;

@@ -56,6 +56,6 @@ pub struct ConnRecord {
 const _: () = assert!(size_of::<ConnRecord>() == 104);
 
 /// What the words of a record mean.
-pub(crate) const fn meaning(hash: crate::abi::Meaning) -> crate::abi::Meaning {
+pub(crate) const fn meaning(hash: crate::meaning::Meaning) -> crate::meaning::Meaning {
     hash.number(size_of::<ConnRecord>() as u64)
 }

@@ -57,7 +57,7 @@ impl Loss {
 }
 
 /// What the numbers of the losses mean.
-pub(crate) const fn meaning(mut hash: crate::abi::Meaning) -> crate::abi::Meaning {
+pub(crate) const fn meaning(mut hash: crate::meaning::Meaning) -> crate::meaning::Meaning {
     let mut i = 0;
     while i < LOSSES {
         hash = hash.text(Loss::ALL[i].label());

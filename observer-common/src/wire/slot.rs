@@ -11,20 +11,13 @@
 use core::mem::offset_of;
 
 use crate::{
-    abi::Meaning,
     counters,
     counters::{Bounds, Family, Level, Owner, Rows, Zeros},
     label::{Direction, Failure, Reason, ResetCause, Side, Timeout},
+    meaning::Meaning,
 };
 
-/// Words of a slot.
-pub const SLOT_WORDS: usize = 128;
-/// Shares of a slot's traffic, a power of two; processors beyond as many take turns from the first on.
-pub const SHARES: usize = 4;
-/// Words of a share: a cache line.
-pub const SHARE_WORDS: usize = 8;
-/// The word at which the first share begins.
-pub const SHARES_AT: usize = SLOT_WORDS - SHARES * SHARE_WORDS;
+pub use crate::counters::{SHARE_WORDS, SHARES, SHARES_AT, SLOT_WORDS};
 
 /// What a cell counts for. 16 bytes, no padding: it is the key of a kernel hash map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -414,18 +407,6 @@ mod tests {
         #[test]
         fn bucket_equals_the_definition(ns in 0_u64..200_000_000_000_000) {
             prop_assert_eq!(lifetime_bucket(ns), naive(ns));
-        }
-    }
-
-    #[test]
-    fn overflow_cells_are_distinct() {
-        let mut seen = [false; OVERFLOW_CELLS as usize];
-        for role in crate::label::Role::ALL {
-            for protocol in crate::protocol::Protocol::ALL {
-                let cell = overflow_cell(*role as u8, *protocol as u8) as usize;
-                assert!(!seen[cell]);
-                seen[cell] = true;
-            }
         }
     }
 

@@ -19,7 +19,7 @@ use super::{
     LoadError, Options, ProbeState, causes,
     programs::{Hook, Need, PROBES, Probe},
 };
-use crate::cli::KernelLog;
+use crate::kernel_log::KernelLog;
 
 /// The object built from `observer-ebpf`.
 pub(super) static OBJECT: &[u8] =

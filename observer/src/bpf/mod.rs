@@ -41,7 +41,7 @@ use attach::Parts;
 use cells::{MapMemory, SlotTable};
 use programs::{CENSUS, Hook, PROBES, Probe};
 
-use crate::cli::KernelLog;
+use crate::kernel_log::KernelLog;
 
 /// Why the kernel side cannot run.
 #[derive(Debug, Error)]

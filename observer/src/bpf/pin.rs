@@ -29,7 +29,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use observer_common::abi::{ABI, Meaning};
+use observer_common::{abi::ABI, meaning::Meaning};
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -387,7 +387,7 @@ mod tests {
         let options = Options {
             cells: 17,
             record_buffer: 4096,
-            kernel_log: crate::cli::KernelLog::Off,
+            kernel_log: crate::kernel_log::KernelLog::Off,
             simulate_lacking: &[],
             simulate_empty: false,
             abi: None,

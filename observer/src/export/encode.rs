@@ -9,7 +9,10 @@ use std::{
     time::SystemTime,
 };
 
-use observer_common::counters::{Level, Owner, Rows, Zeros};
+use observer_common::{
+    counters::{Level, Owner, Rows, Zeros},
+    protocol::Protocol,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{
@@ -122,7 +125,9 @@ impl One {
                 let rows = match (rows, counter.owner) {
                     (Rows::Series, _) => &scrape.series,
                     (Rows::Endpoint, _) => &scrape.endpoints,
-                    (Rows::Replica, Owner::Protocol(protocol)) => scrape.replicas(protocol),
+                    (Rows::Replica, Owner::Protocol(number)) => {
+                        Protocol::from_wire(number).map_or(&[][..], |of| scrape.replicas(of))
+                    }
                     (Rows::Replica, Owner::Cell | Owner::Ends) => &[],
                 };
                 // Made once: there are many rows.

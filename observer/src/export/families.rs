@@ -348,7 +348,7 @@ mod tests {
 
     observer_common::counters! {
         /// A block of this test.
-        BLOCK: Owner::Protocol(Protocol::WebSocket), from 3;
+        BLOCK: Owner::Protocol(Protocol::WebSocket as u8), from 3;
         words {
             /// Frames, by kind and direction.
             FRAMES: 8 by [KIND, Direction::LABEL];

@@ -84,7 +84,7 @@ impl Row {
 
     /// Whether its cells have the counter.
     pub(super) fn has(&self, counter: &Counter) -> bool {
-        !matches!(counter.owner, Owner::Protocol(protocol) if protocol != self.protocol)
+        !matches!(counter.owner, Owner::Protocol(protocol) if protocol != self.protocol as u8)
     }
 
     /// Since when it counts.
@@ -240,8 +240,9 @@ impl Scrape {
 
 /// The protocols whose users have families of their own.
 fn users() -> impl Iterator<Item = Protocol> {
-    let with_counters =
-        |protocol: Protocol| BLOCKS.iter().any(|block| block.owner == Owner::Protocol(protocol));
+    let with_counters = |protocol: Protocol| {
+        BLOCKS.iter().any(|block| block.owner == Owner::Protocol(protocol as u8))
+    };
     let all = Protocol::ALL.iter().copied();
     all.filter(move |&protocol| with_counters(protocol) || protocol == Protocol::Grpc)
 }

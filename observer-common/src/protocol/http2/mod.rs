@@ -224,7 +224,7 @@ fn frame_header(parser: &mut Parser, buf: &[u8; CHUNK], from: usize, len: usize)
 }
 
 /// What the stored states mean.
-pub(crate) const fn meaning(mut hash: crate::abi::Meaning) -> crate::abi::Meaning {
+pub(crate) const fn meaning(mut hash: crate::meaning::Meaning) -> crate::meaning::Meaning {
     let mut row = 0;
     while row < STATES {
         hash = hash.bytes(&TABLE[row]);

@@ -9,7 +9,7 @@ use crate::{
 
 counters! {
     /// What a WebSocket cell has.
-    BLOCK: Owner::Protocol(Protocol::WebSocket), from 3;
+    BLOCK: Owner::Protocol(Protocol::WebSocket as u8), from 3;
     words {
         /// Frames that break RFC 6455.
         INVALID_FRAMES: 1;
