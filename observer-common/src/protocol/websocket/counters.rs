@@ -3,9 +3,19 @@
 use crate::{
     counters,
     counters::{Family, Level, Owner, Rows, Zeros},
-    label::Direction,
+    label::{Direction, wire_enum},
     protocol::Protocol,
 };
+
+wire_enum! {
+    /// Control frames that keep a connection alive.
+    Control as "kind" {
+        /// `Ping` (RFC 6455 section 5.5.2).
+        Ping = 0 => "ping",
+        /// `Pong` (section 5.5.3).
+        Pong = 1 => "pong",
+    }
+}
 
 counters! {
     /// What a WebSocket cell has.
@@ -22,6 +32,14 @@ counters! {
             rows: Rows::Replica,
             level: Level::Core,
             zeros: Zeros::All,
+        };
+        /// Pings and pongs.
+        CONTROL_FRAMES: 4 by [Control::LABEL, Direction::LABEL] => Family {
+            name: "websocket_control_frames",
+            help: "Pings and pongs on the replica's server connections, by direction as the server sees it.",
+            rows: Rows::Replica,
+            level: Level::Full,
+            zeros: Zeros::None,
         };
     }
 }

@@ -2,7 +2,7 @@
 
 pub mod counters;
 
-use counters::{INVALID_FRAMES, MESSAGES};
+use counters::{CONTROL_FRAMES, Control, INVALID_FRAMES, MESSAGES};
 
 use crate::{
     framing::{Framing, Header},
@@ -23,6 +23,8 @@ mod bit {
     pub(super) const INVALID_SHIFT: u8 = 2;
     /// The frame breaks RFC 6455: a reserved opcode, a fragmented or oversized control frame, a length with its top bit set.
     pub(super) const INVALID: u8 = 1 << INVALID_SHIFT;
+    /// Position of the bit of a ping; that of a pong is the next.
+    pub(super) const PING_SHIFT: u8 = 3;
 }
 
 const FIN: u8 = 0x80;
@@ -45,6 +47,8 @@ pub enum WebSocket {}
 pub struct Tally {
     messages: u64,
     invalid: u64,
+    pings: u64,
+    pongs: u64,
 }
 
 impl Framing for WebSocket {
@@ -72,6 +76,8 @@ impl Framing for WebSocket {
     fn add(tally: &mut Tally, event: u8) {
         tally.messages += u64::from(event >> bit::MESSAGE_SHIFT & 1);
         tally.invalid += u64::from(event >> bit::INVALID_SHIFT & 1);
+        tally.pings += u64::from(event >> bit::PING_SHIFT & 1);
+        tally.pongs += u64::from(event >> (bit::PING_SHIFT + 1) & 1);
     }
 
     #[inline(always)]
@@ -81,6 +87,11 @@ impl Framing for WebSocket {
         }
         if tally.invalid != 0 {
             recorder.add(&INVALID_FRAMES, 0, tally.invalid);
+        }
+        for (control, frames) in [(Control::Ping, tally.pings), (Control::Pong, tally.pongs)] {
+            if frames != 0 {
+                recorder.add(&CONTROL_FRAMES, 2 * control as usize + direction, frames);
+            }
         }
     }
 }
@@ -128,6 +139,9 @@ static JUDGEMENT: [u8; 256] = {
         if opcode >= 8 {
             table[first] |= CONTROL;
         }
+        if opcode == 9 || opcode == 10 {
+            table[first] |= 1 << (bit::PING_SHIFT + opcode as u8 - 9);
+        }
         if opcode > 10 || (opcode > 2 && opcode < 8) || (opcode >= 8 && !fin) {
             table[first] |= bit::INVALID;
         }
@@ -157,8 +171,8 @@ mod tests {
     };
     use proptest::prelude::*;
 
-    /// Runs whole frames through the follower, cut into pieces; returns (messages, invalid).
-    fn followed(bytes: &[u8], cuts: &[usize], frames: usize) -> (u64, u64) {
+    /// Runs whole frames through the follower, cut into pieces.
+    fn followed(bytes: &[u8], cuts: &[usize], frames: usize) -> Tally {
         let mut parser = Parser::default();
         start(&mut parser);
         let mut tally = Tally::default();
@@ -176,7 +190,7 @@ mod tests {
             assert_eq!(source.left(), 0, "a source is consumed at last");
             at = end;
         }
-        (tally.messages, tally.invalid)
+        tally
     }
 
     fn frame(fin: bool, opcode: u8, masked: bool, payload: usize) -> Vec<u8> {
@@ -203,9 +217,15 @@ mod tests {
     #[test]
     fn a_stretch_is_counted_by_direction() {
         let mut recorded = Vec::new();
-        WebSocket::record(Tally { messages: 2, invalid: 1 }, 1, &mut recorded);
+        WebSocket::record(Tally { messages: 2, invalid: 1, pings: 3, pongs: 4 }, 1, &mut recorded);
         WebSocket::record(Tally::default(), 0, &mut recorded);
-        assert_eq!(recorded, [("MESSAGES", 1, 2), ("INVALID_FRAMES", 0, 1)]);
+        let expected = [
+            ("MESSAGES", 1, 2),
+            ("INVALID_FRAMES", 0, 1),
+            ("CONTROL_FRAMES", 1, 3),
+            ("CONTROL_FRAMES", 3, 4),
+        ];
+        assert_eq!(recorded, expected);
     }
 
     proptest! {
@@ -216,11 +236,13 @@ mod tests {
             at_once in 1_usize..5,
         ) {
             let mut bytes = Vec::new();
-            let mut want = (0, 0);
+            let mut want = Tally::default();
             for (fin, opcode, masked, payload) in frames {
                 bytes.extend(frame(fin, opcode, masked, payload));
-                want.0 += u64::from(fin && opcode <= 2);
-                want.1 += u64::from(
+                want.messages += u64::from(fin && opcode <= 2);
+                want.pings += u64::from(opcode == 9);
+                want.pongs += u64::from(opcode == 10);
+                want.invalid += u64::from(
                     matches!(opcode, 3..=7 | 11..=15) || (opcode >= 8 && (!fin || payload > 125)),
                 );
             }
