@@ -38,7 +38,7 @@ use std::thread;
 type Scenarios = fn(&Daemon, &mut Failures);
 
 /// Enough for all scenarios of a test; each scrape reads the whole table.
-const CELLS: [&str; 2] = ["--cells", "4096"];
+const CELLS: [&str; 4] = ["--cells", "4096", "--show-ended", "1s"];
 
 #[test]
 fn every_end() {

@@ -22,8 +22,8 @@ use support::{
     daemon::Daemon, lock::SystemLock, netns::NetnsPair, scenarios::Failures, wire::tun::Tun,
 };
 
-/// Enough for all scenarios of a test; each scrape reads the whole table.
-const CELLS: [&str; 2] = ["--cells", "4096"];
+/// Enough for all scenarios of a test, of which each scrape reads all; the pods of those that are over go at once.
+const CELLS: [&str; 4] = ["--cells", "4096", "--show-ended", "1s"];
 
 #[test]
 fn on_loopback() {
