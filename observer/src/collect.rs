@@ -321,11 +321,11 @@ impl Collector {
         Ok(tallies)
     }
 
-    /// From three quarters of the table on, the programs do not tell ports apart: what is left belongs to cgroups that have
+    /// When the table is nearly full, the programs do not tell ports apart: what is left belongs to cgroups that have
     /// no cell yet.
     fn mind_the_room(&mut self) {
         let (used, capacity) = self.probes.slots().room();
-        let tight = used * 4 >= capacity * 3;
+        let tight = slot::is_nearly_full(used, capacity);
         if tight && !self.tight {
             warn!(
                 used,

@@ -77,6 +77,14 @@ pub const fn overflow_cell(role: u8, protocol: u8) -> u32 {
     ((role as u32 & 1) << 3) | (protocol as u32 & 7)
 }
 
+/// Whether so much of a table is in use that ports are no longer told apart in new cells: what is left belongs to cgroups that
+/// have none yet.
+#[inline(always)]
+#[must_use]
+pub const fn is_nearly_full(used: u64, capacity: u64) -> bool {
+    used * 32 >= capacity * 31
+}
+
 /// Combinations of role, protocol and port that one cgroup may have cells for; further ones do not tell ports apart. So no pod
 /// can take the table, or the scrape, from the others.
 pub const CELLS_PER_CGROUP: u32 = 64;
@@ -421,6 +429,14 @@ mod tests {
             (20, 1.0, 4.0)
         );
         assert_eq!((IDLE_TIMES.used(), IDLE_TIMES.upper[7]), (IDLE_USED, 59.0));
+    }
+
+    #[test]
+    fn the_default_table_holds_a_full_node() {
+        // 110 pods with 50 combinations each, and 10,000 slots under them.
+        let used = u64::from(RESERVED_SLOTS) + 110 * 50 + 10_000;
+        assert!(!is_nearly_full(used, u64::from(DEFAULT_SLOTS)));
+        assert!(is_nearly_full(u64::from(DEFAULT_SLOTS) - 500, u64::from(DEFAULT_SLOTS)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Finds and makes slots: the cell of a combination, and the slots under it.
 //!
 //! How full the table is, and how much of it a cgroup has, is known where a slot is made: both are words that are changed by
-//! atomic instructions here. From three quarters of the table on, and from [`CELLS_PER_CGROUP`] cells of a cgroup on, ports
+//! atomic instructions here. When the table is nearly full, and from [`CELLS_PER_CGROUP`] cells of a cgroup on, ports
 //! are no longer told apart.
 
 use core::{mem::offset_of, ptr};
@@ -11,7 +11,7 @@ use observer_common::{
     counters::Counter,
     wire::{
         loss::Loss,
-        slot::{CELLS_PER_CGROUP, CellKey, OVERFLOW_CELLS, Slot, overflow_cell},
+        slot::{CELLS_PER_CGROUP, CellKey, OVERFLOW_CELLS, Slot, is_nearly_full, overflow_cell},
     },
 };
 
@@ -140,11 +140,11 @@ fn give_back(index: u32) {
     }
 }
 
-/// Whether less than three quarters of the table are used.
+/// Whether the table is not nearly full.
 #[inline(always)]
 fn is_roomy() -> bool {
     let word = |index| TABLE.get(index).map_or(0, |word| *word);
-    word(TABLE_USED) * 4 < word(TABLE_CAPACITY) * 3
+    !is_nearly_full(word(TABLE_USED), word(TABLE_CAPACITY))
 }
 
 /// Charges a cgroup for one more cell; false if it has as many as it may have.
