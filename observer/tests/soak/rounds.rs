@@ -7,6 +7,8 @@ use std::{
 
 use fastrand::Rng;
 
+use observer_common::wire::slot::RESERVED_SLOTS;
+
 use crate::{
     accounts::{Account, Compared, Watch, strays},
     held::{Held, Place, Way},
@@ -243,7 +245,7 @@ impl Stage {
     fn small_table(&mut self) {
         let first = Pod::new();
         let tree = ROOT.join("kubepods.slice");
-        let cells = self.random.u32(20..40).to_string();
+        let cells = (RESERVED_SLOTS + self.random.u32(4..44)).to_string();
         let daemon = Daemon::start(&["--cells", &cells, "--cgroup-root", &tree.to_string_lossy()]);
         let mut groups: Vec<_> = (0..8).flat_map(|_| self.groups()).collect();
         groups.iter_mut().for_each(Held::up);
