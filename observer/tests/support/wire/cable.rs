@@ -93,10 +93,11 @@ fn carry(ends: &[Tun; 2], condition: &Mutex<Condition>, last: &Mutex<Instant>, o
     // What comes from each end.
     let mut held: [Vec<Vec<u8>>; 2] = Default::default();
     let mut faults = [Faults::default(), Faults::default()];
+    let now = || *condition.lock().unwrap_or_else(PoisonError::into_inner);
     while !over.load(Ordering::Relaxed) {
-        let condition = *condition.lock().unwrap_or_else(PoisonError::into_inner);
         let mut idle = true;
         for from in 0..2 {
+            let condition = now();
             let to = &ends[1 - from];
             // A packet that the device refuses is lost, as on any cable.
             let put = |packet: &[u8]| drop(to.put(packet));
@@ -115,7 +116,8 @@ fn carry(ends: &[Tun; 2], condition: &Mutex<Condition>, last: &Mutex<Instant>, o
             };
             idle = false;
             *last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-            match condition {
+            // As it is now: what was sent after a change meets that.
+            match now() {
                 Condition::Sound => put(&packet),
                 Condition::Cut => {}
                 Condition::Held => held[from].push(packet),
