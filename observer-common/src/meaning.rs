@@ -31,6 +31,16 @@ impl Meaning {
         self
     }
 
+    /// And these words.
+    pub const fn words(mut self, words: &[u32]) -> Self {
+        let mut i = 0;
+        while i < words.len() {
+            self = self.number(words[i] as u64);
+            i += 1;
+        }
+        self
+    }
+
     /// And these bytes, and their number.
     pub const fn bytes(self, bytes: &[u8]) -> Self {
         let mut hash = self.number(bytes.len() as u64).0;

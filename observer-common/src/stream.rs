@@ -146,11 +146,5 @@ pub(crate) const fn meaning(hash: crate::meaning::Meaning) -> crate::meaning::Me
         order::REQUESTS,
         order::RECOGNISED,
     ];
-    let mut hash = hash.bytes(&modes).bytes(&flags);
-    let mut i = 0;
-    while i < orders.len() {
-        hash = hash.number(orders[i] as u64);
-        i += 1;
-    }
-    hash
+    hash.bytes(&modes).bytes(&flags).words(&orders)
 }

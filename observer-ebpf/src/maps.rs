@@ -88,7 +88,7 @@ pub(crate) static WALKS: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new
 #[btf_map]
 pub(crate) static LOSS: Array<u64, LOSSES, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Records of connections, see `record.rs`. 1 MiB holds about 9,000 of them, unless the daemon asks for another size.
+/// Records of connections, see `accounting/records.rs`. 1 MiB holds about 9,000 of them, unless the daemon asks for another size.
 #[btf_map]
 pub(crate) static RECORDS: RingBuf<ConnRecord, { 1 << 20 }> = RingBuf::new();
 

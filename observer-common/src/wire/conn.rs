@@ -158,21 +158,16 @@ pub const fn is_request(role: u8, direction: usize) -> bool {
 }
 
 /// What the words of the state mean.
-pub(crate) const fn meaning(mut hash: Meaning) -> Meaning {
+pub(crate) const fn meaning(hash: Meaning) -> Meaning {
     let offsets = [
-        size_of::<Conn>(),
-        offset_of!(Conn, cell),
-        offset_of!(Conn, cookie),
-        offset_of!(Conn, retransmits),
-        offset_of!(Conn, request),
-        offset_of!(Conn, local_addr),
-        offset_of!(Conn, response),
+        size_of::<Conn>() as u64,
+        offset_of!(Conn, cell) as u64,
+        offset_of!(Conn, cookie) as u64,
+        offset_of!(Conn, retransmits) as u64,
+        offset_of!(Conn, request) as u64,
+        offset_of!(Conn, local_addr) as u64,
+        offset_of!(Conn, response) as u64,
     ];
-    let mut i = 0;
-    while i < offsets.len() {
-        hash = hash.number(offsets[i] as u64);
-        i += 1;
-    }
     let phases = [
         phase::NEW,
         phase::LISTENER,
@@ -183,11 +178,6 @@ pub(crate) const fn meaning(mut hash: Meaning) -> Meaning {
         phase::ABORTING,
         phase::FAILING,
     ];
-    i = 0;
-    while i < phases.len() {
-        hash = hash.number(phases[i] as u64);
-        i += 1;
-    }
     let flags = [
         flag::CONFIRMED,
         flag::ADDRESSED,
@@ -201,10 +191,5 @@ pub(crate) const fn meaning(mut hash: Meaning) -> Meaning {
         flag::ADOPTED,
         flag::FIN_HEARD,
     ];
-    i = 0;
-    while i < flags.len() {
-        hash = hash.number(flags[i] as u64);
-        i += 1;
-    }
-    hash
+    hash.numbers(&offsets).words(&phases).words(&flags)
 }
