@@ -76,11 +76,11 @@ pub(crate) const TABLE_CAPACITY: u32 = 1;
 #[btf_map]
 pub(crate) static BUDGETS: HashMap<u64, u64, CGROUPS> = HashMap::new();
 
-/// States that the census has found in all, by the index of the base slot that each is counted in.
+/// States that the reconciliation has found in all, by the index of the base slot that each is counted in.
 #[btf_map]
-pub(crate) static CENSUS: Array<u64, MAX_SLOTS, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub(crate) static RECONCILED: Array<u64, MAX_SLOTS, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// One word: how often the census has come to its end.
+/// One word: how often the reconciliation has come to its end.
 #[btf_map]
 pub(crate) static WALKS: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 

@@ -159,9 +159,9 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_SIMULATE_LACKING", value_name = "HOOK", hide = true)]
     pub simulate_lacking: Vec<String>,
 
-    /// Time between two censuses of the sockets, see README (tests).
-    #[arg(long, env = "OBSERVER_CENSUS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, hide = true)]
-    pub census_interval: Duration,
+    /// Time between two reconciliations of the sockets, see README (tests).
+    #[arg(long, env = "OBSERVER_RECONCILE_EVERY", value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, hide = true)]
+    pub reconcile_every: Duration,
 
     /// How much is exported: what users' panels and autoscalers need, what every shipped rule needs, or everything.
     #[arg(long, env = "OBSERVER_DETAIL", value_name = "LEVEL", default_value = "standard")]

@@ -23,7 +23,7 @@ use observer_common::{
 use tracing::{info, warn};
 
 use crate::{
-    aggregate::{Action, Censuses, Clusters, Ends, Series, Tally, Unseen, fold, sentence},
+    aggregate::{Action, Clusters, Ends, Reconciliations, Series, Tally, Unseen, fold, sentence},
     attribute::{CgroupIndex, Identity, Names, OVERFLOW, UNATTRIBUTED},
     bpf::{ProbeState, Probes, programs::Probe},
     decode,
@@ -58,8 +58,8 @@ pub struct Snapshot {
     pub undecodable: u64,
     /// Cgroup directories that the last walk did not read.
     pub cgroups_skipped: u64,
-    /// Censuses that came to their end, and the time that they took; none if this kernel allows none.
-    pub censuses: Option<(u64, Duration)>,
+    /// Reconciliations that came to their end, and the time that they took; none if this kernel allows none.
+    pub reconciliations: Option<(u64, Duration)>,
     /// What the API server's names add; nothing when nobody names pods.
     pub kubernetes: Option<Kubernetes>,
 }
@@ -69,10 +69,10 @@ pub struct Collector {
     probes: Probes,
     cgroups: CgroupIndex,
     ledger: Ledger,
-    censuses: Censuses,
-    /// Censuses that came to their end, and the time that they took.
-    censuses_taken: (u64, Duration),
-    census_failed: bool,
+    reconciliations: Reconciliations,
+    /// Reconciliations that came to their end, and the time that they took.
+    reconciliations_taken: (u64, Duration),
+    reconciliation_failed: bool,
     clusters: Clusters,
     books: PodBooks,
     /// Whether the log has said that the table is nearly full.
@@ -93,9 +93,9 @@ impl Collector {
             ledger: Ledger::new(times, probes.since()),
             probes,
             cgroups: CgroupIndex::new(cgroup_root.to_owned()),
-            censuses: Censuses::default(),
-            censuses_taken: (0, Duration::ZERO),
-            census_failed: false,
+            reconciliations: Reconciliations::default(),
+            reconciliations_taken: (0, Duration::ZERO),
+            reconciliation_failed: false,
             clusters: Clusters::default(),
             books: PodBooks::new(names, SystemTime::now()),
             tight: false,
@@ -193,7 +193,7 @@ impl Collector {
             cells: self.probes.slots().room(),
             undecodable: pass.undecodable,
             cgroups_skipped: self.cgroups.skipped(),
-            censuses: self.probes.census().map(|_| self.censuses_taken),
+            reconciliations: self.probes.reconciliation().map(|_| self.reconciliations_taken),
             kubernetes,
         }
     }
@@ -281,32 +281,32 @@ impl Collector {
         Ok(self.probes.slots().set_budgets(budgets)?)
     }
 
-    /// Takes a census of the sockets' states: connections that have ended without any hook telling end here.
-    pub fn census(&mut self) {
-        let taken = self.try_census();
+    /// Holds the books against the states of the sockets: connections that have ended without any hook telling end here.
+    pub fn reconcile(&mut self) {
+        let taken = self.try_reconcile();
         // Said once, and again when one was taken in between.
-        if let (Err(error), false) = (&taken, self.census_failed) {
-            warn!(%error, "cannot take a census of the sockets; ends that no hook tells stay unseen");
+        if let (Err(error), false) = (&taken, self.reconciliation_failed) {
+            warn!(%error, "cannot reconcile the books with the sockets; ends that no hook tells stay unseen");
         }
-        self.census_failed = taken.is_err();
+        self.reconciliation_failed = taken.is_err();
     }
 
-    fn try_census(&mut self) -> io::Result<()> {
+    fn try_reconcile(&mut self) -> io::Result<()> {
         let began = Instant::now();
         let before = self.tallies()?;
-        let Some(census) = self.probes.census() else { return Ok(()) };
-        let found = census.walk()?;
+        let Some(reconciliation) = self.probes.reconciliation() else { return Ok(()) };
+        let found = reconciliation.walk()?;
         let after = self.tallies()?;
         let found = |cell: u32| found.get(cell as usize).copied().unwrap_or(0);
-        for Unseen { cell, count } in self.censuses.compare(&before, found, &after) {
+        for Unseen { cell, count } in self.reconciliations.compare(&before, found, &after) {
             self.probes.end_unseen(cell, count)?;
             warn!(
                 count,
                 cell, "connections have ended without any hook telling: closed as `unknown`"
             );
         }
-        self.censuses_taken.0 += 1;
-        self.censuses_taken.1 += began.elapsed();
+        self.reconciliations_taken.0 += 1;
+        self.reconciliations_taken.1 += began.elapsed();
         Ok(())
     }
 

@@ -53,8 +53,8 @@ pub struct Config {
     pub simulate_lacking: Vec<String>,
     /// Whether the programs return at once.
     pub simulate_empty: bool,
-    /// Time between two censuses of the sockets.
-    pub census_interval: Duration,
+    /// Time between two reconciliations of the sockets.
+    pub reconcile_every: Duration,
     /// How long what is over is shown.
     pub show_ended: Duration,
     /// How long a cell is idle before it may be freed.
@@ -176,7 +176,7 @@ impl TryFrom<RunArgs> for Config {
             record_buffer: args.record_buffer,
             simulate_lacking: args.simulate_lacking,
             simulate_empty: args.simulate_empty,
-            census_interval: args.census_interval,
+            reconcile_every: args.reconcile_every,
             show_ended: args.show_ended,
             cell_age: args.cell_age,
         })

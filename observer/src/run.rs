@@ -33,9 +33,9 @@ use crate::{
 
 /// How often dead cgroups are looked for.
 const TICK: Duration = Duration::from_secs(1);
-/// After a census there is none for so many times as long as it took: with very many sockets it takes up to a percent of a
+/// After a reconciliation there is none for so many times as long as it took: with very many sockets it takes up to a percent of a
 /// processor, and no more.
-const CENSUS_REST: u32 = 100;
+const RECONCILE_REST: u32 = 100;
 /// How often the kernel programs' log is read, if it is on.
 const RING_POLL: Duration = Duration::from_millis(100);
 
@@ -153,9 +153,9 @@ impl Service {
             tokio::spawn(tick(Arc::clone(&app))).abort_handle(),
             tokio::spawn(access::follow(Arc::clone(&self.access))).abort_handle(),
         ];
-        if lock(&app.collector).probes().census().is_some() {
-            let censuses = take_censuses(Arc::clone(&app), config.census_interval);
-            background.push(tokio::spawn(censuses).abort_handle());
+        if lock(&app.collector).probes().reconciliation().is_some() {
+            let reconciliations = reconcile_regularly(Arc::clone(&app), config.reconcile_every);
+            background.push(tokio::spawn(reconciliations).abort_handle());
         }
         let kernel_log = self.kernel_log.map(|log| tokio::spawn(forward_kernel_log(log)));
         background.extend(kernel_log.map(|task| task.abort_handle()));
@@ -205,17 +205,17 @@ async fn tick(app: Arc<App>) {
     }
 }
 
-async fn take_censuses(app: Arc<App>, interval: Duration) {
+async fn reconcile_regularly(app: Arc<App>, interval: Duration) {
     let mut wait = interval;
     loop {
         tokio::time::sleep(wait).await;
         let began = Instant::now();
         let app = Arc::clone(&app);
-        let census = tokio::task::spawn_blocking(move || lock(&app.collector).census());
-        if let Err(error) = census.await {
-            warn!(%error, "a census of the sockets failed");
+        let reconciliation = tokio::task::spawn_blocking(move || lock(&app.collector).reconcile());
+        if let Err(error) = reconciliation.await {
+            warn!(%error, "a reconciliation of the sockets failed");
         }
-        wait = interval.max(began.elapsed() * CENSUS_REST);
+        wait = interval.max(began.elapsed() * RECONCILE_REST);
     }
 }
 

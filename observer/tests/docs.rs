@@ -263,7 +263,7 @@ fn full() -> Snapshot {
         cells: (1, 1),
         undecodable: 1,
         cgroups_skipped: 1,
-        censuses: Some((2, Duration::from_millis(3))),
+        reconciliations: Some((2, Duration::from_millis(3))),
         kubernetes: Some(kubernetes()),
     }
 }

@@ -78,11 +78,11 @@ fn lost(unseen: u64) -> Expected {
     Expected::sum("observer_lost_total", &[("kind", "unseen_end")], unseen)
 }
 
-/// Whether this kernel refuses the iterator; the daemon then has said so, and shows no censuses.
+/// Whether this kernel refuses the iterator; the daemon then has said so, and shows no reconciliations.
 fn is_refused(daemon: &Daemon) -> bool {
     let metrics = daemon.scrape();
     let active = metrics.sum("observer_probe_active", &[("program", "count_state")]) != 0.0;
-    let counters = metrics.select("observer_censuses_total", &[]);
+    let counters = metrics.select("observer_reconciliations_total", &[]);
     assert_eq!(counters.len(), usize::from(active), "shown if and only if they take place");
     if !active {
         let log = daemon.log();
@@ -97,7 +97,7 @@ fn ends_that_no_hook_tells_are_found() {
     let _lock = SystemLock::acquire();
     let before = BpfSnapshot::take();
     let bpffs = Bpffs::new();
-    let start = || Daemon::start(&["--pin", bpffs.pins(), "--census-interval", "1s"]);
+    let start = || Daemon::start(&["--pin", bpffs.pins(), "--reconcile-every", "1s"]);
     let daemon = start();
     if is_refused(&daemon) {
         return;
@@ -146,7 +146,7 @@ fn ends_that_no_hook_tells_are_found() {
 #[test]
 fn what_hooks_tell_is_never_taken_for_unseen() {
     let _lock = SystemLock::acquire();
-    let daemon = Daemon::start(&["--census-interval", "200ms"]);
+    let daemon = Daemon::start(&["--reconcile-every", "200ms"]);
     if is_refused(&daemon) {
         return;
     }
@@ -163,8 +163,10 @@ fn what_hooks_tell_is_never_taken_for_unseen() {
     });
     let churn: Vec<_> = churn.collect();
     // After each it rests a hundred times as long as it took: two seconds here.
-    let censuses = scaled(15).max(3) as f64;
-    daemon.wait_until(PATIENCE, |metrics| metrics.value("observer_censuses_total", &[]) > censuses);
+    let reconciliations = scaled(15).max(3) as f64;
+    daemon.wait_until(PATIENCE, |metrics| {
+        metrics.value("observer_reconciliations_total", &[]) > reconciliations
+    });
     let opened: u64 = churn.into_iter().map(Churn::finish).sum();
     let client_pod = [("pod", client.name.as_str())];
     let mut expected = held.expected(0);

@@ -20,7 +20,7 @@ pub enum Loss {
     /// opened in; or it was over and still in one when its socket went, which then counts its end.
     MisplacedEnd = 6,
     /// A socket has gone while its connection was still counted as active: no hook has told the end. Counted by the daemon,
-    /// which finds it by a census of the sockets' states.
+    /// which finds it by a reconciliation of the sockets' states.
     UnseenEnd = 7,
 }
 

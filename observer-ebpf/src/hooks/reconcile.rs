@@ -1,4 +1,4 @@
-//! The census: which sockets still have a state that is counted in a cell.
+//! The reconciliation: which sockets still have a state that is counted in a cell.
 //!
 //! - Hook: `iter/bpf_sk_storage_map` over [`CONNS`](crate::maps::CONNS), run by the daemon every few seconds.
 //! - Context: the daemon's task, within one RCU read section for all states of a bucket.
@@ -13,7 +13,7 @@ use observer_common::wire::conn::{Conn, phase};
 
 use crate::{
     floor::empty,
-    maps::{CENSUS, WALKS},
+    maps::{RECONCILED, WALKS},
     memory::atomic,
 };
 
@@ -48,7 +48,7 @@ pub(crate) extern "C" fn count_state(ctx: *const c_void) -> i32 {
         match phase {
             // A connection that is over is in no cell, and the look-up fails; before its birth is counted it has one that it
             // is not counted in.
-            phase::COUNTED | phase::ABORTING | phase::CLOSED => CENSUS.get_ptr_mut(cell),
+            phase::COUNTED | phase::ABORTING | phase::CLOSED => RECONCILED.get_ptr_mut(cell),
             _ => None,
         }
     };

@@ -2,17 +2,17 @@
 //! down, finding what has ended untold, and noticing time-outs. Pure; time is a parameter.
 
 mod age;
-mod census;
 mod clusters;
 mod expire;
 mod fold;
+mod reconciliation;
 mod replicas;
 mod workloads;
 
 pub use age::{Ages, Used};
-pub use census::{Censuses, Tally, Unseen};
 pub use clusters::{Cluster, Clusters, Ends, cluster, sentence};
 pub use expire::{Action, Ending, Expiry};
 pub use fold::{Series, SeriesKey, fold};
+pub use reconciliation::{Reconciliations, Tally, Unseen};
 pub use replicas::{Replica, Replicas, without_port};
 pub use workloads::{TotalKey, Workloads};

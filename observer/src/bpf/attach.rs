@@ -50,7 +50,7 @@ pub(super) const MAPS: [&str; 12] = [
     "RECORDS",
     "RECORDS_WANTED",
     "CONNS",
-    "CENSUS",
+    "RECONCILED",
     "WALKS",
 ];
 

@@ -56,7 +56,7 @@ pub fn load(options: &Options<'_>) -> Result<Loaded, LoadError> {
         .override_global("EMPTY", &empty, true)
         .map_max_entries("SLOTS", options.cells)
         .map_max_entries("INDEX", options.cells)
-        .map_max_entries("CENSUS", options.cells)
+        .map_max_entries("RECONCILED", options.cells)
         .map_max_entries("FREE", options.cells)
         .map_max_entries("RECORDS", options.record_buffer)
         .load(OBJECT)

@@ -6,7 +6,7 @@
 //!   pin ────────────▶ Probes        what an earlier daemon has left running
 //! ```
 //!
-//! [`programs`] is the table of what is attached where, [`cells`] reads the counters, [`Census`] checks them.
+//! [`programs`] is the table of what is attached where, [`cells`] reads the counters, [`Reconciliation`] checks them.
 
 use std::{
     io,
@@ -24,22 +24,22 @@ use thiserror::Error;
 pub mod adoption;
 mod attach;
 pub mod cells;
-mod census;
 mod enumeration;
 pub mod heap;
 mod load;
 mod pin;
 pub mod programs;
+mod reconciliation;
 mod sys;
 
 pub use attach::Attached;
-pub use census::Census;
 pub use load::{Loaded, load};
 pub use pin::{Origin, PinError, Pins, fingerprint};
+pub use reconciliation::Reconciliation;
 
 use attach::Parts;
 use cells::{MapMemory, SlotTable};
-use programs::{CENSUS, Hook, PROBES, Probe};
+use programs::{Hook, PROBES, Probe, RECONCILED};
 
 use crate::kernel_log::KernelLog;
 
@@ -160,7 +160,7 @@ pub struct Probes {
     parsers: ProgramArray<MapData>,
     slots: SlotTable,
     losses: MapMemory,
-    census: Option<Census>,
+    reconciliation: Option<Reconciliation>,
     /// Until somebody takes them.
     records: Option<Map>,
     records_wanted: Array<MapData, u32>,
@@ -175,21 +175,22 @@ impl Probes {
             at.map(|at| maps.swap_remove(at).1)
                 .ok_or_else(|| LoadError::Map { map: name, reason: "it is missing".to_owned() })
         };
-        let counts_states = parts.programs.iter().find(|(probe, _)| probe.program == CENSUS);
-        let census = match counts_states {
+        let counts_states = parts.programs.iter().find(|(probe, _)| probe.program == RECONCILED);
+        let reconciliation = match counts_states {
             None => None,
             Some((_, program)) => {
-                let [conns, census, walks] = [take("CONNS")?, take("CENSUS")?, take("WALKS")?];
-                let census = program
-                    .try_clone()
-                    .and_then(|program| Census::new(program, &conns, &census, &walks));
-                Some(census.map_err(|error| map_error("CENSUS", &error))?)
+                let [conns, reconciliation, walks] =
+                    [take("CONNS")?, take("RECONCILED")?, take("WALKS")?];
+                let reconciliation = program.try_clone().and_then(|program| {
+                    Reconciliation::new(program, &conns, &reconciliation, &walks)
+                });
+                Some(reconciliation.map_err(|error| map_error("RECONCILED", &error))?)
             }
         };
         Ok(Self {
             pinned,
             since,
-            census,
+            reconciliation,
             slots: SlotTable::new(
                 &take("SLOTS")?,
                 &take("TABLE")?,
@@ -233,10 +234,10 @@ impl Probes {
         self.losses.all()
     }
 
-    /// The census of the sockets' states; `None` if this kernel cannot walk over them.
+    /// The reconciliation of the sockets' states; `None` if this kernel cannot walk over them.
     #[must_use]
-    pub const fn census(&self) -> Option<&Census> {
-        self.census.as_ref()
+    pub const fn reconciliation(&self) -> Option<&Reconciliation> {
+        self.reconciliation.as_ref()
     }
 
     /// Counts ends that no hook has told: `count` connections are no longer active in `cell`.

@@ -66,7 +66,7 @@ pub struct Probe {
 /// The program that gives sockets from before the start their state.
 pub(super) const ADOPT: &str = "adopt_socket";
 /// The program that counts the states of sockets.
-pub(super) const CENSUS: &str = "count_state";
+pub(super) const RECONCILED: &str = "count_state";
 
 /// Every program, in the order of attachment.
 pub const PROBES: &[Probe] = &[
@@ -221,7 +221,7 @@ pub const PROBES: &[Probe] = &[
         tells: "connections that were open before the start",
     },
     Probe {
-        program: CENSUS,
+        program: RECONCILED,
         hook: Hook::Iterator("iter/bpf_sk_storage_map"),
         need: Need::Optional,
         tells: "ends of connections that no hook has told",

@@ -233,23 +233,23 @@ pub(super) static OWN: &[Family] = &[
         samples: Samples::Own(|out, own| out.own(&[], own.snapshot.cgroups_skipped)),
     },
     Family {
-        name: "observer_censuses",
+        name: "observer_reconciliations",
         kind: Kind::Counter,
-        help: "Censuses of the sockets: looks for connections that have ended without any hook telling.",
+        help: "Reconciliations of the sockets: looks for connections that have ended without any hook telling.",
         level: Level::Core,
         samples: Samples::Own(|out, own| {
-            if let Some((count, _)) = own.snapshot.censuses {
+            if let Some((count, _)) = own.snapshot.reconciliations {
                 out.own(&[], count);
             }
         }),
     },
     Family {
-        name: "observer_census_seconds",
+        name: "observer_reconciliation_seconds",
         kind: Kind::Counter,
-        help: "Time that the censuses took.",
+        help: "Time that the reconciliations took.",
         level: Level::Core,
         samples: Samples::Own(|out, own| {
-            if let Some((_, took)) = own.snapshot.censuses {
+            if let Some((_, took)) = own.snapshot.reconciliations {
                 out.own(&[], took.as_secs_f64());
             }
         }),

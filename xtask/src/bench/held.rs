@@ -30,12 +30,12 @@ pub(super) struct Held {
     /// What the kernel gives back for each socket when the programs and their maps go, in bytes; each connection has
     /// two sockets here.
     pub(super) kernel_bytes_per_socket: f64,
-    /// What a census of their sockets takes; none where the kernel refuses censuses.
-    pub(super) census_ms: Option<f64>,
+    /// What a reconciliation of their sockets takes; none where the kernel refuses reconciliations.
+    pub(super) reconciliation_ms: Option<f64>,
 }
 
-/// How long two censuses may take to come: after each there is none for a hundred times as long as it took.
-const CENSUSES: Duration = Duration::from_mins(2);
+/// How long two reconciliations may take to come: after each there is none for a hundred times as long as it took.
+const RECONCILED_WITHIN: Duration = Duration::from_mins(2);
 
 /// How long the kernel may take to give all memory back.
 const FREED: Duration = Duration::from_secs(15);
@@ -77,32 +77,38 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Held> {
         }
         ensure!(Instant::now() < deadline, "{counted} of {connections} are counted");
     }
-    let census_ms = census_ms(watcher.address())?;
+    let reconciliation_ms = reconciliation_ms(watcher.address())?;
     let resident_kib = pods::resident_kib(watcher.id())?;
     let before = slab_kib()?;
     watcher.stop()?;
     let freed = before.saturating_sub(settled_slab_kib()?);
     drop(processes);
     let kernel_bytes_per_socket = freed as f64 * 1024.0 / (2 * connections) as f64;
-    Ok(Held { connections, resident_kib, kernel_bytes_per_socket, census_ms })
+    Ok(Held { connections, resident_kib, kernel_bytes_per_socket, reconciliation_ms })
 }
 
-/// How long the next census takes that begins now or later.
-fn census_ms(address: &str) -> Result<Option<f64>> {
+/// How long the next reconciliation takes that begins now or later.
+fn reconciliation_ms(address: &str) -> Result<Option<f64>> {
     // Number and seconds of all so far.
     let taken = || -> Result<Option<(f64, f64)>> {
         let samples = metrics::read(address)?;
         let value = |name: &str| {
             samples.iter().find(|sample| sample.name == name).map(|sample| sample.value)
         };
-        Ok(value("observer_censuses_total").zip(value("observer_census_seconds_total")))
+        Ok(value("observer_reconciliations_total")
+            .zip(value("observer_reconciliation_seconds_total")))
     };
-    let deadline = Instant::now() + CENSUSES;
+    let deadline = Instant::now() + RECONCILED_WITHIN;
     let next = |number: f64| -> Result<(f64, f64)> {
         loop {
             match taken()? {
                 Some(now) if now.0 > number => return Ok(now),
-                _ => ensure!(Instant::now() < deadline, "no census within {CENSUSES:?}"),
+                _ => {
+                    ensure!(
+                        Instant::now() < deadline,
+                        "no reconciliation within {RECONCILED_WITHIN:?}"
+                    )
+                }
             }
             sleep(Duration::from_millis(200));
         }

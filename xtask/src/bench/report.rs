@@ -293,10 +293,10 @@ impl Results {
                  socket when the programs go.",
                 held.connections, held.kernel_bytes_per_socket
             );
-            if let Some(census_ms) = held.census_ms {
+            if let Some(reconciliation_ms) = held.reconciliation_ms {
                 let _ = writeln!(
                     text,
-                    "A census of these sockets takes {census_ms:.0} ms, after which there is none for a hundred times \
+                    "A reconciliation of these sockets takes {reconciliation_ms:.0} ms, after which there is none for a hundred times \
                      as long."
                 );
             }

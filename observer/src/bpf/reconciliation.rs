@@ -1,4 +1,4 @@
-//! The census: how many states of sockets are counted in each cell, by a walk over all of them.
+//! The reconciliation: how many states of sockets are counted in each cell, by a walk over all of them.
 
 use std::{
     io::{self, Read as _},
@@ -10,7 +10,7 @@ use aya::maps::Map;
 use super::{cells::MapMemory, sys};
 
 /// The iterator over the states, and what it writes.
-pub struct Census {
+pub struct Reconciliation {
     program: OwnedFd,
     states: OwnedFd,
     /// States that all walks have found, by cell.
@@ -19,7 +19,7 @@ pub struct Census {
     walks: MapMemory,
 }
 
-impl Census {
+impl Reconciliation {
     /// `program` is the iterator; the maps are those of its names in the object.
     ///
     /// # Errors
@@ -27,7 +27,7 @@ impl Census {
     pub(super) fn new(
         program: OwnedFd,
         conns: &Map,
-        census: &Map,
+        reconciliation: &Map,
         walks: &Map,
     ) -> io::Result<Self> {
         let Map::SkStorage(states) = conns else {
@@ -36,7 +36,7 @@ impl Census {
         Ok(Self {
             program,
             states: states.fd().as_fd().try_clone_to_owned()?,
-            found: MapMemory::new(census)?,
+            found: MapMemory::new(reconciliation)?,
             walks: MapMemory::new(walks)?,
         })
     }
