@@ -107,7 +107,7 @@ fn reconciliation_ms(address: &str) -> Result<Option<f64>> {
                     ensure!(
                         Instant::now() < deadline,
                         "no reconciliation within {RECONCILED_WITHIN:?}"
-                    )
+                    );
                 }
             }
             sleep(Duration::from_millis(200));
