@@ -159,7 +159,7 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_SIMULATE_LACKING", value_name = "HOOK", hide = true)]
     pub simulate_lacking: Vec<String>,
 
-    /// Time between two reconciliations of the sockets, see README (tests).
+    /// Time between two reconciliations of the sockets, see docs/how-it-counts.md (tests).
     #[arg(long, env = "OBSERVER_RECONCILE_EVERY", value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, hide = true)]
     pub reconcile_every: Duration,
 

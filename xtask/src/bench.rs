@@ -39,9 +39,9 @@ use report::{BpfTime, ProgramRow, Results};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use watcher::{Kind, Watcher};
 
-use crate::cmd;
 use crate::machine::Machine;
 use crate::setup::{self, Purpose};
+use crate::{cmd, documents};
 
 /// What the bench is told on its command line.
 #[derive(Args)]
@@ -49,6 +49,9 @@ pub(crate) struct Options {
     /// Shorter runs: about two minutes in all
     #[arg(long)]
     quick: bool,
+    /// Put the tables into docs/cost.md
+    #[arg(long)]
+    write_docs: bool,
     /// The directory of the programs, once they are built
     #[arg(long, hide = true)]
     programs: Option<PathBuf>,
@@ -79,7 +82,7 @@ impl Plan {
 /// Builds what is measured, and measures it as root.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(programs) = &options.programs {
-        return measure(programs, options.quick);
+        return measure(programs, options);
     }
     setup::ensure(&[Purpose::Build, Purpose::Bench])?;
     let build = ["build", "--release", "--package", "observer"];
@@ -87,20 +90,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     cmd::run(cmd::cargo(&build).args(["--example", "workload"]))?;
     let programs = cmd::target_directory()?.join("release");
     if cmd::is_root() {
-        return measure(&programs, options.quick);
+        return measure(&programs, options);
     }
     let mut again = cmd::as_root(env::current_exe()?)?;
     again.arg("bench").arg("--programs").arg(programs);
     again.args(options.quick.then_some("--quick"));
+    again.args(options.write_docs.then_some("--write-docs"));
     cmd::show(&again);
     Err(Error::new(again.exec()).context("starting the bench"))
 }
 
 /// Measures everything and writes the results to the directory `bench` beside `programs`.
-fn measure(programs: &Path, quick: bool) -> Result<()> {
+fn measure(programs: &Path, options: &Options) -> Result<()> {
     let interrupted = Interrupted::watch()?;
     let _alone = alone(&interrupted)?;
-    let plan = Plan::new(quick);
+    let plan = Plan::new(options.quick);
     let directory = programs.parent().context("the programs lie in a directory")?.join("bench");
     fs::create_dir_all(&directory)?;
     let log = File::create(directory.join("bench.log"))?;
@@ -124,7 +128,7 @@ fn measure(programs: &Path, quick: bool) -> Result<()> {
 
     let mut results = Results {
         machine,
-        quick,
+        quick: options.quick,
         programs,
         bpf_times,
         comparisons,
@@ -137,6 +141,9 @@ fn measure(programs: &Path, quick: bool) -> Result<()> {
     results.judge();
     let markdown = results.markdown();
     print!("{markdown}");
+    if options.write_docs {
+        documents::write(&cmd::workspace().join("docs/cost.md"), "bench", &markdown)?;
+    }
     fs::write(directory.join("results.md"), markdown)?;
     fs::write(directory.join("results.json"), serde_json::to_string_pretty(&results)?)?;
     cmd::say("*", &format!("written to {}", directory.join("results.{md,json}").display()));

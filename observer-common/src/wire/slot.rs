@@ -168,7 +168,7 @@ counters! {
         /// Sampled smoothed round-trip times.
         ROUND_TRIP: 1 histogram &ROUND_TRIPS => Family {
             name: "tcp_round_trip_seconds",
-            help: "Smoothed round-trip times as the kernel estimates them, sampled at most once a second per connection.",
+            help: "Smoothed round-trip times as the kernel estimates them, sampled with payload, at most once a second per connection.",
             rows: Rows::Endpoint,
             level: Level::Full,
             zeros: Zeros::None,

@@ -76,7 +76,7 @@ impl Settings {
 }
 
 /// All families, in the order in which they are sent.
-static FAMILIES: LazyLock<Vec<Family>> = LazyLock::new(|| {
+pub(super) static FAMILIES: LazyLock<Vec<Family>> = LazyLock::new(|| {
     let written = [DERIVED, kubernetes::FAMILIES, OWN, process::FAMILIES].concat();
     of_counters().chain(written).collect()
 });

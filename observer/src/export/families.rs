@@ -1,5 +1,5 @@
 //! Every exported family: name, type, help, labels. Most are counters of the tables in `observer-common`; what is written here
-//! is what is made of several. The README's reference is checked against them by a test.
+//! is what is made of several. `docs/metrics.md` is written from them.
 
 use observer_common::{
     counters::{Counter, Level, Shape},
@@ -130,7 +130,7 @@ pub(super) static DERIVED: &[Family] = &[
     Family {
         name: "tcp_resets",
         kind: Kind::Counter,
-        help: "Resets by direction, and why this node sent them.",
+        help: "Resets by direction, and why this node sent them. The cause of one that was received is empty.",
         level: Level::Standard,
         samples: Samples::Series(|out, row| {
             let mut sample = |direction, cause, count| {
@@ -159,7 +159,7 @@ pub(super) static OWN: &[Family] = &[
     Family {
         name: "observer_kernel_side",
         kind: Kind::Info,
-        help: "Whether the kernel side was created at the start, taken over, or replaced for an incompatible one.",
+        help: "How this daemon came by its kernel side: `created` at the start, `taken_over` from an earlier daemon, or `replaced` because what an earlier one had left could not be used.",
         level: Level::Core,
         samples: Samples::Own(|out, own| {
             out.own(&[("origin", own.build.origin.label())], 1_u64);
@@ -228,14 +228,14 @@ pub(super) static OWN: &[Family] = &[
     Family {
         name: "observer_cgroups_skipped",
         kind: Kind::Gauge,
-        help: "Cgroup directories that the last walk did not read.",
+        help: "Cgroup directories that the last walk did not read: forbidden, too deep or too many.",
         level: Level::Core,
         samples: Samples::Own(|out, own| out.own(&[], own.snapshot.cgroups_skipped)),
     },
     Family {
         name: "observer_reconciliations",
         kind: Kind::Counter,
-        help: "Reconciliations of the sockets: looks for connections that have ended without any hook telling.",
+        help: "Reconciliations of the sockets, which find connections that ended without any hook noticing. None where the kernel refuses them.",
         level: Level::Core,
         samples: Samples::Own(|out, own| {
             if let Some((count, _)) = own.snapshot.reconciliations {
@@ -246,7 +246,7 @@ pub(super) static OWN: &[Family] = &[
     Family {
         name: "observer_reconciliation_seconds",
         kind: Kind::Counter,
-        help: "Time that the reconciliations took.",
+        help: "Time that the reconciliations took, in seconds.",
         level: Level::Core,
         samples: Samples::Own(|out, own| {
             if let Some((_, took)) = own.snapshot.reconciliations {

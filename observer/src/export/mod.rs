@@ -16,11 +16,13 @@ mod negotiate;
 mod out;
 mod page;
 mod process;
+mod reference;
 mod rows;
 mod select;
 
 pub use encode::{Settings, encode};
 pub use family::Part;
 pub use http::{App, serve};
+pub use reference::{Described, describe};
 pub use rows::BuildInfo;
 pub use select::{Selection, Unusable};

@@ -306,7 +306,7 @@ impl Results {
 
 /// A heading and the head of a table.
 fn head(text: &mut String, title: &str, columns: &[&str]) {
-    let _ = writeln!(text, "\n### {title}\n\n| {} |", columns.join(" | "));
+    let _ = writeln!(text, "\n## {title}\n\n| {} |", columns.join(" | "));
     let _ = writeln!(text, "|{}", "---|".repeat(columns.len()));
 }
 

@@ -28,7 +28,7 @@ counters! {
         /// Data messages.
         MESSAGES: 2 by [Direction::LABEL] => Family {
             name: "websocket_messages",
-            help: "Text and binary messages on the replica's server connections, by direction as the server sees it.",
+            help: "Text and binary messages on the replica's server connections, by direction as the server sees it. A fragmented message counts once.",
             rows: Rows::Replica,
             level: Level::Core,
             zeros: Zeros::All,

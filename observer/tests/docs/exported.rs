@@ -1,0 +1,182 @@
+//! What the program exports, asked of the encoder itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use observer::{
+    aggregate::{Series, SeriesKey, TotalKey},
+    attribute::{Health, Workload, identify},
+    bpf::{Origin, ProbeState, programs::PROBES},
+    collect::{Kubernetes, NamedPod, Snapshot},
+    export::{BuildInfo, Part, Settings, encode},
+    model::{Counts, blocks},
+};
+use observer_common::{counters::Level, label::Role, protocol::Protocol, wire::loss::Loss};
+
+/// A family as far as a reader needs to know it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Family {
+    pub(crate) kind: String,
+    pub(crate) labels: BTreeSet<String>,
+}
+
+/// By the name that Prometheus stores, without the suffixes of a histogram's series.
+pub(crate) type Families = BTreeMap<String, Family>;
+
+/// What the encoder writes for `snapshot`.
+pub(crate) fn exported(snapshot: Snapshot) -> Families {
+    let text = text(snapshot);
+    let mut families: Families = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| {
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            let family = Family { kind: kind.to_owned(), labels: BTreeSet::new() };
+            (format!("{name}{suffix}"), family)
+        })
+        .collect();
+    for (name, labels) in samples(&text) {
+        let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s));
+        let known = |name: &&str| families.contains_key(*name);
+        let name = [Some(name), histogram].into_iter().flatten().find(known);
+        let family = families.get_mut(name.expect("a sample has a family")).expect("just found");
+        let names = labels.into_iter().map(|(name, _)| name).filter(|name| *name != "le");
+        family.labels.extend(names.map(str::to_owned));
+    }
+    families
+}
+
+pub(crate) fn text(snapshot: Snapshot) -> String {
+    let build = BuildInfo {
+        node: "node-1".to_owned(),
+        kernel: "6.1.0".to_owned(),
+        origin: Origin::Created,
+    };
+    let settings = Settings { detail: Level::Full, ..Settings::default() };
+    encode(snapshot, &build, &settings, Part::All)
+}
+
+/// Name and labels of each sample; no value in these snapshots holds a quote or a comma.
+pub(crate) fn samples(text: &str) -> impl Iterator<Item = (&str, Vec<(&str, &str)>)> {
+    text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let series = line.rsplit_once(' ').expect("a value").0;
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let labels = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty());
+        let pair = |label| str::split_once(label, '=').expect("name and value");
+        (name, labels.map(pair).map(|(name, value)| (name, value.trim_matches('"'))).collect())
+    })
+}
+
+/// Of histograms, the samples are.
+pub(crate) fn assert_exported(families: BTreeSet<&str>) {
+    let exported = exported(full());
+    let unknown: Vec<_> = families
+        .into_iter()
+        .filter(|name| {
+            let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s));
+            let is = |name: &str, histogram: bool| {
+                exported.get(name).is_some_and(|f| (f.kind == "histogram") == histogram)
+            };
+            !is(name, false) && !histogram.is_some_and(|name| is(name, true))
+        })
+        .collect();
+    assert!(unknown.is_empty(), "no such families: {unknown:?}");
+}
+
+/// The words of a query that can only be names of families.
+pub(crate) fn families_in(query: &str) -> impl Iterator<Item = &str> {
+    query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| {
+        [
+            "tcp_",
+            "websocket_",
+            "grpc_",
+            "workload_pod_",
+            "workload_tcp_",
+            "workload_websocket_",
+            "observer_",
+        ]
+        .iter()
+        .any(|p| word.starts_with(p))
+    })
+}
+
+pub(crate) fn empty() -> Snapshot {
+    Snapshot::default()
+}
+
+/// A snapshot with a series for each role and protocol, in which every count is 1.
+pub(crate) fn full() -> Snapshot {
+    let identity = Arc::new(identify("/system.slice/nginx.service"));
+    let keys = Role::ALL.iter().flat_map(|&role| {
+        let identity = &identity;
+        Protocol::ALL.iter().map(move |&protocol| SeriesKey {
+            identity: Arc::clone(identity),
+            role,
+            protocol,
+            port: 80,
+        })
+    });
+    Snapshot {
+        series: keys.map(|key| Series { counts: ones(key.protocol), key }).collect(),
+        folded: Vec::new(),
+        losses: Loss::ALL.into_iter().map(|loss| (loss, 1)).collect(),
+        probes: PROBES.iter().map(|probe| (probe, ProbeState::Active)).collect(),
+        misses: PROBES.iter().map(|probe| (probe, 1)).collect(),
+        cells: (1, 1),
+        undecodable: 1,
+        cgroups_skipped: 1,
+        reconciliations: Some((2, Duration::from_millis(3))),
+        kubernetes: Some(kubernetes()),
+    }
+}
+
+fn kubernetes() -> Kubernetes {
+    let workload = Workload {
+        namespace: "shop".to_owned(),
+        kind: "Deployment".to_owned(),
+        name: "web".to_owned(),
+    };
+    let totals = Protocol::ALL.iter().map(|&protocol| {
+        let workload = workload.clone();
+        (TotalKey { workload, role: Role::Server, protocol }, ones(protocol))
+    });
+    Kubernetes {
+        health: Health { current: true, troubles: [1; _], pods: 1 },
+        unnamed: 1,
+        totals: totals.collect(),
+        pods: vec![NamedPod {
+            uid: "u-1".to_owned(),
+            pod: "web-7d9c".to_owned(),
+            workload,
+            running: true,
+        }],
+    }
+}
+
+fn ones(protocol: Protocol) -> Counts {
+    let mut counts = Counts::default();
+    for counter in blocks(protocol).flat_map(|block| block.counters) {
+        counts.words_mut(counter).fill(1);
+    }
+    counts
+}
+
+/// All names of labels, in the order in which samples have them.
+pub(crate) fn label_order(text: &str) -> Vec<String> {
+    let mut order: Vec<String> = Vec::new();
+    for (_, labels) in samples(text) {
+        for (name, _) in labels {
+            if !order.iter().any(|known| known == name) {
+                order.push(name.to_owned());
+            }
+        }
+    }
+    order
+}
