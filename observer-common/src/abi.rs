@@ -11,5 +11,6 @@ pub const ABI: u64 = {
     let hash = crate::wire::slot::meaning(Meaning::NONE);
     let hash = crate::wire::conn::meaning(crate::protocol::meaning(hash));
     let hash = crate::wire::loss::meaning(crate::label::meaning(hash));
-    crate::wire::event::meaning(crate::stream::meaning(hash)).value()
+    let hash = crate::wire::event::meaning(crate::stream::meaning(hash));
+    crate::wire::replica::meaning(hash).value()
 };

@@ -43,6 +43,16 @@ wire_enum! {
 }
 
 wire_enum! {
+    /// Where the other end of the connection is.
+    Path as "path" {
+        /// In another pod, or in none.
+        External = 0 => "external",
+        /// In the same pod.
+        Internal = 1 => "internal",
+    }
+}
+
+wire_enum! {
     /// Which way, as this node's socket sees it; also the index of per-direction arrays.
     Direction as "direction" {
         /// From the peer.
@@ -154,6 +164,7 @@ impl Reason {
 pub(crate) const fn meaning(mut hash: crate::meaning::Meaning) -> crate::meaning::Meaning {
     let all = [
         Role::LABEL,
+        Path::LABEL,
         Direction::LABEL,
         Side::LABEL,
         Reason::LABEL,

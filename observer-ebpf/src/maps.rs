@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
     macros::btf_map,
 };
 use observer_common::{
@@ -13,6 +13,7 @@ use observer_common::{
         event::ConnRecord,
         kept::{self, ENTRIES, Kept},
         loss::LOSSES,
+        replica::KNOWN_CGROUPS,
         slot::{CGROUPS, CellKey, DEFAULT_SLOTS, Slot},
     },
 };
@@ -75,6 +76,26 @@ pub(crate) const TABLE_CAPACITY: u32 = 1;
 /// smaller.
 #[btf_map]
 pub(crate) static BUDGETS: HashMap<u64, u64, CGROUPS> = HashMap::new();
+
+/// In which pod or container each cgroup is, as the daemon has found at its last walk: 0 in none, else a number that stands for
+/// it, see `observer_common::wire::replica`.
+#[btf_map]
+pub(crate) static REPLICAS: HashMap<u64, u64, KNOWN_CGROUPS, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// How a SYN looks on its way through the loopback device when it has been redirected; and whether both ends of what it opens
+/// are in one pod, since who accepts it cannot find the client by it.
+#[btf_map]
+pub(crate) static SYNS: LruHashMap<Ends, u32, 1024> = LruHashMap::new();
+
+/// The last four bytes of source and target address, and the ports, as a packet has them.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Ends {
+    pub(crate) source: u32,
+    pub(crate) target: u32,
+    pub(crate) ports: u32,
+}
 
 /// States that the reconciliation has found in all, by the index of the base slot that each is counted in.
 #[btf_map]
@@ -142,8 +163,8 @@ pub(crate) struct Note {
     pub(crate) peer: u64,
     /// The kept segment, its index plus one; 0 without any.
     pub(crate) kept: u32,
-    /// Always 0.
-    pub(crate) zero: u32,
+    /// Whether both ends of what the last handshake on this processor opens are in one pod.
+    pub(crate) internal: u32,
 }
 
 #[btf_map]

@@ -138,6 +138,9 @@ impl Collector {
         if let Err(error) = self.cgroups.refresh() {
             warn!(%error, "cannot walk the cgroup tree; names stay as they were");
         }
+        if let Err(error) = self.probes.replicas().tell(self.cgroups.numbers()) {
+            warn!(%error, "cannot tell the kernel programs of all cgroups");
+        }
     }
 
     /// What a scrape shows now.

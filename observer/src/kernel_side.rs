@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use crate::{
     adopt::adopt_all,
+    attribute::CgroupIndex,
     bpf::{self, KernelLogger, Options, Origin, Pins, Probes},
     kernel_log::KernelLog,
 };
@@ -63,7 +64,10 @@ fn created(
     cgroup_root: &Path,
     pins: Option<(&Pins, &str)>,
 ) -> anyhow::Result<KernelSide> {
-    let mut attached = bpf::load(options)?.attach(cgroup_root)?;
+    let loaded = bpf::load(options)?;
+    let mut cgroups = CgroupIndex::new(cgroup_root.to_owned());
+    cgroups.refresh().context("cannot walk the cgroup tree")?;
+    let mut attached = loaded.attach(cgroup_root, cgroups.numbers())?;
     let log = match options.kernel_log {
         KernelLog::Off => None,
         KernelLog::Debug => {
@@ -71,7 +75,7 @@ fn created(
         }
     };
     if let Some(adopter) = attached.adopter()? {
-        adopt_all(adopter);
+        adopt_all(adopter, |cgroup| cgroups.number(cgroup));
     }
     // Last: whoever takes it over adopts nothing any more.
     let probes = attached.serve(pins)?;

@@ -56,6 +56,9 @@ pub mod flag {
     pub const ADOPTED: u32 = 1 << 9;
     /// A FIN of the peer's has come to the hook.
     pub const FIN_HEARD: u32 = 1 << 10;
+    /// Both ends are in one pod. Settled before the connection is counted; a listener has it of the last handshake that it
+    /// has seen begin a state, which is a guess for the next.
+    pub const INTERNAL: u32 = 1 << 11;
 }
 
 /// Connections that one run of the adopting iterator takes at most.
@@ -190,6 +193,7 @@ pub(crate) const fn meaning(hash: Meaning) -> Meaning {
         flag::RESET_LEFT,
         flag::ADOPTED,
         flag::FIN_HEARD,
+        flag::INTERNAL,
     ];
     hash.numbers(&offsets).words(&phases).words(&flags)
 }

@@ -1,4 +1,4 @@
-//! Slots of 1 KiB, in one table with one life cycle: all counters of one (cgroup, role, protocol, server port).
+//! Slots of 1 KiB, in one table with one life cycle: all counters of one (cgroup, role, protocol, server port, path).
 //!
 //! Such a combination is a *cell*. It has a base slot ([`BASE`]), and under it, made when there is something to count, a slot
 //! for ends ([`ENDS`]) and one for the counters of its protocol (those in [`crate::protocol`]). All words are written by
@@ -31,13 +31,17 @@ pub struct CellKey {
     pub role: u8,
     /// [`Protocol`].
     pub protocol: u8,
+    /// [`crate::label::Path`].
+    pub path: u8,
+    /// Always 0.
+    pub zero: u8,
     /// [`RETIRED`], or 0.
-    pub state: u32,
+    pub state: u16,
 }
 
 /// [`CellKey::state`] of a cell that is about to be freed: no key that anybody looks for equals it, so that a listener's
 /// children, which inherit the cell's index, are born into another one.
-pub const RETIRED: u32 = 1;
+pub const RETIRED: u16 = 1;
 
 /// A slot: what it is, and its counters.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +68,8 @@ const _: () = assert!(offset_of!(Slot, counters) == 8 * HEADER_WORDS);
 /// Slots in the table, unless the daemon asks for another number: 16 MiB.
 pub const DEFAULT_SLOTS: u32 = 16_384;
 
-/// Base slots at the start of the table that take what finds no cell of its own, one per role and protocol. As many slots for
-/// ends follow, and then as many for protocols.
+/// Base slots at the start of the table that take what finds no cell of its own, one per role and protocol, whatever the path.
+/// As many slots for ends follow, and then as many for protocols.
 pub const OVERFLOW_CELLS: u32 = 16;
 /// Slots at the start of the table that are never free.
 pub const RESERVED_SLOTS: u32 = 3 * OVERFLOW_CELLS;
@@ -85,7 +89,7 @@ pub const fn is_nearly_full(used: u64, capacity: u64) -> bool {
     used * 32 >= capacity * 31
 }
 
-/// Combinations of role, protocol and port that one cgroup may have cells for; further ones do not tell ports apart. So no pod
+/// Combinations of role, protocol, port and path that one cgroup may have cells for; further ones do not tell ports apart. So no pod
 /// can take the table, or the scrape, from the others.
 pub const CELLS_PER_CGROUP: u32 = 64;
 /// Cgroups whose cells are counted.
@@ -366,6 +370,7 @@ pub const fn meaning(hash: Meaning) -> Meaning {
     let hash = hash.number(SHARES as u64).number(RESERVED_SLOTS as u64);
     let hash = hash.number(CELLS_PER_CGROUP as u64).number(CGROUPS as u64).number(IDLE_CLOSE_NS);
     let hash = hash.number(offset_of!(Slot, ends) as u64).number(offset_of!(Slot, protocol) as u64);
+    let hash = hash.number(offset_of!(CellKey, path) as u64);
     hash.number(size_of::<CellKey>() as u64)
 }
 

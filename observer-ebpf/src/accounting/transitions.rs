@@ -7,7 +7,7 @@
 
 use observer_common::{
     counters::Counter,
-    label::Reason,
+    label::{Path, Reason},
     protocol::Protocol,
     wire::{
         conn::{NO_CELL, flag, phase},
@@ -29,7 +29,9 @@ use crate::memory::{atomic, shared::Shared};
 /// The cell that `conn` belongs to when it speaks `protocol`.
 #[inline(always)]
 pub(crate) fn key(conn: Shared, protocol: u8) -> CellKey {
-    CellKey { cgroup: conn.cgroup(), port: conn.port(), role: conn.role(), protocol, state: 0 }
+    let path = u8::from(conn.has(flag::INTERNAL)) * Path::Internal as u8;
+    let (cgroup, port, role) = (conn.cgroup(), conn.port(), conn.role());
+    CellKey { cgroup, port, role, protocol, path, zero: 0, state: 0 }
 }
 
 /// Counts a connection as opened: its cgroup and port are known and it is established.

@@ -73,7 +73,7 @@ fn attribute(conn: Shared, found: &Conn) {
         (*conn.as_ptr()).local_addr = found.local_addr;
         (*conn.as_ptr()).peer_addr = found.peer_addr;
     }
-    conn.mark(flag::CONFIRMED | flag::ADDRESSED);
+    conn.mark(flag::CONFIRMED | flag::ADDRESSED | (found.flags & flag::INTERNAL));
     transitions::open(conn, NO_CELL);
 }
 

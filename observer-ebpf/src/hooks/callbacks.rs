@@ -70,6 +70,9 @@ fn established(ctx: &SockOpsContext, accepted: bool) {
     let Some(sk) = socket(ctx) else { return };
     // SAFETY: the hook's socket.
     let Some(conn) = (unsafe { storage::get_or_create(sk) }) else { return };
+    if accepted {
+        lifecycle::accepting(conn, note::is_internal());
+    }
     lifecycle::established(conn, if accepted { Role::Server } else { Role::Client });
     if accepted {
         note::give(conn, peer(ctx));

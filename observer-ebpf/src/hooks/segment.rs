@@ -26,7 +26,7 @@ use crate::{
     accounting::add,
     floor::empty,
     memory::shared::Shared,
-    socket::{identity, lifecycle, storage},
+    socket::{identity, lifecycle, path, storage},
     stream::{
         claim::{Claim, Claimed, claim},
         inline,
@@ -100,7 +100,7 @@ fn segment(ctx: &SkBuffContext, direction: usize) {
         control(skb, conn, sk, &segment, direction);
     }
     if conn.phase() != phase::COUNTED || !conn.has(flag::ADDRESSED) {
-        catch_up(skb, conn, sk);
+        catch_up(skb, conn, sk, &segment, direction);
     }
     if conn.phase() == phase::CLOSED {
         return;
@@ -124,7 +124,7 @@ fn connect(ctx: &SkBuffContext, sk: *mut bpf_sock, segment: &Segment) {
     }
     // SAFETY: as above.
     let Some(conn) = (unsafe { storage::get_or_create(sk.cast()) }) else { return };
-    syn_sent(skb, conn, sk);
+    syn_sent(skb, conn, sk, segment);
     if segment.payload != 0 {
         payload(ctx, conn, sk, segment, TX);
     }
@@ -132,10 +132,10 @@ fn connect(ctx: &SkBuffContext, sk: *mut bpf_sock, segment: &Segment) {
 
 /// A SYN leaves: an active open, or another try of it.
 #[inline(always)]
-fn syn_sent(skb: *mut __sk_buff, conn: Shared, sk: *mut bpf_sock) {
+fn syn_sent(skb: *mut __sk_buff, conn: Shared, sk: *mut bpf_sock, segment: &Segment) {
     if matches!(conn.phase(), phase::NEW | phase::CLOSED | phase::ABORTING | phase::FAILING) {
         lifecycle::connecting(conn);
-        identity::introduce(skb, conn, sk);
+        identity::introduce(skb, conn, sk, segment.tcp, TX);
     }
     // SAFETY: no arguments.
     conn.set_syn_ns(unsafe { bpf_ktime_get_coarse_ns() });
@@ -158,7 +158,7 @@ fn control(
     }
     if segment.flags & (packet::SYN | packet::ACK) == packet::SYN {
         if direction == TX {
-            syn_sent(skb, conn, sk);
+            syn_sent(skb, conn, sk, segment);
         }
     } else if segment.flags & packet::RST != 0 {
         if direction == TX {
@@ -183,7 +183,13 @@ fn control(
 /// Does what an event has not done: the first segment at a socket's own hook tells its addresses, and one that comes
 /// before its opening was seen proves it.
 #[inline(always)]
-fn catch_up(skb: *mut __sk_buff, conn: Shared, sk: *mut bpf_sock) {
+fn catch_up(
+    skb: *mut __sk_buff,
+    conn: Shared,
+    sk: *mut bpf_sock,
+    segment: &Segment,
+    direction: usize,
+) {
     if matches!(conn.phase(), phase::LISTENER | phase::CONNECTING) {
         // SAFETY: `state` is readable on every kind of socket.
         let state = unsafe { (*sk).state };
@@ -193,7 +199,7 @@ fn catch_up(skb: *mut __sk_buff, conn: Shared, sk: *mut bpf_sock) {
         lifecycle::opened(conn);
     }
     if !conn.has(flag::ADDRESSED) {
-        identity::introduce(skb, conn, sk);
+        identity::introduce(skb, conn, sk, segment.tcp, direction);
     }
 }
 
@@ -206,10 +212,12 @@ fn handshake(ctx: &SkBuffContext, sk: *mut bpf_sock, segment: &Segment) {
     }
     // SAFETY: the socket of the packet.
     let Some(conn) = (unsafe { storage::get_or_create(sk.cast()) }) else { return };
+    let internal = path::is_internal(ctx.skb.skb, sk, segment.tcp, RX, false);
+    note::path(internal);
     if conn.phase() != phase::LISTENER {
         // SAFETY: a socket that the verifier knows; the port is readable on every kind of socket, in host order.
         let (cgroup, port) = unsafe { (bpf_sk_cgroup_id(sk.cast()), (*sk).src_port as u16) };
-        lifecycle::listening(conn, cgroup, port);
+        lifecycle::listening(conn, cgroup, port, internal);
     }
     if segment.payload != 0 {
         note::expect(packet::peer(ctx.skb.skb, segment));

@@ -111,6 +111,13 @@ impl Shared {
         unsafe { atomic::or(&raw mut (*self.as_ptr()).flags, flags) }
     }
 
+    /// Changes flags, whatever another processor sets at the same time.
+    #[inline(always)]
+    pub(crate) fn flip(self, flags: u32) {
+        // SAFETY: an aligned word of the state.
+        unsafe { atomic::xor(&raw mut (*self.as_ptr()).flags, flags) }
+    }
+
     /// Whether any of the flags is set.
     #[inline(always)]
     pub(crate) fn has(self, flags: u32) -> bool {

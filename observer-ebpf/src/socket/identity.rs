@@ -11,15 +11,22 @@ use observer_common::{
     wire::conn::{NO_CELL, flag, phase},
 };
 
+use super::path;
 use crate::{accounting::transitions, memory::shared::Shared};
 
 const AF_INET: u32 = 2;
 /// Third word of an IPv4-mapped IPv6 address.
 const MAPPED: u32 = 0xffff_u32.to_be();
 
-/// Takes cgroup, ports and addresses from the socket.
+/// Takes cgroup, ports and addresses from the socket, and its path from a segment in `direction` whose TCP header is at `tcp`.
 #[inline(always)]
-pub(crate) fn introduce(skb: *mut __sk_buff, conn: Shared, sk: *mut bpf_sock) {
+pub(crate) fn introduce(
+    skb: *mut __sk_buff,
+    conn: Shared,
+    sk: *mut bpf_sock,
+    tcp: u32,
+    direction: usize,
+) {
     let seen = conn.phase();
     if seen == phase::LISTENER || seen == phase::CLOSED {
         return;
@@ -63,6 +70,10 @@ pub(crate) fn introduce(skb: *mut __sk_buff, conn: Shared, sk: *mut bpf_sock) {
         conn.set_cgroup(unsafe { bpf_sk_cgroup_id(sk.cast()) });
         let server = conn.role() == Role::Server as u8;
         conn.set_port(if server { conn.local_port() } else { conn.peer_port() });
+        let opens = seen == phase::CONNECTING;
+        if path::is_internal(skb, sk, tcp, direction, opens) {
+            conn.mark(flag::INTERNAL);
+        }
         conn.mark(flag::CONFIRMED);
         // Of this and an opening on another processor one must see what the other has written.
         if conn.is_settled_in(phase::ESTABLISHED) {

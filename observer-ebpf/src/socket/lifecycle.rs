@@ -90,17 +90,25 @@ fn begin_stream(conn: Shared, is_request: bool, parser: Parser) {
 }
 
 /// Makes `conn` the state of a listener of this cgroup and port, which its children get a copy of; `cell` is what they are
-/// born into.
+/// born into, if their path is that of the first of them.
 #[inline(always)]
-pub(crate) fn listening(conn: Shared, cgroup: u64, port: u16) {
+pub(crate) fn listening(conn: Shared, cgroup: u64, port: u16, internal: bool) {
     conn.set_cgroup(cgroup);
     conn.set_port(port);
     conn.set_role(Role::Server as u8);
-    conn.set_flags(flag::CONFIRMED);
+    conn.set_flags(flag::CONFIRMED | if internal { flag::INTERNAL } else { 0 });
     begin_streams(conn);
     conn.set_cell(slots::find_or_make(transitions::key(conn, Protocol::Tcp as u8)));
     // Last: a child that is born from now on finds all of it. Nobody else may have been faster with something else.
     conn.advance(phase::NEW, phase::LISTENER);
+}
+
+/// A listener's child is about to be established: its state has the path of the listener's first, which need not be its own.
+#[inline(always)]
+pub(crate) fn accepting(conn: Shared, internal: bool) {
+    if conn.phase() == phase::LISTENER && conn.has(flag::INTERNAL) != internal {
+        conn.flip(flag::INTERNAL);
+    }
 }
 
 /// A handshake is done, and so is the role known: a socket whose handshake began before the programs were attached has a

@@ -12,6 +12,22 @@ use super::{
 };
 use crate::{accounting::losses::lost, maps::NOTE, memory::shared::Shared};
 
+/// A handshake is being completed on this processor: whether both ends of the connection are in one pod.
+#[inline(always)]
+pub(crate) fn path(internal: bool) {
+    if let Some(note) = NOTE.get_ptr_mut(0) {
+        // SAFETY: this processor's element, used within a softirq.
+        unsafe { (*note).internal = u32::from(internal) };
+    }
+}
+
+/// Whether the connection that has just been accepted has both ends in one pod: its handshake was completed in the same softirq.
+#[inline(always)]
+pub(crate) fn is_internal() -> bool {
+    // SAFETY: this processor's element, used within a softirq.
+    NOTE.get_ptr_mut(0).is_some_and(|note| unsafe { (*note).internal } != 0)
+}
+
 /// A segment with payload from this peer is about to be kept. What no child has taken is let go.
 #[inline(always)]
 pub(crate) fn expect(peer: u64) {

@@ -15,4 +15,4 @@ pub use expire::{Action, Ending, Expiry};
 pub use fold::{Series, SeriesKey, fold};
 pub use reconciliation::{Reconciliations, Tally, Unseen};
 pub use replicas::{Replica, Replicas, without_port};
-pub use workloads::{TotalKey, Workloads};
+pub use workloads::{Sort, TotalKey, Workloads};

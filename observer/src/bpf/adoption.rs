@@ -13,7 +13,7 @@ use aya::{
 };
 use nix::time::{ClockId, clock_gettime};
 use observer_common::{
-    label::Role,
+    label::{Path, Role},
     stream::Stream,
     wire::conn::{Conn, MAX_FOUND, NO_CELL, flag, phase},
 };
@@ -28,6 +28,8 @@ pub struct Existing {
     pub cgroup: u64,
     /// Which end of the connection it is.
     pub role: Role,
+    /// Where the other end is.
+    pub path: Path,
     /// Its own address.
     pub local: SocketAddr,
     /// Its peer's.
@@ -114,7 +116,10 @@ fn state(socket: &Existing) -> Conn {
         port: if socket.role == Role::Server { local.port() } else { peer.port() },
         role: socket.role as u8,
         reset_cause: 0,
-        flags: flag::CONFIRMED | flag::ADDRESSED | flag::ADOPTED,
+        flags: flag::CONFIRMED
+            | flag::ADDRESSED
+            | flag::ADOPTED
+            | if socket.path == Path::Internal { flag::INTERNAL } else { 0 },
         local_port: local.port(),
         peer_port: peer.port(),
         phase: phase::ESTABLISHED,
@@ -164,6 +169,7 @@ mod tests {
             cookie: 7,
             cgroup: 8,
             role,
+            path: Path::External,
             local: "127.0.0.1:9000".parse().unwrap(),
             peer: "127.0.0.1:40000".parse().unwrap(),
             quiet: Duration::from_secs(3),

@@ -39,13 +39,14 @@ pub(super) struct Parts {
 }
 
 /// The maps that the daemon uses; the programs keep the others.
-pub(super) const MAPS: [&str; 12] = [
+pub(super) const MAPS: [&str; 13] = [
     "SLOTS",
     "TABLE",
     "INDEX",
     "FREE",
     "BUDGETS",
     "LOSS",
+    "REPLICAS",
     "PARSERS",
     "RECORDS",
     "RECORDS_WANTED",
@@ -64,12 +65,17 @@ pub struct Attached {
 
 impl Loaded {
     /// Attaches everything that is loaded, the lifecycle first: a socket must have its state before a segment of it
-    /// is looked at.
+    /// is looked at. `cgroups` are those that there are, each with the number of whom it belongs to.
     ///
     /// # Errors
     /// If a mandatory program cannot be attached; what was attached is detached again.
-    pub fn attach(mut self, cgroup_root: &Path) -> Result<Attached, LoadError> {
+    pub fn attach(
+        mut self,
+        cgroup_root: &Path,
+        cgroups: impl IntoIterator<Item = (u64, u64)>,
+    ) -> Result<Attached, LoadError> {
         let since = SystemTime::now();
+        fill_replicas(&mut self.ebpf, cgroups)?;
         fill_table(&mut self.ebpf)?;
         fill_kept(&mut self.ebpf)?;
         fill_reset_causes(&mut self.ebpf)?;
@@ -167,6 +173,19 @@ fn fill_table(ebpf: &mut Ebpf) -> Result<(), LoadError> {
         Queue::try_from(map(ebpf, "FREE")?).map_err(|error| map_error("FREE", &error))?;
     for index in RESERVED_SLOTS..slots {
         free.push(index, 0).map_err(|error| map_error("FREE", &error))?;
+    }
+    Ok(())
+}
+
+/// The programs have to tell pods apart from the first connection on.
+fn fill_replicas(
+    ebpf: &mut Ebpf,
+    cgroups: impl IntoIterator<Item = (u64, u64)>,
+) -> Result<(), LoadError> {
+    let mut replicas: HashMap<&mut MapData, u64, u64> =
+        HashMap::try_from(map(ebpf, "REPLICAS")?).map_err(|error| map_error("REPLICAS", &error))?;
+    for (cgroup, number) in cgroups {
+        replicas.insert(cgroup, number, 0).map_err(|error| map_error("REPLICAS", &error))?;
     }
     Ok(())
 }

@@ -299,7 +299,7 @@ impl SlotTable {
         let (window, first) = self.around(cell).map_err(MapError::IoError)?;
         let mut bytes = [0; 8];
         let at = offset_of!(CellKey, state) % 8;
-        bytes[at..at + 4].copy_from_slice(&RETIRED.to_ne_bytes());
+        bytes[at..at + 2].copy_from_slice(&RETIRED.to_ne_bytes());
         let place = first + offset_of!(CellKey, state) / 8;
         window.at(place).fetch_or(u64::from_ne_bytes(bytes), Ordering::Release);
         Ok(())

@@ -30,12 +30,14 @@ mod load;
 mod pin;
 pub mod programs;
 mod reconciliation;
+mod replicas;
 mod sys;
 
 pub use attach::Attached;
 pub use load::{Loaded, load};
 pub use pin::{Origin, PinError, Pins, fingerprint};
 pub use reconciliation::Reconciliation;
+pub use replicas::Replicas;
 
 use attach::Parts;
 use cells::{MapMemory, SlotTable};
@@ -160,6 +162,7 @@ pub struct Probes {
     parsers: ProgramArray<MapData>,
     slots: SlotTable,
     losses: MapMemory,
+    replicas: Replicas,
     reconciliation: Option<Reconciliation>,
     /// Until somebody takes them.
     records: Option<Map>,
@@ -200,6 +203,8 @@ impl Probes {
             )
             .map_err(|error| map_error("SLOTS", &error))?,
             losses: MapMemory::new(&take("LOSS")?).map_err(|error| map_error("LOSS", &error))?,
+            replicas: Replicas::new(take("REPLICAS")?)
+                .map_err(|error| map_error("REPLICAS", &error))?,
             parsers: ProgramArray::try_from(take("PARSERS")?)
                 .map_err(|error| map_error("PARSERS", &error))?,
             records: Some(take("RECORDS")?),
@@ -226,6 +231,11 @@ impl Probes {
     /// The counters.
     pub fn slots(&mut self) -> &mut SlotTable {
         &mut self.slots
+    }
+
+    /// What the programs know of cgroups.
+    pub fn replicas(&mut self) -> &mut Replicas {
+        &mut self.replicas
     }
 
     /// The loss counters, in the order of [`observer_common::wire::loss::Loss`].

@@ -289,7 +289,8 @@ mod tests {
 
     fn series(role: Role, protocol: Protocol, port: u16, counts: Counts) -> Series {
         let identity = Arc::new(identify("/system.slice/a \"b\"\\c.service"));
-        Series { key: SeriesKey { identity, role, protocol, port }, counts }
+        let path = observer_common::label::Path::External;
+        Series { key: SeriesKey { identity, role, protocol, port, path }, counts }
     }
 
     /// A server's connection that lives as WebSocket, the way it came, and one that was reset.

@@ -40,21 +40,28 @@ pub(super) static DERIVED: &[Family] = &[
     Family {
         name: "websocket_connections_active",
         kind: Kind::Gauge,
-        help: "WebSocket connections that the replica's servers hold now.",
+        help: "WebSocket connections that the replica's users hold now, each counted once, whatever relays are in the pod.",
         level: Level::Core,
         samples: Samples::Replicas(Protocol::WebSocket, active),
     },
     Family {
+        name: "websocket_connections_relayed",
+        kind: Kind::Gauge,
+        help: "WebSocket connections that the replica holds for its users and relays to other pods, which hold them as well.",
+        level: Level::Core,
+        samples: Samples::Replicas(Protocol::WebSocket, relayed),
+    },
+    Family {
         name: "websocket_connections",
         kind: Kind::Counter,
-        help: "Connections that became WebSocket on the replica's servers.",
+        help: "WebSocket connections that the replica's users have had, each counted once.",
         level: Level::Core,
         samples: Samples::Replicas(Protocol::WebSocket, entered),
     },
     Family {
         name: "websocket_errors",
         kind: Kind::Counter,
-        help: "WebSocket connections of the replica's servers that ended without an orderly close, and frames that break the protocol, by cause.",
+        help: "WebSocket connections of the replica's users that ended without an orderly close, and frames that break the protocol, by cause.",
         level: Level::Core,
         samples: Samples::Replicas(Protocol::WebSocket, |out, row| {
             errors(out, row);
@@ -67,21 +74,28 @@ pub(super) static DERIVED: &[Family] = &[
     Family {
         name: "grpc_connections_active",
         kind: Kind::Gauge,
-        help: "gRPC connections that the replica's servers hold now.",
+        help: "gRPC connections that the replica's users hold now, each counted once, whatever relays are in the pod.",
         level: Level::Core,
         samples: Samples::Replicas(Protocol::Grpc, active),
     },
     Family {
+        name: "grpc_connections_relayed",
+        kind: Kind::Gauge,
+        help: "gRPC connections that the replica holds for its users and relays to other pods, which hold them as well.",
+        level: Level::Core,
+        samples: Samples::Replicas(Protocol::Grpc, relayed),
+    },
+    Family {
         name: "grpc_connections",
         kind: Kind::Counter,
-        help: "Connections recognised as gRPC on the replica's servers.",
+        help: "gRPC connections that the replica's users have had, each counted once.",
         level: Level::Core,
         samples: Samples::Replicas(Protocol::Grpc, entered),
     },
     Family {
         name: "grpc_errors",
         kind: Kind::Counter,
-        help: "gRPC connections of the replica's servers that ended without an orderly close, by cause.",
+        help: "gRPC connections of the replica's users that ended without an orderly close, by cause.",
         level: Level::Core,
         samples: Samples::Replicas(Protocol::Grpc, errors),
     },
@@ -259,6 +273,12 @@ pub(super) static OWN: &[Family] = &[
 fn active(out: &mut Out<'_, '_>, row: &Row) {
     // A reader that comes between two words may see less than none.
     out.sample(row, &[], None, row.counts.active().max(0).cast_unsigned());
+}
+
+fn relayed(out: &mut Out<'_, '_>, row: &Row) {
+    if let Some(relayed) = row.relayed {
+        out.sample(row, &[], None, relayed.max(0).cast_unsigned());
+    }
 }
 
 fn entered(out: &mut Out<'_, '_>, row: &Row) {

@@ -19,6 +19,7 @@ mod process;
 mod reference;
 mod rows;
 mod select;
+mod users;
 
 pub use encode::{Settings, encode};
 pub use family::Part;

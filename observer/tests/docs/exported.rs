@@ -14,7 +14,12 @@ use observer::{
     export::{BuildInfo, Part, Settings, encode},
     model::{Counts, blocks},
 };
-use observer_common::{counters::Level, label::Role, protocol::Protocol, wire::loss::Loss};
+use observer_common::{
+    counters::Level,
+    label::{Path, Role},
+    protocol::Protocol,
+    wire::loss::Loss,
+};
 
 /// A family as far as a reader needs to know it.
 #[derive(Debug, PartialEq, Eq)]
@@ -121,6 +126,7 @@ pub(crate) fn full() -> Snapshot {
             role,
             protocol,
             port: 80,
+            path: Path::External,
         })
     });
     Snapshot {
@@ -145,7 +151,8 @@ fn kubernetes() -> Kubernetes {
     };
     let totals = Protocol::ALL.iter().map(|&protocol| {
         let workload = workload.clone();
-        (TotalKey { workload, role: Role::Server, protocol }, ones(protocol))
+        let (role, path) = (Role::Server, Path::External);
+        (TotalKey { workload, role, protocol, path }, ones(protocol))
     });
     Kubernetes {
         health: Health { current: true, troubles: [1; _], pods: 1 },
