@@ -146,7 +146,7 @@ impl Counts {
     /// The same, of a cell of `protocol`, as the other ends of its connections see it: what one sends the other receives, and a
     /// reset from here comes from the peer there.
     #[must_use]
-    pub fn from_the_other_end(mut self, protocol: Protocol) -> Self {
+    pub fn at_the_other_end(mut self, protocol: Protocol) -> Self {
         let (received, sent) = (Direction::Received as usize, Direction::Sent as usize);
         let (local, peer) = (Reason::ResetLocal as usize, Reason::ResetPeer as usize);
         let swaps = [(Direction::LABEL, received, sent), (Reason::LABEL, local, peer)];
@@ -346,13 +346,13 @@ mod tests {
         frames.copy_from_slice(&[1, 2, 3, 4]);
         let closed = counts.words_mut(&slot::CLOSED);
         (closed[Reason::ResetPeer as usize], closed[Reason::Timeout as usize]) = (7, 9);
-        let there = counts.clone().from_the_other_end(Protocol::WebSocket);
+        let there = counts.clone().at_the_other_end(Protocol::WebSocket);
         assert_eq!(there.words(&websocket::MESSAGES), [5, 3]);
         assert_eq!(there.words(&websocket::CONTROL_FRAMES), [2, 1, 4, 3]);
         assert_eq!(there.count(&slot::CLOSED, Reason::ResetLocal as usize), 7);
         assert_eq!(there.count(&slot::CLOSED, Reason::ResetPeer as usize), 0);
         assert_eq!(there.count(&slot::CLOSED, Reason::Timeout as usize), 9);
-        assert_eq!(there.from_the_other_end(Protocol::WebSocket), counts);
+        assert_eq!(there.at_the_other_end(Protocol::WebSocket), counts);
     }
 
     #[test]

@@ -86,7 +86,7 @@ pub(super) fn rows(series: &[&Series], pods: &[NamedPod], protocol: Protocol) ->
         let (_, all) = replicas.entry(of.0).or_insert_with(|| (identity, Hops::default()));
         let relays = takes_users.contains(&of);
         let inside =
-            if relays { hops.inside.from_the_other_end(protocol) } else { Counts::default() };
+            if relays { hops.inside.at_the_other_end(protocol) } else { Counts::default() };
         all.accepted.add(&hops.accepted.larger(&inside));
         all.opened.add(&hops.opened);
         all.serves |= hops.serves;
