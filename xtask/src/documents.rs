@@ -38,7 +38,13 @@ mod tests {
 
     #[test]
     fn the_documents_have_the_marks() {
-        let pages = [("compatibility", "lab"), ("cost", "bench"), ("exactness", "soak")];
+        let pages = [
+            ("compatibility", "lab"),
+            ("cost", "kernel"),
+            ("cost", "daemon"),
+            ("cardinality", "series"),
+            ("exactness", "soak"),
+        ];
         for (page, name) in pages {
             let path = crate::cmd::workspace().join(format!("docs/{page}.md"));
             let text = fs::read_to_string(&path).unwrap();
