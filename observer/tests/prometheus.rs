@@ -29,7 +29,6 @@ use support::{
     http,
     lock::SystemLock,
     metrics::Expected,
-    peer::Peer,
     pod::Pod,
     prometheus::{Agent, Prometheus, Sample, configuration, shipped},
     tools,
@@ -60,11 +59,6 @@ fn named(api: &ApiServer) -> Daemon {
     Daemon::start(&[&["--self-listen", "127.0.0.1:0"], &names[..]].concat())
 }
 
-fn agent(daemon: &Daemon, node: &str) -> Agent {
-    let own = daemon.self_address().expect("it has one");
-    Agent { node: node.to_owned(), workloads: daemon.address(), own }
-}
-
 fn promtool(arguments: &[&str]) {
     let output = Command::new("promtool").args(arguments).output();
     let output = output.unwrap_or_else(|error| panic!("cannot run promtool: {error}"));
@@ -80,6 +74,21 @@ fn promtool_accepts_the_shipped_configuration_and_rules() {
     let directory = tempfile::tempdir().expect("it can be written");
     let file = directory.path().join("prometheus.yml");
     fs::write(&file, configuration(&[]).to_string()).expect("it can be written");
+    promtool(&["check", "config", &file.display().to_string()]);
+    // With what stands there as a proposal, too.
+    let text = fs::read_to_string(shipped("scrape.yaml")).expect("it is shipped");
+    let proposed = text.replace("    # metric_relabel_configs:", "    metric_relabel_configs:");
+    assert_ne!(text, proposed);
+    let lines = proposed.lines().map(|line| match line.strip_prefix("    #   ") {
+        Some(proposal) => format!("      {proposal}\n"),
+        None => format!("{line}\n"),
+    });
+    let mut jobs: Value = serde_saphyr::from_str(&lines.collect::<String>()).expect("it is YAML");
+    let proposals = jobs["scrape_configs"][0]["metric_relabel_configs"].take();
+    assert!(proposals.as_array().is_some_and(|list| list.len() > 1), "{proposals}");
+    let mut with_proposals = configuration(&[]);
+    with_proposals["scrape_configs"][0]["metric_relabel_configs"] = proposals;
+    fs::write(&file, with_proposals.to_string()).expect("it can be written");
     promtool(&["check", "config", &file.display().to_string()]);
 }
 
@@ -192,7 +201,7 @@ fn the_users_configuration_gives_one_value_per_pod() {
     let api = api();
     let daemon = named(&api);
     let deployment = Deployment::start(&api, &daemon);
-    let prometheus = Prometheus::start(&[agent(&daemon, "node-a")]);
+    let prometheus = Prometheus::start(&[Agent::of(&daemon, "node-a")]);
     prometheus.wait_for_targets("observer", 1);
     prometheus.wait_for_targets("observer-self", 1);
 
@@ -251,43 +260,6 @@ fn the_users_configuration_gives_one_value_per_pod() {
     daemon.stop();
 }
 
-/// The first event of a kind is one that `increase()` sees, in text and over protobuf, which have the same values.
-#[test]
-fn the_first_reset_is_seen_and_all_formats_agree() -> anyhow::Result<()> {
-    let _lock = SystemLock::acquire();
-    let daemon = Daemon::start(&["--self-listen", "127.0.0.1:0", "--detail", "standard"]);
-    let (near, far) = (Pod::new(), Pod::new());
-    let (mut server, mut client) =
-        (Peer::start(&near.cgroup, None), Peer::start(&far.cgroup, None));
-    let address = server.listen((LOOPBACK, 0).into(), false)?;
-    client.ask(&format!("connect {address}"))?;
-    server.ask("accept")?;
-    let agents = [agent(&daemon, "node-a")];
-    let readers = [Prometheus::start(&agents), Prometheus::start_native(&agents)];
-    let resets = format!(
-        r#"tcp_connections_closed_total{{pod="{}",role="server",reason="reset_peer"}}"#,
-        near.name
-    );
-    for reader in &readers {
-        reader.wait_until(&resets, |samples| samples.len() == 1 && samples[0].is(0));
-    }
-    client.ask("reset")?;
-    for reader in &readers {
-        let seen = format!("increase({resets}[5m]) >= 1");
-        reader.wait_until(&seen, |samples| samples.len() == 1);
-        reader.wait_until(&resets, |samples| samples.len() == 1 && samples[0].is(1));
-    }
-    let [text, native] = &readers;
-    let of = format!(r#"{{pod="{}",role="server"}}"#, near.name);
-    let classic = format!("tcp_connection_duration_seconds_count{of}");
-    text.wait_until(&classic, |samples| samples.len() == 1 && samples[0].is(1));
-    let whole = format!("histogram_count(tcp_connection_duration_seconds{of})");
-    native.wait_until(&whole, |samples| samples.len() == 1 && samples[0].is(1));
-    drop((server, client));
-    daemon.stop();
-    Ok(())
-}
-
 #[test]
 fn agents_that_overlap_count_once() {
     let _lock = SystemLock::acquire();
@@ -303,7 +275,7 @@ fn agents_that_overlap_count_once() {
         new.wait_for(PATIENCE, &[replica.expected(2)]);
     }
     // What tells them apart stands for whatever does in a cluster: here, two names of one node.
-    let agents = [agent(&old, "node-a"), agent(&new, "node-a.example")];
+    let agents = [Agent::of(&old, "node-a"), Agent::of(&new, "node-a.example")];
     let prometheus = Prometheus::start(&agents);
     prometheus.wait_for_targets("observer", 2);
 
@@ -392,7 +364,7 @@ fn odd_names_arrive_under_load_as_they_are() {
             Driver::start(&drive, &clients, None)
         })
         .collect();
-    let prometheus = Prometheus::start(&[agent(&daemon, "node-a")]);
+    let prometheus = Prometheus::start(&[Agent::of(&daemon, "node-a")]);
     // As fast as they can be had, while connections come and go.
     let wanted = ODD_NAMES.map(|name| format!("/{name}"));
     for _ in 0..20 {
