@@ -25,7 +25,7 @@ use crate::{
     collect::{Collector, Times, lock},
     config::{AddressError, Config},
     exit::Code,
-    export::{App, BuildInfo, Part, serve},
+    export::{About, App, DroppedLines, Part, serve},
     kernel_side::KernelSide,
     kube, logging, preflight,
     tail::{self, Hub},
@@ -46,7 +46,7 @@ const RING_POLL: Duration = Duration::from_millis(100);
 pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     bpf::heap::share();
     let config = Config::try_from(args)?;
-    let _log = logging::start(config.log_format)?;
+    let log_lines = logging::start(config.log_format)?;
     let source = kube::source(&config.kube)?;
     let access = Access::load(config.access.clone())?;
     // Who waits for another observer's end waits for its port, too.
@@ -99,8 +99,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     if origin == Origin::TakenOver {
         collector.take_over().context("cannot read what an earlier observer has counted")?;
     }
-    let build = BuildInfo { node: config.node_name.clone(), kernel, origin };
-    let app = Arc::new(App::new(collector, build, config.export.clone()));
+    let about = About {
+        node: config.node_name.clone(),
+        kernel,
+        origin,
+        dropped: DroppedLines(log_lines.dropped().into()),
+    };
+    let app = Arc::new(App::new(collector, about, config.export.clone()));
     let access = Arc::new(access);
     let service = Service { listener, own_listener, app, access, kernel_log: log, names, records };
     tokio::runtime::Builder::new_current_thread()

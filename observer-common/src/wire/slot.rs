@@ -145,11 +145,11 @@ counters! {
             help: "Connections that ended, by the protocol they spoke last and by how they ended.",
             rows: Rows::Series,
             level: Level::Standard,
-            zeros: Zeros::Of(&[
-                Reason::ResetLocal as usize,
-                Reason::ResetPeer as usize,
-                Reason::Timeout as usize,
-            ]),
+            // A client that resets does so on purpose; of a server whose clients vanish, the protocol's own errors tell.
+            zeros: Zeros::Of {
+                server: &[Reason::ResetLocal as usize, Reason::ResetPeer as usize],
+                client: &[Reason::ResetPeer as usize, Reason::Timeout as usize],
+            },
         };
         /// Failed attempts to connect.
         FAILED: 4 by [Failure::LABEL] => Family {
@@ -157,7 +157,7 @@ counters! {
             help: "Attempts to connect that failed, by reason.",
             rows: Rows::Series,
             level: Level::Standard,
-            zeros: Zeros::None,
+            zeros: Zeros::Attempts(&[Failure::Refused as usize, Failure::TimedOut as usize]),
         };
         /// Nothing.
         ROOM_2: 4;

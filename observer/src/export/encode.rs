@@ -30,7 +30,7 @@ use super::{
     negotiate::Format,
     out::Out,
     process,
-    rows::{BuildInfo, Row, Scrape},
+    rows::{About, Row, Scrape},
     select::Selection,
 };
 use crate::collect::Snapshot;
@@ -132,14 +132,22 @@ impl One {
                 };
                 // Made once: there are many rows.
                 let combinations: Vec<_> = combinations(counter).collect();
-                let zeros = |combination| match zeros {
-                    Zeros::All => true,
-                    Zeros::None => false,
-                    Zeros::Of(values) => values.contains(&combination),
-                };
+                let attempts = matches!(zeros, Zeros::Attempts(_));
+                let shown = |row: &&Row| shown(row) || (attempts && row.begins_attempts());
                 for row in rows.iter().filter(shown).filter(|row| row.has(counter)) {
+                    let zero = |combination| match zeros {
+                        Zeros::All => true,
+                        Zeros::None => false,
+                        Zeros::Of { server, client } => {
+                            let values = if row.is_client() { client } else { server };
+                            values.contains(&combination)
+                        }
+                        Zeros::Attempts(values) => {
+                            row.begins_attempts() && values.contains(&combination)
+                        }
+                    };
                     if self.everything || tells(counter, row) {
-                        counted(out, row, counter, &combinations, zeros);
+                        counted(out, row, counter, &combinations, zero);
                     }
                 }
             }
@@ -151,7 +159,7 @@ impl One {
                 scrape.replicas(*protocol).iter().for_each(|row| write(out, row));
             }
             Samples::Pods(write) => {
-                scrape.pods.iter().for_each(|pod| write(out, pod, &scrape.own.build.node));
+                scrape.pods.iter().for_each(|pod| write(out, pod, &scrape.own.about.node));
             }
             Samples::Totals(write) => scrape.totals.iter().for_each(|total| write(out, total)),
             Samples::Own(write) => write(out, &scrape.own),
@@ -258,9 +266,9 @@ fn text_to(to: &mut dyn Write, write: impl FnOnce(&mut Text<'_>) -> fmt::Result)
 /// # Panics
 /// Never: it is written into memory.
 #[must_use]
-pub fn encode(snapshot: Snapshot, build: &BuildInfo, settings: &Settings, part: Part) -> String {
+pub fn encode(snapshot: Snapshot, about: &About, settings: &Settings, part: Part) -> String {
     let wanted = |namespace: &str| settings.namespaces.takes(namespace);
-    let scrape = Scrape::new(snapshot, build, &Served::default(), wanted);
+    let scrape = Scrape::new(snapshot, about, &Served::default(), wanted);
     let mut bytes = Vec::new();
     write(scrape, settings, Format::OpenMetrics, part, &mut bytes).expect("memory takes it");
     String::from_utf8(bytes).expect("text")
@@ -280,11 +288,17 @@ mod tests {
         aggregate::{Series, SeriesKey},
         attribute::identify,
         bpf::Origin,
+        export::DroppedLines,
         model::Counts,
     };
 
-    fn build() -> BuildInfo {
-        BuildInfo { node: "n".to_owned(), kernel: "k".to_owned(), origin: Origin::Created }
+    fn about() -> About {
+        About {
+            node: "n".to_owned(),
+            kernel: "k".to_owned(),
+            origin: Origin::Created,
+            dropped: DroppedLines::default(),
+        }
     }
 
     fn series(role: Role, protocol: Protocol, port: u16, counts: Counts) -> Series {
@@ -322,7 +336,7 @@ mod tests {
     }
 
     fn text(settings: &Settings) -> String {
-        encode(snapshot(), &build(), settings, Part::Workloads)
+        encode(snapshot(), &about(), settings, Part::Workloads)
     }
 
     fn samples(text: &str) -> Vec<&str> {
@@ -374,7 +388,7 @@ mod tests {
     #[test]
     fn the_prefix_is_for_the_workloads_families() {
         let settings = Settings { prefix: "edge_".to_owned(), ..Settings::default() };
-        let text = encode(snapshot(), &build(), &settings, Part::All);
+        let text = encode(snapshot(), &about(), &settings, Part::All);
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let own = line.starts_with("observer_") || line.starts_with("process_");
             assert!(own || line.starts_with("edge_"), "{line}");
@@ -391,7 +405,7 @@ mod tests {
     #[test]
     fn protobuf_has_native_buckets_and_begins() {
         let (settings, mut bytes) = (Settings::default(), Vec::new());
-        let scrape = Scrape::new(snapshot(), &build(), &Served::default(), |_| true);
+        let scrape = Scrape::new(snapshot(), &about(), &Served::default(), |_| true);
         write(scrape, &settings, Format::Protobuf, Part::All, &mut bytes).unwrap();
         let mut families = Vec::new();
         let mut rest = &bytes[..];
@@ -412,7 +426,7 @@ mod tests {
         assert_eq!(histogram.sample_count, 1);
         assert_eq!(histogram.start_timestamp.as_ref().map(|start| start.seconds), Some(0));
         let closed = &family("tcp_connections_closed_total").metric;
-        assert_eq!(closed.len(), 3, "with zeros: {closed:?}");
+        assert_eq!(closed.len(), 2, "with zeros: {closed:?}");
         for metric in closed {
             let counter = metric.counter.as_ref().unwrap();
             assert_eq!(counter.start_timestamp.as_ref().map(|start| start.seconds), Some(0));

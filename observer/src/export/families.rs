@@ -176,7 +176,7 @@ pub(super) static OWN: &[Family] = &[
         help: "How this daemon came by its kernel side: `created` at the start, `taken_over` from an earlier daemon, or `replaced` because what an earlier one had left could not be used.",
         level: Level::Core,
         samples: Samples::Own(|out, own| {
-            out.own(&[("origin", own.build.origin.label())], 1_u64);
+            out.own(&[("origin", own.about.origin.label())], 1_u64);
         }),
     },
     Family {
@@ -188,7 +188,6 @@ pub(super) static OWN: &[Family] = &[
             for (loss, count) in &own.snapshot.losses {
                 out.own(&[("kind", loss.label())], *count);
             }
-            out.own(&[("kind", "undecodable_cell")], own.snapshot.undecodable);
         }),
     },
     Family {
@@ -238,6 +237,24 @@ pub(super) static OWN: &[Family] = &[
         help: "Cells of the kernel's table.",
         level: Level::Core,
         samples: Samples::Own(|out, own| out.own(&[], own.snapshot.cells.1)),
+    },
+    Family {
+        name: "observer_cells_undecodable",
+        kind: Kind::Gauge,
+        help: "Cells of the kernel's table that hold numbers of another version: their counts are not shown.",
+        level: Level::Core,
+        samples: Samples::Own(|out, own| out.own(&[], own.snapshot.undecodable)),
+    },
+    Family {
+        name: "observer_log_lines_dropped",
+        kind: Kind::Counter,
+        help: "Lines that were dropped because standard error was not read, by log.",
+        level: Level::Core,
+        samples: Samples::Own(|out, own| {
+            for (log, count) in own.about.dropped.read() {
+                out.own(&[("log", log)], count);
+            }
+        }),
     },
     Family {
         name: "observer_cgroups_skipped",
@@ -293,15 +310,15 @@ fn errors(out: &mut Out<'_, '_>, row: &Row) {
 }
 
 fn build(out: &mut Out<'_, '_>, own: &Own) {
-    let (abi, build) = (format!("{:016x}", observer_common::abi::ABI), &own.build);
+    let (abi, about) = (format!("{:016x}", observer_common::abi::ABI), &own.about);
     out.own(
         &[
             ("version", env!("CARGO_PKG_VERSION")),
             ("revision", option_env!("OBSERVER_GIT_REVISION").unwrap_or("")),
             ("rustc", option_env!("OBSERVER_RUSTC_VERSION").unwrap_or("")),
             ("abi", &abi),
-            ("kernel", &build.kernel),
-            ("node", &build.node),
+            ("kernel", &about.kernel),
+            ("node", &about.node),
         ],
         1_u64,
     );

@@ -24,7 +24,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::{debug, error};
 
 use super::{
-    BuildInfo, Part, Settings,
+    About, Part, Settings,
     encode::{Served, write},
     negotiate::{Format, wants_gzip},
     page::{Turns, pages},
@@ -39,8 +39,8 @@ use crate::{
 pub struct App {
     /// The collector; scrapes, the regular tick and the reader of records take turns.
     pub collector: Arc<Mutex<Collector>>,
-    /// What this binary is.
-    pub build: BuildInfo,
+    /// What the daemon tells of itself.
+    pub about: About,
     /// What a scrape is to have.
     pub settings: Settings,
     /// How many series of each family the last scrape had.
@@ -54,10 +54,10 @@ pub struct App {
 impl App {
     /// What serves the collector's counts; not ready yet.
     #[must_use]
-    pub fn new(collector: Collector, build: BuildInfo, settings: Settings) -> Self {
+    pub fn new(collector: Collector, about: About, settings: Settings) -> Self {
         Self {
             collector: Arc::new(Mutex::new(collector)),
-            build,
+            about,
             settings,
             served: Served::default(),
             turns: Turns::default(),
@@ -175,7 +175,7 @@ fn scrape(app: &App, part: Part) -> io::Result<Scrape> {
         }?
     };
     let wanted = |namespace: &str| app.settings.namespaces.takes(namespace);
-    Ok(Scrape::new(snapshot, &app.build, &app.served, wanted))
+    Ok(Scrape::new(snapshot, &app.about, &app.served, wanted))
 }
 
 fn failed(error: &dyn std::error::Error) -> Response {

@@ -25,5 +25,5 @@ pub use encode::{Settings, encode};
 pub use family::Part;
 pub use http::{App, serve};
 pub use reference::{Described, describe};
-pub use rows::BuildInfo;
+pub use rows::{About, DroppedLines};
 pub use select::{Selection, Unusable};

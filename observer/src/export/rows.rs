@@ -1,6 +1,14 @@
 //! What a scrape has samples of: each with its labels and counts.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
 
 use observer_common::{
     counters::{Counter, Owner},
@@ -19,15 +27,28 @@ use crate::{
     model::Counts,
 };
 
-/// What this binary is, for `observer_build_info`.
+/// What the daemon tells of itself beside what it collects.
 #[derive(Clone, Debug)]
-pub struct BuildInfo {
+pub struct About {
     /// Name of the node.
     pub node: String,
     /// Release of the running kernel.
     pub kernel: String,
     /// How this daemon came to its kernel side.
     pub origin: Origin,
+    /// What its log has dropped.
+    pub dropped: DroppedLines,
+}
+
+/// Numbers of lines that were dropped, by the log that they were meant for; they go on counting.
+#[derive(Clone, Debug, Default)]
+pub struct DroppedLines(pub Vec<(&'static str, Arc<AtomicU64>)>);
+
+impl DroppedLines {
+    /// The numbers as they are now.
+    pub(super) fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(log, count)| (*log, count.load(Ordering::Relaxed)))
+    }
 }
 
 /// Of what a row has the counts.
@@ -93,6 +114,16 @@ impl Row {
     fn came(&self) -> u64 {
         let ways = [&slot::OPENED, &slot::ADOPTED, &slot::ENTERED];
         ways.map(|counter| self.counts.one(counter)).into_iter().fold(0, u64::wrapping_add)
+    }
+
+    /// Whether it is of sockets that connected.
+    pub(super) const fn is_client(&self) -> bool {
+        matches!(self.of, Of::Series(Role::Client, ..) | Of::Endpoint(Role::Client, _))
+    }
+
+    /// Whether attempts to connect, which have no protocol yet, are counted here.
+    pub(super) fn begins_attempts(&self) -> bool {
+        matches!(self.of, Of::Series(Role::Client, ..)) && self.protocol == Protocol::Tcp
     }
 
     /// Whether its cells have the counter.
@@ -183,7 +214,7 @@ impl EncodeLabelSet for Total {
 /// What the daemon says of itself.
 #[derive(Debug)]
 pub(super) struct Own {
-    pub(super) build: BuildInfo,
+    pub(super) about: About,
     /// What it costs, if `/proc` can be read.
     pub(super) process: Option<Reading>,
     /// What a scrape shows beside the series.
@@ -208,7 +239,7 @@ impl Scrape {
     /// The rows of a snapshot whose namespaces are `wanted`.
     pub(super) fn new(
         mut snapshot: Snapshot,
-        build: &BuildInfo,
+        about: &About,
         served: &Served,
         wanted: impl Fn(&str) -> bool,
     ) -> Self {
@@ -243,7 +274,7 @@ impl Scrape {
             pods,
             totals: totals.into_iter().map(|(key, counts)| Total { key, counts }).collect(),
             own: Own {
-                build: build.clone(),
+                about: about.clone(),
                 process: Reading::take().ok(),
                 snapshot,
                 served: Arc::clone(served),

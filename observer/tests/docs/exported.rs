@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use observer::{
     attribute::{Health, Workload, identify},
     bpf::{Origin, ProbeState, programs::PROBES},
     collect::{Kubernetes, NamedPod, Snapshot},
-    export::{BuildInfo, Part, Settings, encode},
+    export::{About, DroppedLines, Part, Settings, encode},
     model::{Counts, blocks},
 };
 use observer_common::{
@@ -58,14 +58,21 @@ pub(crate) fn exported(snapshot: Snapshot) -> Families {
     families
 }
 
+/// A scrape of all there is.
 pub(crate) fn text(snapshot: Snapshot) -> String {
-    let build = BuildInfo {
+    text_at(Level::Full, snapshot)
+}
+
+/// A scrape at a level of detail.
+pub(crate) fn text_at(detail: Level, snapshot: Snapshot) -> String {
+    let about = About {
         node: "node-1".to_owned(),
         kernel: "6.1.0".to_owned(),
         origin: Origin::Created,
+        dropped: DroppedLines(vec![("log", Arc::new(AtomicU64::new(1)))]),
     };
-    let settings = Settings { detail: Level::Full, ..Settings::default() };
-    encode(snapshot, &build, &settings, Part::All)
+    let settings = Settings { detail, ..Settings::default() };
+    encode(snapshot, &about, &settings, Part::All)
 }
 
 /// Name and labels of each sample; no value in these snapshots holds a quote or a comma.
@@ -175,15 +182,48 @@ fn ones(protocol: Protocol) -> Counts {
     counts
 }
 
-/// All names of labels, in the order in which samples have them.
-pub(crate) fn label_order(text: &str) -> Vec<String> {
+/// The samples of a family, those of a histogram's parts among them.
+fn parts_of<'a>(
+    text: &'a str,
+    family: &str,
+) -> impl Iterator<Item = (&'a str, Vec<(&'a str, &'a str)>)> {
+    samples(text).filter(move |(name, _)| {
+        let part = name.strip_prefix(family);
+        part.is_some_and(|part| ["", "_bucket", "_sum", "_count"].contains(&part))
+    })
+}
+
+/// The names of a family's labels, in the order in which samples have them.
+pub(crate) fn labels_of(text: &str, family: &str) -> Vec<String> {
     let mut order: Vec<String> = Vec::new();
-    for (_, labels) in samples(text) {
-        for (name, _) in labels {
-            if !order.iter().any(|known| known == name) {
-                order.push(name.to_owned());
-            }
+    for (name, _) in parts_of(text, family).flat_map(|(_, labels)| labels) {
+        if name != "le" && !order.iter().any(|known| known == name) {
+            order.push(name.to_owned());
         }
     }
     order
+}
+
+/// Labels that tell rows apart: whose counts those are, and not what was counted.
+const OF_ROWS: [&str; 9] = [
+    "namespace",
+    "pod",
+    "container",
+    "role",
+    "port",
+    "path",
+    "protocol",
+    "workload_kind",
+    "workload",
+];
+
+/// How many series one row of a family has at most, as text, with all that can be counted.
+pub(crate) fn series_of_a_row(text: &str, family: &str) -> usize {
+    let mut rows: BTreeMap<Vec<&str>, usize> = BTreeMap::new();
+    // Here every protocol has what only some have: the same series once more.
+    for (_, labels) in parts_of(text, family).collect::<BTreeSet<_>>() {
+        let row = labels.iter().filter(|(name, _)| OF_ROWS.contains(name));
+        *rows.entry(row.map(|(_, value)| *value).collect()).or_default() += 1;
+    }
+    rows.into_values().max().unwrap_or_default()
 }

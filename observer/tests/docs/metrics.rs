@@ -7,7 +7,10 @@ use observer_common::{counters::Level, protocol::Protocol};
 
 use crate::{
     documents::{all, blocks, checkout, read},
-    exported::{assert_exported, empty, exported, families_in, full, label_order, samples, text},
+    exported::{
+        assert_exported, empty, exported, families_in, full, labels_of, samples, series_of_a_row,
+        text, text_at,
+    },
 };
 
 const REFERENCE: &str = "docs/metrics.md";
@@ -21,8 +24,8 @@ const SHIPPED: [&str; 4] = [
 ];
 
 /// Labels whose values are words of ours, each of which has to be explained.
-const CLOSED_LABELS: [&str; 8] =
-    ["cause", "direction", "kind", "path", "protocol", "reason", "role", "side"];
+const CLOSED_LABELS: [&str; 9] =
+    ["cause", "direction", "kind", "log", "path", "protocol", "reason", "role", "side"];
 
 /// Where the tables stand that are made here.
 const BEGIN: &str = "<!-- reference:begin: written by `cargo xtask docs` -->\n";
@@ -45,19 +48,38 @@ fn part(name: &str) -> usize {
 /// The reference, as the program is.
 fn reference() -> String {
     let (families, text) = (exported(full()), text(full()));
-    let order = label_order(&text);
+    let levels = [Level::Core, Level::Standard, Level::Full].map(|at| (at, text_at(at, full())));
     let mut tables = String::new();
     for (number, (title, _)) in PARTS.iter().enumerate() {
         let mut rows: Vec<Described> = describe().filter(|f| part(&f.name) == number).collect();
         rows.sort_by(|one, other| one.name.cmp(&other.name));
-        let _ = write!(tables, "\n### {title}\n\n| name | type | labels | level | meaning |\n");
-        tables.push_str("|---|---|---|---|---|\n");
+        let _ = write!(
+            tables,
+            "\n### {title}\n\n| name | type | labels | level | series | meaning |\n"
+        );
+        tables.push_str("|---|---|---|---|---|---|\n");
         for Described { name, kind, help, level } in rows {
             let of = families.get(&name).unwrap_or_else(|| panic!("{name} is never exported"));
             assert_eq!(of.kind, kind, "{name}");
-            let mut labels: Vec<&str> = of.labels.iter().map(String::as_str).collect();
-            labels.sort_by_key(|label| order.iter().position(|known| known == label));
+            let labels = labels_of(&text, &name);
             let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+            let of_level = levels.iter().find(|(at, _)| Some(*at) == level.or(Some(Level::Core)));
+            let series = series_of_a_row(&of_level.expect("all are there").1, &name);
+            assert_ne!(series, 0, "{name} has no series at its level");
+            let row = if of.labels.contains("uid") {
+                "a pod"
+            } else if of.labels.contains("workload") {
+                "a workload's role and protocol"
+            } else if of.labels.contains("port") {
+                "a combination"
+            } else if of.labels.contains("role") {
+                "a pod's role and protocol"
+            } else if of.labels.contains("pod") {
+                "a pod"
+            } else {
+                ""
+            };
+            let series = if row.is_empty() { String::new() } else { format!("{series} for {row}") };
             let level = match level {
                 None => "any",
                 Some(Level::Core) => "core",
@@ -66,7 +88,8 @@ fn reference() -> String {
             };
             let help = help.replace('|', "\\|");
             let labels = labels.join(" ");
-            let _ = writeln!(tables, "| `{name}` | {kind} | {labels} | {level} | {help} |");
+            let _ =
+                writeln!(tables, "| `{name}` | {kind} | {labels} | {level} | {series} | {help} |");
         }
     }
     tables
