@@ -21,6 +21,8 @@ pub(crate) fn write(document: &Path, name: &str, text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]
@@ -51,5 +53,25 @@ mod tests {
             let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
             assert!(text.contains(&begin) && text.contains(&end), "{page}");
         }
+    }
+
+    #[test]
+    fn every_command_that_the_documents_name_exists() {
+        let command = crate::Cli::command();
+        let mut named = 0;
+        let pages = ["", "docs", "docs/protocols", "deploy"].iter().flat_map(|directory| {
+            let entries = fs::read_dir(crate::cmd::workspace().join(directory)).unwrap();
+            entries.map(|entry| entry.unwrap().path())
+        });
+        for page in pages.filter(|path| path.extension().is_some_and(|of| of == "md")) {
+            let text = fs::read_to_string(&page).unwrap();
+            for rest in text.split("cargo xtask ").skip(1) {
+                let word: String = rest.chars().take_while(char::is_ascii_lowercase).collect();
+                let known = word.is_empty() || command.find_subcommand(&word).is_some();
+                assert!(known, "{}: cargo xtask {word}", page.display());
+                named += usize::from(!word.is_empty());
+            }
+        }
+        assert!(named > 10, "they are not found any more");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use crate::documents::{all, checkout, prose, read};
+use crate::documents::{all, blocks, checkout, prose, read};
 
 #[test]
 fn the_readme_is_short() {
@@ -74,4 +74,18 @@ fn every_page_is_linked_from_another() {
         let file = checkout().join(path).canonicalize().expect("it is there");
         assert!(linked.contains(&file), "nothing links to {}", path.display());
     }
+}
+
+#[test]
+fn every_block_of_yaml_is_yaml() {
+    let mut checked = 0;
+    for path in all() {
+        let page = read(&path.display().to_string());
+        for block in blocks(&page, "yaml") {
+            let document = serde_saphyr::from_str::<serde_json::Value>(block);
+            assert!(document.is_ok_and(|d| d.is_object()), "{}:\n{block}", path.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 2, "the blocks are not found any more");
 }
