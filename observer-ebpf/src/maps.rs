@@ -14,7 +14,7 @@ use observer_common::{
         kept::{self, ENTRIES, Kept},
         loss::LOSSES,
         replica::KNOWN_CGROUPS,
-        slot::{CGROUPS, CellKey, DEFAULT_SLOTS, Slot},
+        slot::{CGROUPS, CellKey, DEFAULT_SLOTS, Slot, TABLE_WORDS},
     },
 };
 
@@ -63,9 +63,9 @@ pub(crate) static SLOTS: Array<Slot, MAX_SLOTS, { BPF_F_MMAPABLE as usize }> = A
 #[btf_map]
 pub(crate) static FREE: Queue<u32, MAX_SLOTS> = Queue::new();
 
-/// Slots in use, and slots in all: words [`TABLE_USED`] and [`TABLE_CAPACITY`].
+/// Slots in use, and slots in all: words [`TABLE_USED`] and [`TABLE_CAPACITY`]. The others are the daemon's.
 #[btf_map]
-pub(crate) static TABLE: Array<u64, 2, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub(crate) static TABLE: Array<u64, TABLE_WORDS, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Of [`TABLE`].
 pub(crate) const TABLE_USED: u32 = 0;

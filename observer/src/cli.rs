@@ -179,6 +179,16 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_SHOW_ENDED", value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
     pub show_ended: Duration,
 
+    /// How long the users of a pod that is older than the kernel side are not told, unless what was open before its start has
+    /// been found: about two intervals of the pings that its clients send.
+    #[arg(long, env = "OBSERVER_SETTLING", value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
+    pub settling: Duration,
+
+    /// Ports, with commas, that do not count for whether the users of a pod can be read: those of probes and of metrics. A
+    /// pod's annotation `observer/readable` adds its own.
+    #[arg(long, env = "OBSERVER_READABLE", value_name = "PORTS", value_delimiter = ',')]
+    pub readable: Vec<u16>,
+
     /// How long a cell of a cgroup with many ports is idle before it is freed (tests).
     #[arg(long, env = "OBSERVER_CELL_AGE", value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration, hide = true)]
     pub cell_age: Duration,

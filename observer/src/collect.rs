@@ -3,6 +3,7 @@
 mod ledger;
 mod pass;
 mod pods;
+mod trust;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,6 +36,8 @@ use ledger::{Ledger, Shown};
 use pass::{Found, Pass};
 use pods::PodBooks;
 pub use pods::{Kubernetes, NamedPod};
+use trust::Judge;
+pub use trust::{Beginning, Terms, Trust};
 
 /// So many ticks apart the kernel is told of the cgroups that have no cells.
 const BUDGETS_EVERY: u64 = 60;
@@ -60,6 +63,8 @@ pub struct Snapshot {
     pub cgroups_skipped: u64,
     /// Reconciliations that came to their end, and the time that they took; none if this kernel allows none.
     pub reconciliations: Option<(u64, Duration)>,
+    /// The pods of which something is not known.
+    pub trust: Vec<Trust>,
     /// What the API server's names add; nothing when nobody names pods.
     pub kubernetes: Option<Kubernetes>,
 }
@@ -75,6 +80,7 @@ pub struct Collector {
     reconciliation_failed: bool,
     clusters: Clusters,
     books: PodBooks,
+    judge: Judge,
     /// Whether the log has said that the table is nearly full.
     tight: bool,
     ticks: u64,
@@ -88,6 +94,7 @@ impl Collector {
         cgroup_root: &Path,
         names: Option<Arc<Mutex<Names>>>,
         times: Times,
+        terms: Terms,
     ) -> Self {
         Self {
             ledger: Ledger::new(times, probes.since()),
@@ -98,6 +105,7 @@ impl Collector {
             reconciliation_failed: false,
             clusters: Clusters::default(),
             books: PodBooks::new(names, SystemTime::now()),
+            judge: Judge::new(Instant::now(), terms),
             tight: false,
             ticks: 0,
         }
@@ -158,6 +166,7 @@ impl Collector {
         let names = self.books.names();
         let names = names.as_deref().map(pods::lock);
         let names = names.as_deref();
+        let trust = self.judge.judge(Instant::now(), &shown, &self.cgroups, names);
         let kubernetes = names.map(|names| self.books.kubernetes(names, &shown, &self.cgroups));
         let about_itself = self.about(&pass, kubernetes);
         let mut joined = HashMap::new();
@@ -173,7 +182,7 @@ impl Collector {
         let series =
             shown.series.into_iter().map(&mut with_names).chain(overflow).collect::<Vec<_>>();
         let folded = fold(shown.folded.into_iter().map(with_names));
-        Ok(Snapshot { series: fold(series), folded, ..about_itself })
+        Ok(Snapshot { series: fold(series), folded, trust, ..about_itself })
     }
 
     /// What a scrape shows now of the observer itself, without any series.
@@ -190,6 +199,7 @@ impl Collector {
         Snapshot {
             series: Vec::new(),
             folded: Vec::new(),
+            trust: Vec::new(),
             losses: Loss::ALL.into_iter().zip(self.probes.losses()).collect(),
             probes: self.probes.states().to_vec(),
             misses: self.probes.misses(),

@@ -1,7 +1,7 @@
 //! The checked configuration: everything that can be wrong on the command line is found here, before anything is bound
 //! or attached.
 
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use observer_common::wire::slot::RESERVED_SLOTS;
 use thiserror::Error;
@@ -59,6 +59,10 @@ pub struct Config {
     pub show_ended: Duration,
     /// How long a cell is idle before it may be freed.
     pub cell_age: Duration,
+    /// After this time what is open has spoken.
+    pub settling: Duration,
+    /// Ports that do not count for whether users can be read.
+    pub readable: BTreeSet<u16>,
 }
 
 /// A value on the command line that cannot be used.
@@ -179,6 +183,8 @@ impl TryFrom<RunArgs> for Config {
             reconcile_every: args.reconcile_every,
             show_ended: args.show_ended,
             cell_age: args.cell_age,
+            settling: args.settling,
+            readable: args.readable.into_iter().collect(),
         })
     }
 }

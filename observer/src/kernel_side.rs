@@ -1,12 +1,12 @@
 //! How the daemon comes to its kernel side: made anew, taken over, or replaced.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use anyhow::Context as _;
 use tracing::{info, warn};
 
 use crate::{
-    adopt::adopt_all,
+    adopt::{Visit, adopt_all},
     attribute::CgroupIndex,
     bpf::{self, KernelLogger, Options, Origin, Pins, Probes},
     kernel_log::KernelLog,
@@ -20,6 +20,8 @@ pub struct KernelSide {
     pub origin: Origin,
     /// The programs' own log, if it is on.
     pub log: Option<KernelLogger>,
+    /// Cgroups whose connections from before its start were looked for.
+    pub visited: HashSet<u64>,
 }
 
 impl KernelSide {
@@ -45,7 +47,12 @@ fn pinned(pins: &Pins, options: &Options<'_>, cgroup_root: &Path) -> anyhow::Res
     if let Some(mut probes) = pins.take_over(&fingerprint) {
         info!(fingerprint, "took over the kernel side of an earlier observer");
         probes.want_records(false).context("cannot use the kernel side of an earlier observer")?;
-        return Ok(KernelSide { probes, origin: Origin::TakenOver, log: None });
+        return Ok(KernelSide {
+            probes,
+            origin: Origin::TakenOver,
+            log: None,
+            visited: HashSet::new(),
+        });
     }
     let replaced = pins.clear()?;
     if replaced {
@@ -74,10 +81,14 @@ fn created(
             Some(attached.kernel_log().context("cannot read the kernel programs' log")?)
         }
     };
-    if let Some(adopter) = attached.adopter()? {
-        adopt_all(adopter, |cgroup| cgroups.number(cgroup));
-    }
+    let visit = match attached.adopter()? {
+        Some(adopter) => adopt_all(adopter, |cgroup| cgroups.number(cgroup)),
+        None => Visit::default(),
+    };
     // Last: whoever takes it over adopts nothing any more.
-    let probes = attached.serve(pins)?;
-    Ok(KernelSide { probes, origin: Origin::Created, log })
+    let mut probes = attached.serve(pins)?;
+    if visit.everywhere {
+        probes.slots().note_visit();
+    }
+    Ok(KernelSide { probes, origin: Origin::Created, log, visited: visit.cgroups })
 }

@@ -22,7 +22,7 @@ use crate::{
     attribute::Names,
     bpf::{self, KernelLogger, Origin, Pins, ProbeState},
     cli::RunArgs,
-    collect::{Collector, Times, lock},
+    collect::{Beginning, Collector, Terms, Times, lock},
     config::{AddressError, Config},
     exit::Code,
     export::{About, App, DroppedLines, Part, serve},
@@ -75,7 +75,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         cells = config.cells,
         "starting"
     );
-    let KernelSide { probes, origin, log } =
+    let KernelSide { mut probes, origin, log, visited } =
         KernelSide::start(pins.as_ref(), &config.options(), &cgroup_root)?;
     bpf::heap::trim();
     for (probe, state) in probes.states() {
@@ -95,7 +95,12 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     let names = source.ok().map(|source| (source, Arc::new(Mutex::new(Names::default()))));
     let known = names.as_ref().map(|(_, names)| Arc::clone(names));
     let times = Times { show_ended: config.show_ended, cell_age: config.cell_age };
-    let mut collector = Collector::new(probes, &cgroup_root, known, times);
+    let (newest_cgroup, visited_all) = probes.slots().beginning();
+    let age = probes.since().elapsed().unwrap_or_default();
+    let beginning = Beginning { age, newest_cgroup, visited_all, visited };
+    let (settling, left_out) = (config.settling, config.readable.clone());
+    let terms = Terms { beginning, settling, left_out };
+    let mut collector = Collector::new(probes, &cgroup_root, known, times, terms);
     if origin == Origin::TakenOver {
         collector.take_over().context("cannot read what an earlier observer has counted")?;
     }

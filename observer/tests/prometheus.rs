@@ -52,11 +52,11 @@ fn api() -> ApiServer {
 }
 
 /// A daemon that gets the names of pods from it.
-fn named(api: &ApiServer) -> Daemon {
+fn named(api: &ApiServer, more: &[&str]) -> Daemon {
     let kubeconfig = api.kubeconfig();
     let kubeconfig = kubeconfig.to_str().expect("a path of plain characters");
     let names = ["--node-name", NODE, "--kube", kubeconfig];
-    Daemon::start(&[&["--self-listen", "127.0.0.1:0"], &names[..]].concat())
+    Daemon::start(&[&["--self-listen", "127.0.0.1:0"], &names[..], more].concat())
 }
 
 fn promtool(arguments: &[&str]) {
@@ -167,19 +167,28 @@ impl Deployment {
     }
 }
 
-/// The first rule of a file.
-fn adapter_rule(file: &str) -> Value {
+/// The rules of a file.
+fn adapter_rules(file: &str) -> Vec<Value> {
     let path = tools::checkout().join("deploy/components/prometheus-adapter").join(file);
     let text = fs::read_to_string(path).expect("it is shipped");
     let rules: Value = serde_saphyr::from_str(&text).expect("it is YAML");
-    rules["rules"][0].clone()
+    rules["rules"].as_array().expect("there are rules").clone()
+}
+
+/// The first rule of a file.
+fn adapter_rule(file: &str) -> Value {
+    adapter_rules(file).swap_remove(0)
 }
 
 /// A rule's query as prometheus-adapter would fill it in for all pods of the deployment.
 fn adapter_query(file: &str, deployment: &Deployment) -> String {
-    let rule = adapter_rule(file);
+    filled_in(&adapter_rule(file), &deployment.matchers())
+}
+
+/// A rule's query as prometheus-adapter would fill it in.
+fn filled_in(rule: &Value, matchers: &str) -> String {
     let query = rule["metricsQuery"].as_str().expect("a rule has a query");
-    query.replace("<<.LabelMatchers>>", &deployment.matchers()).replace("<<.GroupBy>>", "pod")
+    query.replace("<<.LabelMatchers>>", matchers).replace("<<.GroupBy>>", "pod")
 }
 
 /// The values by pod; panics if a pod has two.
@@ -199,7 +208,7 @@ fn by_pod(samples: &[Sample]) -> BTreeMap<String, u64> {
 fn the_users_configuration_gives_one_value_per_pod() {
     let _lock = SystemLock::acquire();
     let api = api();
-    let daemon = named(&api);
+    let daemon = named(&api, &[]);
     let deployment = Deployment::start(&api, &daemon);
     let prometheus = Prometheus::start(&[Agent::of(&daemon, "node-a")]);
     prometheus.wait_for_targets("observer", 1);
@@ -264,10 +273,10 @@ fn the_users_configuration_gives_one_value_per_pod() {
 fn agents_that_overlap_count_once() {
     let _lock = SystemLock::acquire();
     let api = api();
-    let old = named(&api);
+    let old = named(&api, &[]);
     let mut deployment = Deployment::start(&api, &old);
-    // The second one knows only of connections that come after its start.
-    let new = named(&api);
+    // The second one knows only of connections that come after its start, and tells of them at once.
+    let new = named(&api, &["--settling", "0s"]);
     let clients = &deployment.clients;
     deployment.replicas.iter_mut().for_each(|replica| replica.connect(clients, 0, 2));
     deployment.wait_for_counts(&old);
@@ -296,13 +305,65 @@ fn agents_that_overlap_count_once() {
 
 /// The query of the `ScaledObject`, for the pods of the deployment.
 fn keda_query(deployment: &Deployment) -> String {
+    keda_query_for(&deployment.matchers())
+}
+
+fn keda_query_for(matchers: &str) -> String {
     let path = tools::checkout().join("deploy/components/keda/scaled-object.yaml");
     let text = fs::read_to_string(path).expect("it is shipped");
     let object: Value = serde_saphyr::from_str(&text).expect("it is YAML");
     let query = object["spec"]["triggers"][0]["metadata"]["query"].as_str().expect("a query");
     let theirs = r#"namespace="default",pod=~"websocket-app-.+""#;
     assert!(query.contains(theirs), "{query}");
-    query.replace(theirs, &deployment.matchers())
+    query.replace(theirs, matchers)
+}
+
+/// What autoscalers ask has no answer while a pod that they ask for is withheld, nor as long as that lies within the minute
+/// that they average over: for whatever reason, and with the pod's old number still in that minute, or none ever.
+#[test]
+fn no_autoscaler_gets_an_answer_while_a_pod_is_withheld() {
+    const MATCHERS: &str = r#"namespace="shop",pod=~"chat-1|chat-2""#;
+    let queries = ["config.yaml", "users-rule.yaml"].into_iter().flat_map(adapter_rules);
+    let mut queries: Vec<_> = queries.map(|rule| filled_in(&rule, MATCHERS)).collect();
+    assert_eq!(queries.len(), 3, "{queries:?}");
+    queries.push(keda_query_for(MATCHERS));
+    let series = |name: &str, labels: &str, values: &str| serde_json::json!({ "series": format!("{name}{{{labels}}}"), "values": values });
+    let of = |pod: &str| format!(r#"namespace="shop",pod="{pod}",job="observer""#);
+    let mut input = vec![series("up", r#"instance="node-a",job="observer""#, "1x40")];
+    for protocol in ["websocket", "grpc"] {
+        let name = format!("{protocol}_connections_active");
+        input.push(series(&name, &of("chat-1"), "90x40"));
+        // Known, withheld from 2 m to 4 m, known again.
+        input.push(series(&name, &of("chat-2"), "30x7 stale _x7 30x24"));
+    }
+    let withheld = |reason, values| {
+        series("observer_pod_withheld", &format!(r#"{},reason="{reason}""#, of("chat-2")), values)
+    };
+    input.push(withheld("settling", "_x8 1x3 stale"));
+    input.push(withheld("incomplete", "_x12 1x1 stale"));
+    input.push(withheld("blind", "_x14 1x1 stale"));
+    // That of others changes nothing.
+    let other = format!(r#"{},reason="blind""#, of("other"));
+    input.push(series("observer_pod_withheld", &other, "1x40"));
+    let value = |at: &str, query: &String| {
+        serde_json::json!({ "expr": format!("count({query})"), "eval_time": at, "exp_samples": [
+            { "labels": "{}", "value": if query.contains("up{") { 1 } else { 2 } },
+        ] })
+    };
+    let none = |at: &str, query: &String| serde_json::json!({ "expr": query, "eval_time": at, "exp_samples": [] });
+    let mut tests = Vec::new();
+    for query in &queries {
+        tests.push(value("1m45s", query));
+        tests.extend(["2m", "2m45s", "3m15s", "3m45s", "4m", "4m30s"].map(|at| none(at, query)));
+        tests.push(value("5m", query));
+    }
+    let directory = tempfile::tempdir().expect("it can be written");
+    let file = directory.path().join("autoscalers.test.yaml");
+    let test = serde_json::json!({ "rule_files": [], "evaluation_interval": "15s", "tests": [
+        { "interval": "15s", "input_series": input, "promql_expr_test": tests },
+    ] });
+    fs::write(&file, test.to_string()).expect("it can be written");
+    promtool(&["test", "rules", &file.display().to_string()]);
 }
 
 /// Names that a cgroup can have and that a careless exporter breaks on.

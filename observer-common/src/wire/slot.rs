@@ -68,6 +68,9 @@ const _: () = assert!(offset_of!(Slot, counters) == 8 * HEADER_WORDS);
 /// Slots in the table, unless the daemon asks for another number: 16 MiB.
 pub const DEFAULT_SLOTS: u32 = 16_384;
 
+/// Words that are kept beside the table.
+pub const TABLE_WORDS: usize = 4;
+
 /// Base slots at the start of the table that take what finds no cell of its own, one per role and protocol, whatever the path.
 /// As many slots for ends follow, and then as many for protocols.
 pub const OVERFLOW_CELLS: u32 = 16;
@@ -137,8 +140,9 @@ counters! {
             level: Level::Full,
             zeros: Zeros::None,
         };
-        /// Nothing.
-        ROOM_1: 1;
+        /// Of the connections that were found here: those of which it is known by now what they speak, or that it is nothing
+        /// that is recognised, and those that are over.
+        SETTLED: 1;
         /// Connections that ended here.
         CLOSED: 8 by [Reason::LABEL] => Family {
             name: "tcp_connections_closed",
@@ -370,7 +374,7 @@ pub const fn meaning(hash: Meaning) -> Meaning {
     let hash = hash.number(SHARES as u64).number(RESERVED_SLOTS as u64);
     let hash = hash.number(CELLS_PER_CGROUP as u64).number(CGROUPS as u64).number(IDLE_CLOSE_NS);
     let hash = hash.number(offset_of!(Slot, ends) as u64).number(offset_of!(Slot, protocol) as u64);
-    let hash = hash.number(offset_of!(CellKey, path) as u64);
+    let hash = hash.number(offset_of!(CellKey, path) as u64).number(TABLE_WORDS as u64);
     hash.number(size_of::<CellKey>() as u64)
 }
 

@@ -29,13 +29,23 @@ use sockets::Socket;
 /// Twice: a socket that moves between the kernel's tables during a dump may be left out of it.
 const PASSES: u32 = 2;
 
+/// Where connections from before the start were looked for.
+#[derive(Debug, Default)]
+pub struct Visit {
+    /// Whether that was in every network namespace.
+    pub everywhere: bool,
+    /// The cgroups of all sockets that were there.
+    pub cgroups: HashSet<u64>,
+}
+
 /// Adopts the established connections of every network namespace that can be entered; says in the log how many, and
 /// what could not be entered. `number` is that of whom a cgroup belongs to.
-pub fn adopt_all(mut adopter: Adopter<'_>, number: impl Fn(u64) -> Option<u64> + Sync) {
-    let mut found = HashSet::new();
+pub fn adopt_all(mut adopter: Adopter<'_>, number: impl Fn(u64) -> Option<u64> + Sync) -> Visit {
+    let (mut found, mut cgroups) = (HashSet::new(), HashSet::new());
     let visited = namespaces::visit_all(|| {
         for _ in 0..PASSES {
             let sockets = sockets::dump()?;
+            cgroups.extend(sockets.iter().map(|socket| socket.cgroup));
             let existing = existing(&sockets, &client_ports(), &number);
             found.extend(existing.iter().map(|socket| socket.cookie));
             adopter.adopt(&existing).context("the kernel's iterator failed")?;
@@ -53,6 +63,7 @@ pub fn adopt_all(mut adopter: Adopter<'_>, number: impl Fn(u64) -> Option<u64> +
         namespaces = visited.entered,
         "looked for connections from before the start"
     );
+    Visit { everywhere: visited.failures.is_empty(), cgroups }
 }
 
 /// The connections among the sockets of the thread's namespace. Both ends of one that is internal are among them.

@@ -7,6 +7,7 @@ mod expire;
 mod fold;
 mod reconciliation;
 mod replicas;
+mod withhold;
 mod workloads;
 
 pub use age::{Ages, Used};
@@ -15,4 +16,5 @@ pub use expire::{Action, Ending, Expiry};
 pub use fold::{Series, SeriesKey, fold};
 pub use reconciliation::{Reconciliations, Tally, Unseen};
 pub use replicas::{Replica, Replicas, without_port};
+pub use withhold::{Evidence, Withheld, Withholding};
 pub use workloads::{Sort, TotalKey, Workloads};

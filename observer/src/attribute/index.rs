@@ -98,6 +98,12 @@ impl CgroupIndex {
         alive.filter_map(|entry| entry.identity.pod_uid.as_deref()).collect()
     }
 
+    /// The cgroups of pods that existed at the last refresh, each with the pod's UID.
+    pub fn of_pods(&self) -> impl Iterator<Item = (u64, &str)> {
+        let alive = self.entries.iter().filter(|(_, entry)| entry.seen == self.walks);
+        alive.filter_map(|(&id, entry)| Some((id, entry.identity.pod_uid.as_deref()?)))
+    }
+
     /// Who has a cgroup that existed at the last refresh, several times if several.
     pub fn alive(&self) -> impl Iterator<Item = &Arc<Identity>> {
         let alive = self.entries.values().filter(|entry| entry.seen == self.walks);

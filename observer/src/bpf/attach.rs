@@ -75,8 +75,8 @@ impl Loaded {
         cgroups: impl IntoIterator<Item = (u64, u64)>,
     ) -> Result<Attached, LoadError> {
         let since = SystemTime::now();
-        fill_replicas(&mut self.ebpf, cgroups)?;
-        fill_table(&mut self.ebpf)?;
+        let newest = fill_replicas(&mut self.ebpf, cgroups)?;
+        fill_table(&mut self.ebpf, newest)?;
         fill_kept(&mut self.ebpf)?;
         fill_reset_causes(&mut self.ebpf)?;
         tell_order_of_errors(&mut self.ebpf)?;
@@ -165,10 +165,11 @@ fn not_there(map: &'static str) -> LoadError {
 }
 
 /// Every slot but those for overflow starts free.
-fn fill_table(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+fn fill_table(ebpf: &mut Ebpf, newest_cgroup: u64) -> Result<(), LoadError> {
     let (slots, table) = (ebpf.map("SLOTS"), ebpf.map("TABLE"));
     let (slots, table) = slots.zip(table).ok_or_else(|| not_there("SLOTS"))?;
-    let slots = cells::prepare(slots, table).map_err(|error| map_error("SLOTS", &error))?;
+    let slots = cells::prepare(slots, table, newest_cgroup);
+    let slots = slots.map_err(|error| map_error("SLOTS", &error))?;
     let mut free: Queue<&mut MapData, u32> =
         Queue::try_from(map(ebpf, "FREE")?).map_err(|error| map_error("FREE", &error))?;
     for index in RESERVED_SLOTS..slots {
@@ -177,17 +178,20 @@ fn fill_table(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// The programs have to tell pods apart from the first connection on.
+/// The programs have to tell pods apart from the first connection on. The newest of the cgroups: the kernel gives them
+/// numbers that grow.
 fn fill_replicas(
     ebpf: &mut Ebpf,
     cgroups: impl IntoIterator<Item = (u64, u64)>,
-) -> Result<(), LoadError> {
+) -> Result<u64, LoadError> {
     let mut replicas: HashMap<&mut MapData, u64, u64> =
         HashMap::try_from(map(ebpf, "REPLICAS")?).map_err(|error| map_error("REPLICAS", &error))?;
+    let mut newest = 0;
     for (cgroup, number) in cgroups {
         replicas.insert(cgroup, number, 0).map_err(|error| map_error("REPLICAS", &error))?;
+        newest = newest.max(cgroup);
     }
-    Ok(())
+    Ok(newest)
 }
 
 /// All entries and blocks for kept segments start free; they go by their index plus one.

@@ -24,7 +24,7 @@ use prometheus_client::{
 use prost::Message as _;
 
 use super::{
-    families::{DERIVED, OWN, combinations, counted, of_counters, tells},
+    families::{DERIVED, OWN, TRUST, combinations, counted, of_counters, tells},
     family::{Family, Part, Samples},
     kubernetes,
     negotiate::Format,
@@ -68,7 +68,7 @@ impl Settings {
     fn wants(&self, family: &Family, part: Part) -> bool {
         family.belongs_to(part)
             && family.level <= self.detail
-            && (family.is_own() || {
+            && (family.is_about_knowing() || {
                 let sample = format!("{}{}", family.name, family.kind.suffix());
                 self.families.takes_known_as(&[family.name, &sample])
             })
@@ -77,7 +77,7 @@ impl Settings {
 
 /// All families, in the order in which they are sent.
 pub(super) static FAMILIES: LazyLock<Vec<Family>> = LazyLock::new(|| {
-    let written = [DERIVED, kubernetes::FAMILIES, OWN, process::FAMILIES].concat();
+    let written = [DERIVED, kubernetes::FAMILIES, TRUST, OWN, process::FAMILIES].concat();
     of_counters().chain(written).collect()
 });
 
@@ -162,6 +162,7 @@ impl One {
                 scrape.pods.iter().for_each(|pod| write(out, pod, &scrape.own.about.node));
             }
             Samples::Totals(write) => scrape.totals.iter().for_each(|total| write(out, total)),
+            Samples::Trust(write) => scrape.trust.iter().for_each(|trust| write(out, trust)),
             Samples::Own(write) => write(out, &scrape.own),
         }
     }
@@ -184,7 +185,7 @@ pub(super) fn write(
         if !settings.wants(family, part) {
             continue;
         }
-        let prefix = if family.is_own() { "" } else { &settings.prefix };
+        let prefix = if family.is_about_knowing() { "" } else { &settings.prefix };
         let one = Arc::new(One {
             scrape: Arc::clone(&scrape),
             family: index,

@@ -11,7 +11,7 @@ use observer_common::{
 use super::{
     encode::lock,
     family::{Family, Kind, Samples},
-    out::{Label, Out},
+    out::{Bare, Label, Out},
     rows::{Own, Row},
 };
 use crate::bpf::ProbeState;
@@ -42,7 +42,7 @@ pub(super) static DERIVED: &[Family] = &[
         kind: Kind::Gauge,
         help: "WebSocket connections that the replica's users hold now, each counted once, whatever relays are in the pod.",
         level: Level::Core,
-        samples: Samples::Replicas(Protocol::WebSocket, active),
+        samples: Samples::Replicas(Protocol::WebSocket, users),
     },
     Family {
         name: "websocket_connections_relayed",
@@ -76,7 +76,7 @@ pub(super) static DERIVED: &[Family] = &[
         kind: Kind::Gauge,
         help: "gRPC connections that the replica's users hold now, each counted once, whatever relays are in the pod.",
         level: Level::Core,
-        samples: Samples::Replicas(Protocol::Grpc, active),
+        samples: Samples::Replicas(Protocol::Grpc, users),
     },
     Family {
         name: "grpc_connections_relayed",
@@ -156,6 +156,38 @@ pub(super) static DERIVED: &[Family] = &[
             sample("received", "", row.counts.one(&slot::RESETS_RECEIVED));
             for &cause in ResetCause::ALL {
                 sample("sent", cause.label(), row.counts.count(&slot::RESETS_SENT, cause as usize));
+            }
+        }),
+    },
+];
+
+/// What is not known of pods.
+pub(super) static TRUST: &[Family] = &[
+    Family {
+        name: "observer_pod_withheld",
+        kind: Kind::Gauge,
+        help: "1 while a pod's gauges of WebSocket and gRPC connections are withheld, since they cannot be known, by reason.",
+        level: Level::Core,
+        samples: Samples::Trust(|out, pod| {
+            if let Some(reason) = pod.withheld {
+                let labels = [
+                    ("namespace", pod.namespace.as_str()),
+                    ("pod", &pod.pod),
+                    ("reason", reason.label()),
+                ];
+                out.sample(&Bare, &labels, None, 1_u64);
+            }
+        }),
+    },
+    Family {
+        name: "observer_pod_unread_connections",
+        kind: Kind::Gauge,
+        help: "Connections that a pod's servers hold now and that cannot be read, or are not recognised yet.",
+        level: Level::Core,
+        samples: Samples::Trust(|out, pod| {
+            if let Some(unread) = pod.unread {
+                let labels = [("namespace", pod.namespace.as_str()), ("pod", &pod.pod)];
+                out.sample(&Bare, &labels, None, unread);
             }
         }),
     },
@@ -292,8 +324,15 @@ fn active(out: &mut Out<'_, '_>, row: &Row) {
     out.sample(row, &[], None, row.counts.active().max(0).cast_unsigned());
 }
 
+/// Those of a replica's users: no number rather than one that may be too small.
+fn users(out: &mut Out<'_, '_>, row: &Row) {
+    if !row.is_withheld {
+        active(out, row);
+    }
+}
+
 fn relayed(out: &mut Out<'_, '_>, row: &Row) {
-    if let Some(relayed) = row.relayed {
+    if let Some(relayed) = row.relayed.filter(|_| !row.is_withheld) {
         out.sample(row, &[], None, relayed.max(0).cast_unsigned());
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     aggregate::{Series, TotalKey},
     attribute::Identity,
     bpf::Origin,
-    collect::{NamedPod, Snapshot},
+    collect::{NamedPod, Snapshot, Trust},
     model::Counts,
 };
 
@@ -73,6 +73,8 @@ pub(super) struct Row {
     pub(super) relayed: Option<i64>,
     /// Whether a connection was there at all.
     pub(super) is_idle: bool,
+    /// Of a replica's users: whether there may be more of them than is known.
+    pub(super) is_withheld: bool,
 }
 
 impl Row {
@@ -83,7 +85,15 @@ impl Row {
         counts: Counts,
         relayed: Option<i64>,
     ) -> Self {
-        Self { identity, of: Of::Replica, protocol, counts, relayed, is_idle: false }
+        Self {
+            identity,
+            of: Of::Replica,
+            protocol,
+            counts,
+            relayed,
+            is_idle: false,
+            is_withheld: false,
+        }
     }
 
     /// A replica without any.
@@ -232,6 +242,7 @@ pub(super) struct Scrape {
     replicas: Vec<(Protocol, Vec<Row>)>,
     pub(super) pods: Vec<NamedPod>,
     pub(super) totals: Vec<Total>,
+    pub(super) trust: Vec<Trust>,
     pub(super) own: Own,
 }
 
@@ -254,9 +265,11 @@ impl Scrape {
         }
         pods.retain(|pod| wanted(&pod.workload.namespace));
         totals.retain(|(key, _)| wanted(&key.workload.namespace));
+        let mut trust = std::mem::take(&mut snapshot.trust);
+        trust.retain(|pod| wanted(&pod.namespace));
         let all: Vec<&Series> = series.iter().chain(&folded).collect();
         let replicas = users::protocols()
-            .map(|protocol| (protocol, users::rows(&all, &pods, protocol)))
+            .map(|protocol| (protocol, users::rows(&all, &pods, &trust, protocol)))
             .collect();
         let endpoints = endpoints(&all);
         let row = |Series { key, counts }| Row {
@@ -266,12 +279,14 @@ impl Scrape {
             counts,
             relayed: None,
             is_idle: false,
+            is_withheld: false,
         };
         Self {
             endpoints,
             replicas,
             series: series.into_iter().map(row).collect(),
             pods,
+            trust,
             totals: totals.into_iter().map(|(key, counts)| Total { key, counts }).collect(),
             own: Own {
                 about: about.clone(),
@@ -302,6 +317,7 @@ fn endpoints(series: &[&Series]) -> Vec<Row> {
             counts: Counts::default(),
             relayed: None,
             is_idle: false,
+            is_withheld: false,
         });
         row.counts.add(counts);
     }

@@ -21,7 +21,7 @@ use super::rows::Row;
 use crate::{
     aggregate::Series,
     attribute::{Identity, Kind},
-    collect::NamedPod,
+    collect::{NamedPod, Trust},
     model::Counts,
 };
 
@@ -60,7 +60,12 @@ struct Hops {
 
 /// Per replica: what the connections of its users that speak `protocol` have counted, all ports and containers together. A
 /// pod that runs and has none has zeros: an autoscaler would take a missing value for one that is not to be changed.
-pub(super) fn rows(series: &[&Series], pods: &[NamedPod], protocol: Protocol) -> Vec<Row> {
+pub(super) fn rows(
+    series: &[&Series],
+    pods: &[NamedPod],
+    trust: &[Trust],
+    protocol: Protocol,
+) -> Vec<Row> {
     let mut containers: BTreeMap<_, (&Arc<Identity>, Hops)> = BTreeMap::new();
     let mut takes_users = HashSet::new();
     for Series { key, counts } in series.iter().copied() {
@@ -103,6 +108,11 @@ pub(super) fn rows(series: &[&Series], pods: &[NamedPod], protocol: Protocol) ->
     for pod in pods.iter().filter(|pod| pod.running) {
         let name = (pod.workload.namespace.as_str(), pod.pod.as_str());
         rows.entry(name).or_insert_with(|| Row::of_no_users(idle(pod), protocol));
+    }
+    for pod in trust.iter().filter(|pod| pod.withheld.is_some()) {
+        if let Some(row) = rows.get_mut(&(pod.namespace.as_str(), pod.pod.as_str())) {
+            row.is_withheld = true;
+        }
     }
     rows.into_values().collect()
 }
@@ -158,7 +168,7 @@ mod tests {
 
     fn users(all: &[Of]) -> Option<(i64, Option<i64>)> {
         let all: Vec<Series> = all.iter().map(series).collect();
-        let rows = rows(&all.iter().collect::<Vec<_>>(), &[], Protocol::WebSocket);
+        let rows = rows(&all.iter().collect::<Vec<_>>(), &[], &[], Protocol::WebSocket);
         assert!(rows.len() <= 1);
         rows.first().map(|row| (row.counts.active(), row.relayed))
     }
@@ -264,7 +274,7 @@ mod tests {
         (messages[Direction::Received as usize], messages[Direction::Sent as usize]) = (3, 5);
         inside.counts.words_mut(&slot::CLOSED)[Reason::ResetPeer as usize] = 1;
         let began = series(&(1, Role::Server, OUT, Protocol::Tcp, 2));
-        let rows = rows(&[&inside, &began], &[], Protocol::WebSocket);
+        let rows = rows(&[&inside, &began], &[], &[], Protocol::WebSocket);
         let counts = &rows[0].counts;
         assert_eq!(counts.count(&websocket::MESSAGES, Direction::Received as usize), 5);
         assert_eq!(counts.count(&websocket::MESSAGES, Direction::Sent as usize), 3);

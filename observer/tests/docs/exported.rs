@@ -7,10 +7,10 @@ use std::{
 };
 
 use observer::{
-    aggregate::{Series, SeriesKey, TotalKey},
+    aggregate::{Series, SeriesKey, TotalKey, Withheld},
     attribute::{Health, Workload, identify},
     bpf::{Origin, ProbeState, programs::PROBES},
-    collect::{Kubernetes, NamedPod, Snapshot},
+    collect::{Kubernetes, NamedPod, Snapshot, Trust},
     export::{About, DroppedLines, Part, Settings, encode},
     model::{Counts, blocks},
 };
@@ -146,8 +146,19 @@ pub(crate) fn full() -> Snapshot {
         undecodable: 1,
         cgroups_skipped: 1,
         reconciliations: Some((2, Duration::from_millis(3))),
+        trust: trust(),
         kubernetes: Some(kubernetes()),
     }
+}
+
+fn trust() -> Vec<Trust> {
+    let pod = |withheld| Trust {
+        namespace: "shop".to_owned(),
+        pod: format!("{withheld:?}"),
+        withheld: Some(withheld),
+        unread: Some(1),
+    };
+    Withheld::ALL.map(pod).to_vec()
 }
 
 fn kubernetes() -> Kubernetes {
