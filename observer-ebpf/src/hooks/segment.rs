@@ -90,14 +90,11 @@ fn segment(ctx: &SkBuffContext, direction: usize) {
         return;
     }
     // SAFETY: the socket of the packet.
-    let Some(conn) = (unsafe { storage::get(sk.cast()) }) else {
-        if direction == TX && segment.flags & (packet::SYN | packet::ACK) == packet::SYN {
-            connect(ctx, sk, &segment);
-        }
-        return;
-    };
+    let known = unsafe { storage::get(sk.cast()) };
+    let connects = direction == TX && segment.flags & (packet::SYN | packet::ACK) == packet::SYN;
+    let Some(conn) = known.or_else(|| if connects { first(sk) } else { None }) else { return };
     if tells {
-        control(skb, conn, sk, &segment, direction);
+        control(conn, sk, &segment, direction);
     }
     if conn.phase() != phase::COUNTED || !conn.has(flag::ADDRESSED) {
         catch_up(skb, conn, sk, &segment, direction);
@@ -112,30 +109,24 @@ fn segment(ctx: &SkBuffContext, direction: usize) {
     }
 }
 
-/// The first SYN of a socket that has no state yet.
+/// The state of a socket that has none, at its first SYN.
 #[inline(always)]
-fn connect(ctx: &SkBuffContext, sk: *mut bpf_sock, segment: &Segment) {
-    let skb = ctx.skb.skb;
+fn first(sk: *mut bpf_sock) -> Option<Shared> {
     // SAFETY: the socket of the packet; the helper returns null for what is no full socket.
     let stream = unsafe { bpf_sk_fullsock(sk).as_ref() }.is_some_and(|sk| sk.type_ == SOCK_STREAM);
+    // A raw socket may send TCP segments of its own making.
     if !stream {
-        // A raw socket that sends TCP segments of its own making.
-        return;
+        return None;
     }
     // SAFETY: as above.
-    let Some(conn) = (unsafe { storage::get_or_create(sk.cast()) }) else { return };
-    syn_sent(skb, conn, sk, segment);
-    if segment.payload != 0 {
-        payload(ctx, conn, sk, segment, TX);
-    }
+    unsafe { storage::get_or_create(sk.cast()) }
 }
 
 /// A SYN leaves: an active open, or another try of it.
 #[inline(always)]
-fn syn_sent(skb: *mut __sk_buff, conn: Shared, sk: *mut bpf_sock, segment: &Segment) {
+fn syn_sent(conn: Shared) {
     if matches!(conn.phase(), phase::NEW | phase::CLOSED | phase::ABORTING | phase::FAILING) {
         lifecycle::connecting(conn);
-        identity::introduce(skb, conn, sk, segment.tcp, TX);
     }
     // SAFETY: no arguments.
     conn.set_syn_ns(unsafe { bpf_ktime_get_coarse_ns() });
@@ -143,13 +134,7 @@ fn syn_sent(skb: *mut __sk_buff, conn: Shared, sk: *mut bpf_sock, segment: &Segm
 
 /// A segment that opens or ends a stream.
 #[inline(always)]
-fn control(
-    skb: *mut __sk_buff,
-    conn: Shared,
-    sk: *mut bpf_sock,
-    segment: &Segment,
-    direction: usize,
-) {
+fn control(conn: Shared, sk: *mut bpf_sock, segment: &Segment, direction: usize) {
     let seen = conn.phase();
     // Neither has a stream, whatever strangers send to it, and the kernel for it. A listener's children would inherit what
     // is noted, and an attempt may still succeed.
@@ -158,7 +143,7 @@ fn control(
     }
     if segment.flags & (packet::SYN | packet::ACK) == packet::SYN {
         if direction == TX {
-            syn_sent(skb, conn, sk, segment);
+            syn_sent(conn);
         }
     } else if segment.flags & packet::RST != 0 {
         if direction == TX {
@@ -193,10 +178,12 @@ fn catch_up(
     if matches!(conn.phase(), phase::LISTENER | phase::CONNECTING) {
         // SAFETY: `state` is readable on every kind of socket.
         let state = unsafe { (*sk).state };
-        if matches!(state, TCP_SYN_SENT | TCP_SYN_RECV | TCP_LISTEN | TCP_CLOSE) {
+        if !matches!(state, TCP_SYN_SENT | TCP_SYN_RECV | TCP_LISTEN | TCP_CLOSE) {
+            lifecycle::opened(conn);
+        } else if direction == RX || conn.phase() == phase::LISTENER || conn.has(flag::CONFIRMED) {
+            // Who connects is told by its own SYN, and by nothing else before the answer.
             return;
         }
-        lifecycle::opened(conn);
     }
     if !conn.has(flag::ADDRESSED) {
         identity::introduce(skb, conn, sk, segment.tcp, direction);

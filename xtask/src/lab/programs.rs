@@ -26,6 +26,7 @@ const TESTS: &[&str] = &[
     "soak",
     "tail",
     "unseen",
+    "users",
 ];
 /// Examples of `observer` that they start, which cargo puts beside the daemon.
 const EXAMPLES: &[&str] = &["workload", "peer", "storm"];

@@ -44,6 +44,13 @@ pub(super) const NEEDS: &[Need] = &[
         optional: false,
     },
     Need {
+        name: "iptables",
+        reason: "tests redirect connections with it, as the sidecars of service meshes do",
+        purposes: &[Purpose::Test],
+        means: Means::Program { program: "iptables", packages: &["iptables"], service: None },
+        optional: false,
+    },
+    Need {
         name: "Prometheus",
         reason: "tests have it scrape and evaluate rules, and promtool judge the text of /metrics",
         purposes: &[Purpose::Test],
