@@ -3,7 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
     path::Path,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -36,6 +36,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// After a reconciliation there is none for so many times as long as it took: with very many sockets it takes up to a percent of a
 /// processor, and no more.
 const RECONCILE_REST: u32 = 100;
+/// So long the start waits for the names of pods.
+const FIRST_NAMES: Duration = Duration::from_secs(2);
 /// How often the kernel programs' log is read, if it is on.
 const RING_POLL: Duration = Duration::from_millis(100);
 
@@ -170,7 +172,8 @@ impl Service {
         let kernel_log = self.kernel_log.map(|log| tokio::spawn(forward_kernel_log(log)));
         background.extend(kernel_log.map(|task| task.abort_handle()));
         if let Some((source, names)) = self.names {
-            background.push(follow_names(source, &config.node_name, names)?);
+            background.push(follow_names(source, &config.node_name, Arc::clone(&names))?);
+            wait_for_names(&names).await;
         }
         let hub = follow_records(&app, config)?;
         let tail = self.records.map(|socket| tokio::spawn(tail::serve(socket, hub.clone())));
@@ -270,6 +273,16 @@ fn follow_names(
         .spawn(move || runtime.block_on(task))
         .context("cannot start a thread for the API server")?;
     Ok(handle)
+}
+
+/// Waits for the API server's first list, but not for long: a scrape before it would end the series of all pods, and begin
+/// others that go by their UID.
+async fn wait_for_names(names: &Mutex<Names>) {
+    let known = || names.lock().unwrap_or_else(PoisonError::into_inner).health().current;
+    let until = Instant::now() + FIRST_NAMES;
+    while !known() && Instant::now() < until {
+        tokio::time::sleep(FIRST_NAMES / 100).await;
+    }
 }
 
 /// Starts to read records, for the log or for those who will ask.

@@ -24,8 +24,9 @@ use api::{ApiServer, NODE};
 use objects::Object;
 use serde_json::Value;
 use support::{
+    bpffs::Bpffs,
     cgroup::TestCgroup,
-    daemon::Daemon,
+    daemon::{Daemon, executable},
     http,
     lock::SystemLock,
     metrics::Expected,
@@ -364,6 +365,66 @@ fn no_autoscaler_gets_an_answer_while_a_pod_is_withheld() {
     ] });
     fs::write(&file, test.to_string()).expect("it can be written");
     promtool(&["test", "rules", &file.display().to_string()]);
+}
+
+/// How many replicas the controller of a `HorizontalPodAutoscaler` wants by an answer: of pods without a value it assumes
+/// that they are at their target, on the way down; without any value it does nothing.
+fn wanted(answer: &[Sample], replicas: usize, target: f64) -> usize {
+    if answer.is_empty() {
+        return replicas;
+    }
+    let missing = (replicas - answer.len()) as f64 * target;
+    let sum = answer.iter().map(Sample::value).sum::<f64>() + missing;
+    let ratio = sum / (replicas as f64 * target);
+    let is_near = (ratio - 1.0).abs() <= 0.1;
+    if is_near { replicas } else { (ratio * replicas as f64).ceil() as usize }
+}
+
+/// Another number of cells is another kernel side: what is open is found anew, and is not known for a while.
+#[test]
+fn an_autoscaler_does_not_move_when_the_kernel_side_is_replaced() {
+    let _lock = SystemLock::acquire();
+    let (api, bpffs) = (api(), Bpffs::new());
+    let kubeconfig = api.kubeconfig();
+    let start = |listen: &str, own: &str, cells| {
+        let mut command = Command::new(executable());
+        command.args(["run", "--log-format", "json", "--listen", listen, "--self-listen", own]);
+        command.args(["--node-name", NODE, "--kube"]).arg(&kubeconfig);
+        command.args(["--pin", bpffs.pins(), "--cells", cells, "--settling", "1h"]);
+        Daemon::spawn(&mut command)
+    };
+    let any = "127.0.0.1:0";
+    let old = start(any, any, "4096");
+    let mut deployment = Deployment::start(&api, &old);
+    let here = Agent::of(&old, "node-a");
+    let (listen, own) = (here.workloads.to_string(), here.own.to_string());
+    let prometheus = Prometheus::start(&[here]);
+    prometheus.wait_for_targets("observer", 1);
+    let queries = ["config.yaml", "users-rule.yaml"].map(|file| adapter_query(file, &deployment));
+    let replicas = deployment.replicas.len();
+    let target = deployment.held().values().sum::<u64>() as f64 / replicas as f64;
+    for query in &queries {
+        prometheus.wait_until(query, |answer| by_pod(answer) == deployment.held());
+    }
+
+    old.stop();
+    let new = start(&listen, &own, "8192");
+    let stands = |until: &str| {
+        prometheus.wait_until(until, |samples| {
+            for query in &queries {
+                let answer = prometheus.query(query);
+                assert_eq!(wanted(&answer, replicas, target), replicas, "{answer:#?}");
+            }
+            !samples.is_empty()
+        });
+    };
+    // Those with connections are not known; the third is, and tells nothing about the others.
+    stands(r#"count(count_over_time(observer_pod_withheld{reason="incomplete"}[1m]) >= 4) == 2"#);
+    for query in queries.iter().chain([&keda_query(&deployment)]) {
+        assert!(prometheus.query(query).is_empty(), "{query}");
+    }
+    deployment.replicas.clear();
+    new.stop();
 }
 
 /// Names that a cgroup can have and that a careless exporter breaks on.
