@@ -60,11 +60,12 @@ struct Busy {
     daemon: Daemon,
     _drivers: Vec<Driver>,
     _servers: Vec<Server>,
-    _cgroup: TestCgroup,
+    _cgroups: [TestCgroup; 2],
 }
 
 impl Busy {
     fn start(args: &[&str], prefix: &str) -> Self {
+        let clients = TestCgroup::new("observer-endpoints-clients");
         let cgroup = TestCgroup::pod(
             "0b5e7e00-e4d0-4e4d-a001-000000000001",
             "e4d0000000000000000000000000000000000000000000000000000000000001",
@@ -75,15 +76,15 @@ impl Busy {
         for protocol in Protocol::ALL {
             let server = Server::start(protocol, ([127, 0, 0, 1], 0).into(), &cgroup, None);
             let drive = Drive { short: 10, long: 3, ..Drive::new(protocol, server.addr) };
-            let mut driver = Driver::start(&drive, &cgroup, None);
+            let mut driver = Driver::start(&drive, &clients, None);
             driver.ready();
             servers.push(server);
             drivers.push(driver);
         }
         let pod = [("pod", "0b5e7e00-e4d0-4e4d-a001-000000000001")];
         let active = format!("{prefix}tcp_connections_active");
-        daemon.wait_for(PATIENCE, &[Expected::sum(&active, &pod, 4 * 2 * 3)]);
-        Self { daemon, _drivers: drivers, _servers: servers, _cgroup: cgroup }
+        daemon.wait_for(PATIENCE, &[Expected::sum(&active, &pod, 4 * 3)]);
+        Self { daemon, _drivers: drivers, _servers: servers, _cgroups: [clients, cgroup] }
     }
 }
 

@@ -202,6 +202,12 @@ impl Names {
         self.pods.get(uid).map(|known| &known.pod.workload)
     }
 
+    /// The ports of a pod that do not count for whether its connections can be read.
+    #[must_use]
+    pub fn readable(&self, uid: &str) -> &[u16] {
+        self.pods.get(uid).map_or(&[], |known| &known.pod.readable)
+    }
+
     /// Whether the pod has a name.
     #[must_use]
     pub fn knows(&self, uid: &str) -> bool {

@@ -79,9 +79,8 @@ impl Judge {
         for (identity, cell) in shown.series.iter().chain(&shown.folded) {
             if let Some(uid) = identity.pod_uid.as_deref() {
                 let seen = pods.entry(uid).or_default();
-                let readable = names.and_then(|names| names.pod(uid)).map(|(pod, _)| &pod.readable);
                 let is_left_out = self.terms.left_out.contains(&cell.port)
-                    || readable.is_some_and(|ports| ports.contains(&cell.port));
+                    || names.is_some_and(|names| names.readable(uid).contains(&cell.port));
                 if !is_left_out {
                     see(seen, cell);
                 }
