@@ -142,3 +142,121 @@ fn see(seen: &mut Evidence, cell: &CellSnapshot) {
         _ => seen.were_readable += came,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use observer_common::counters::Counter;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        attribute::{Pod, Workload, identify},
+        model::Counts,
+    };
+
+    const UID: &str = "57e67067-89e4-4001-bdd4-8632d39ea02b";
+
+    fn cell(
+        role: Role,
+        path: Path,
+        protocol: Protocol,
+        port: u16,
+        words: &[(&Counter, u64)],
+    ) -> CellSnapshot {
+        let mut counts = Counts::default();
+        for (counter, count) in words {
+            counts.words_mut(counter)[0] = *count;
+        }
+        CellSnapshot { cgroup: 1, port, role, protocol, path, counts }
+    }
+
+    fn seen(cells: &[CellSnapshot]) -> Evidence {
+        let mut seen = Evidence::default();
+        cells.iter().for_each(|cell| see(&mut seen, cell));
+        seen
+    }
+
+    #[test]
+    fn cells_tell_what_could_be_read_and_what_is_not_recognised() {
+        use Path::{External, Internal};
+        use Protocol::{Http1, Tcp, Tls, WebSocket};
+        use Role::{Client, Server};
+        let came = |count| [(&slot::ENTERED, count), (&slot::ACTIVE, 1)];
+        let opaque = cell(Server, External, Tls, 443, &came(2));
+        let expected = Evidence { unreadable: 1, were_unreadable: 2, ..Evidence::default() };
+        assert_eq!(seen(&[opaque]), expected);
+        let readable = [
+            cell(Server, External, Http1, 80, &came(3)),
+            cell(Server, Internal, WebSocket, 80, &came(1)),
+        ];
+        assert_eq!(seen(&readable), Evidence { were_readable: 4, ..Evidence::default() });
+        let found = [(&slot::ADOPTED, 5), (&slot::SETTLED, 2)];
+        let older = cell(Server, External, Tcp, 80, &found);
+        assert_eq!(seen(&[older]), Evidence { unrecognised: 3, ..Evidence::default() });
+        let nothing = [
+            cell(Client, External, Tls, 443, &came(2)),
+            cell(Client, External, Tcp, 80, &found),
+            cell(Server, Internal, Tls, 443, &came(2)),
+            cell(Server, External, Tcp, 80, &[(&slot::OPENED, 9)]),
+        ];
+        assert_eq!(seen(&nothing), Evidence::default());
+    }
+
+    #[test]
+    fn a_pod_is_judged_by_its_cgroups_and_told_by_its_name() {
+        let tree = TempDir::new().unwrap();
+        let path = format!("kubepods/pod{UID}/{}", "a".repeat(64));
+        fs::create_dir_all(tree.path().join(&path)).unwrap();
+        let mut cgroups = CgroupIndex::new(tree.path().to_owned());
+        cgroups.refresh().unwrap();
+        let newest = cgroups.of_pods().map(|(id, _)| id).max().unwrap();
+        let oldest = cgroups.of_pods().map(|(id, _)| id).min().unwrap();
+        let now = Instant::now();
+        let judge = |newest_cgroup, visited: &[u64], left_out: &[u16], cells: &[CellSnapshot]| {
+            let visited = visited.iter().copied().collect();
+            let beginning = Beginning { newest_cgroup, visited, ..Beginning::default() };
+            let settling = Duration::from_mins(1);
+            let left_out = left_out.iter().copied().collect();
+            let mut judge = Judge::new(now, Terms { beginning, settling, left_out });
+            let identity = std::sync::Arc::new(identify(&path));
+            let series = cells.iter().map(|cell| (identity.clone(), cell.clone())).collect();
+            let shown = Shown { series, folded: Vec::new() };
+            let mut names = Names::default();
+            names.apply(Pod {
+                uid: UID.to_owned(),
+                name: "web-0".to_owned(),
+                workload: Workload {
+                    namespace: "shop".to_owned(),
+                    kind: "StatefulSet".to_owned(),
+                    name: "web".to_owned(),
+                },
+                running: true,
+                readable: vec![9443],
+                containers: Vec::new(),
+            });
+            let trust = judge.judge(now, &shown, &cgroups, Some(&names));
+            trust.first().map(|pod| {
+                assert_eq!((pod.namespace.as_str(), pod.pod.as_str()), ("shop", "web-0"));
+                (pod.withheld, pod.unread)
+            })
+        };
+        assert_eq!(judge(newest, &[], &[], &[]), Some((Some(Withheld::Settling), None)));
+        assert_eq!(
+            judge(oldest, &[], &[], &[]),
+            Some((Some(Withheld::Settling), None)),
+            "the pod's own is older"
+        );
+        assert_eq!(judge(oldest - 1, &[], &[], &[]), None);
+        assert_eq!(judge(newest, &[newest], &[], &[]), None, "its sockets were seen");
+        let opaque = |port| {
+            let came = [(&slot::ENTERED, 1), (&slot::ACTIVE, 1)];
+            [cell(Role::Server, Path::External, Protocol::Tls, port, &came)]
+        };
+        let blind = Some((Some(Withheld::Blind), Some(1)));
+        assert_eq!(judge(0, &[], &[], &opaque(443)), blind);
+        assert_eq!(judge(0, &[], &[443], &opaque(443)), None, "left out for all");
+        assert_eq!(judge(0, &[], &[443], &opaque(9443)), None, "left out by the pod");
+    }
+}
