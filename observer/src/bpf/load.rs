@@ -205,3 +205,16 @@ fn verdict(error: &ProgramError) -> String {
         None => io_error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use memchr::memmem::find;
+
+    use super::OBJECT;
+
+    #[test]
+    fn the_embedded_object_has_types_and_no_debug_information() {
+        assert!(find(OBJECT, b".BTF.ext").is_some(), "the kernel asks for it");
+        assert!(find(OBJECT, b".debug_").is_none(), "it would be four fifths of the object");
+    }
+}
