@@ -39,6 +39,8 @@ wire_enum! {
         Server = 0 => "server",
         /// The socket connected.
         Client = 1 => "client",
+        /// The connection is older than the programs, nobody listens on its port, and its bytes have not told yet.
+        Unknown = 2 => "unknown",
     }
 }
 

@@ -30,6 +30,8 @@ pub mod phase {
     pub const ABORTING: u32 = 6;
     /// An active open has ended; an error that is reported in the same call tells why, or else the socket's end.
     pub const FAILING: u32 = 7;
+    /// A connection that is older than the programs is being adopted.
+    pub const ADOPTING: u32 = 8;
 }
 
 /// Bits of [`Conn::flags`].
@@ -67,6 +69,11 @@ pub const MAX_FOUND: usize = 65_536;
 /// `Conn::cell` of a connection that is in no cell.
 pub const NO_CELL: u32 = u32::MAX;
 
+/// With [`Role::Server`] in [`Conn::role`]: the connection was adopted when nobody knew whose it is, and turned out to be a
+/// server's. Its streams keep the places that they have had since then, those of a client's: what is called the request
+/// stream is from server to client, and the other way round. One byte tells both, so that it changes at once.
+pub const MIRRORED: u8 = 1 << 7;
+
 /// Per-socket state.
 ///
 /// The first part shares a cache line with eight bytes of the kernel's, which each look-up reads: what every segment reads and
@@ -94,7 +101,7 @@ pub struct Conn {
     pub flags: u32,
     /// The server's port, host order.
     pub port: u16,
-    /// [`Role`].
+    /// [`Role`], and [`MIRRORED`].
     pub role: u8,
     /// [`crate::label::ResetCause`] of the reset we sent.
     pub reset_cause: u8,
@@ -153,7 +160,8 @@ pub const fn direction(role: u8, request: bool) -> usize {
     if is_request(role, RX) == request { RX } else { TX }
 }
 
-/// Whether the client's bytes go in this direction at the socket of `role`.
+/// Whether the client's bytes go in this direction at the socket of `role`. Those of a connection whose role is not known, or
+/// was not when it was adopted ([`MIRRORED`]), have the places that a client's have.
 #[inline(always)]
 #[must_use]
 pub const fn is_request(role: u8, direction: usize) -> bool {
@@ -180,6 +188,7 @@ pub(crate) const fn meaning(hash: Meaning) -> Meaning {
         phase::CLOSED,
         phase::ABORTING,
         phase::FAILING,
+        phase::ADOPTING,
     ];
     let flags = [
         flag::CONFIRMED,

@@ -73,7 +73,7 @@ pub const TABLE_WORDS: usize = 4;
 
 /// Base slots at the start of the table that take what finds no cell of its own, one per role and protocol, whatever the path.
 /// As many slots for ends follow, and then as many for protocols.
-pub const OVERFLOW_CELLS: u32 = 16;
+pub const OVERFLOW_CELLS: u32 = 24;
 /// Slots at the start of the table that are never free.
 pub const RESERVED_SLOTS: u32 = 3 * OVERFLOW_CELLS;
 
@@ -81,7 +81,8 @@ pub const RESERVED_SLOTS: u32 = 3 * OVERFLOW_CELLS;
 #[inline(always)]
 #[must_use]
 pub const fn overflow_cell(role: u8, protocol: u8) -> u32 {
-    ((role as u32 & 1) << 3) | (protocol as u32 & 7)
+    let role = if role < 2 { role as u32 } else { 2 };
+    role << 3 | (protocol as u32 & 7)
 }
 
 /// Whether so much of a table is in use that ports are no longer told apart in new cells: what is left belongs to cgroups that
@@ -163,8 +164,18 @@ counters! {
             level: Level::Standard,
             zeros: Zeros::Attempts(&[Failure::Refused as usize, Failure::TimedOut as usize]),
         };
+        /// Connections that came here because they were recognised in mid-stream.
+        RECOGNISED: 1 => Family {
+            name: "tcp_connections_recognised",
+            help: "Adopted connections whose protocol was recognised in mid-stream.",
+            rows: Rows::Series,
+            level: Level::Standard,
+            zeros: Zeros::None,
+        };
         /// Nothing.
-        ROOM_2: 4;
+        ROOM_2: 1;
+        /// Nothing.
+        ROOM_3: 2;
         /// Lifetimes of the connections that ended here, adopted ones left out.
         LIFETIME: 1 histogram &LIFETIMES => Family {
             name: "tcp_connection_duration_seconds",

@@ -8,7 +8,7 @@
 use observer_common::{
     counters::Counter,
     label::{Path, Reason},
-    protocol::Protocol,
+    protocol::{Protocol, http1::exchange::Facts},
     wire::{
         conn::{NO_CELL, flag, phase},
         loss::Loss,
@@ -30,7 +30,7 @@ use crate::memory::{atomic, shared::Shared};
 #[inline(always)]
 pub(crate) fn key(conn: Shared, protocol: u8) -> CellKey {
     let path = u8::from(conn.has(flag::INTERNAL)) * Path::Internal as u8;
-    let (cgroup, port, role) = (conn.cgroup(), conn.port(), conn.role());
+    let (cgroup, port, role) = (conn.cgroup(), conn.port(), conn.plain_role());
     CellKey { cgroup, port, role, protocol, path, zero: 0, state: 0 }
 }
 
@@ -97,6 +97,24 @@ pub(crate) fn transition(conn: Shared, before: u8) {
     }
 }
 
+/// What an adopted connection speaks is settled; it was counted in the cell `found_in` until now.
+#[inline(always)]
+pub(crate) fn settle(found_in: u32) {
+    if let Some(cell) = slots::slot(found_in) {
+        slots::add(cell, &slot::SETTLED, 0, 1);
+    }
+}
+
+/// Moves an adopted connection, whose protocol has been recognised in mid-stream, from the cell that it was found in.
+#[inline(always)]
+pub(crate) fn recognise(conn: Shared, found_in: u32) {
+    settle(found_in);
+    transition(conn, Protocol::Tcp as u8);
+    if let Some(cell) = slots::slot(conn.cell()) {
+        slots::add(cell, &slot::RECOGNISED, 0, 1);
+    }
+}
+
 #[inline(always)]
 fn step(conn: Shared, protocol: u8) {
     // Not a mere look: of this and a birth on another processor one must see what the other has written.
@@ -132,8 +150,28 @@ pub(crate) fn close(conn: Shared, reason: Reason, now: u64) -> bool {
         return false;
     };
     conn.set_phase(phase::CLOSED);
+    if conn.has(flag::ADOPTED) {
+        leave_unsettled(conn, cell);
+    }
     end(conn, cell, reason, now);
     true
+}
+
+/// An adopted connection is over; of what it has spoken nothing is expected any more.
+#[inline(always)]
+fn leave_unsettled(conn: Shared, cell: *mut Slot) {
+    // Somebody may write another byte of the facts at the same time.
+    for _ in 0..4 {
+        let word = conn.facts_word();
+        let facts = Facts::from_word(word);
+        if facts.guessing == 0 {
+            return;
+        }
+        if conn.swap_facts(word, Facts { guessing: 0, ..facts }) {
+            slots::add(cell, &slot::SETTLED, 0, 1);
+            return;
+        }
+    }
 }
 
 /// Takes the connection out of its cell, and says which it was; [`NO_CELL`] if it was in none.

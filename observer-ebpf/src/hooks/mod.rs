@@ -3,6 +3,7 @@
 mod adopt;
 pub(crate) mod callbacks;
 mod error;
+mod older;
 mod reconcile;
 mod reset;
 mod segment;

@@ -92,14 +92,20 @@ fn segment(ctx: &SkBuffContext, direction: usize) {
     // SAFETY: the socket of the packet.
     let known = unsafe { storage::get(sk.cast()) };
     let connects = direction == TX && segment.flags & (packet::SYN | packet::ACK) == packet::SYN;
-    let Some(conn) = known.or_else(|| if connects { first(sk) } else { None }) else { return };
+    let Some(conn) = known.or_else(|| if connects { first(sk) } else { None }) else {
+        if segment.payload != 0 && !tells {
+            job(&segment, direction == TX).begin(skb);
+            job::call(ctx, program::ADOPT);
+        }
+        return;
+    };
     if tells {
         control(conn, sk, &segment, direction);
     }
     if conn.phase() != phase::COUNTED || !conn.has(flag::ADDRESSED) {
         catch_up(skb, conn, sk, &segment, direction);
     }
-    if conn.phase() == phase::CLOSED {
+    if matches!(conn.phase(), phase::CLOSED | phase::ADOPTING | phase::NEW) {
         return;
     }
     if segment.payload != 0 {
@@ -175,6 +181,9 @@ fn catch_up(
     segment: &Segment,
     direction: usize,
 ) {
+    if matches!(conn.phase(), phase::NEW | phase::ADOPTING) {
+        return;
+    }
     if matches!(conn.phase(), phase::LISTENER | phase::CONNECTING) {
         // SAFETY: `state` is readable on every kind of socket.
         let state = unsafe { (*sk).state };
@@ -268,13 +277,19 @@ fn payload(
 
 /// The first segment of a stream.
 #[inline(always)]
-fn synchronise(claimed: &mut Claimed, sk: *mut bpf_sock, segment: &Segment, direction: usize) {
+pub(super) fn synchronise(
+    claimed: &mut Claimed,
+    sk: *mut bpf_sock,
+    segment: &Segment,
+    direction: usize,
+) {
     let mut next_seq = segment.seq;
-    if direction == RX {
-        // The first segment to arrive need not be the first of the stream; TCP has taken none before it.
+    if direction == RX || claimed.conn().has(flag::ADOPTED) {
+        // The first segment to arrive need not be the first of the stream; TCP has taken none before it. The first that an
+        // adopted connection sends may be sent again.
         // SAFETY: the socket of the packet; the helper returns null for what is not TCP.
         if let Some(tcp) = unsafe { bpf_tcp_sock(sk).as_ref() } {
-            next_seq = tcp.rcv_nxt;
+            next_seq = if direction == RX { tcp.rcv_nxt } else { tcp.snd_nxt };
         }
     }
     claimed.set_next_seq(next_seq);

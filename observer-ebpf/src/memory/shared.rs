@@ -161,6 +161,18 @@ impl Shared {
         }
     }
 
+    /// The [`observer_common::label::Role`] alone: [`Self::role`] tells where the streams are, too.
+    #[inline(always)]
+    pub(crate) fn plain_role(self) -> u8 {
+        self.role() & !conn::MIRRORED
+    }
+
+    /// Whether a stream is the client's, whatever it is called.
+    #[inline(always)]
+    pub(crate) fn is_clients(self, request: bool) -> bool {
+        request != (self.role() & conn::MIRRORED != 0)
+    }
+
     /// Which stream goes in this direction at this socket: true for the client's bytes.
     #[inline(always)]
     pub(crate) fn is_request(self, direction: usize) -> bool {

@@ -18,6 +18,16 @@ const AF_INET: u32 = 2;
 /// Third word of an IPv4-mapped IPv6 address.
 const MAPPED: u32 = 0xffff_u32.to_be();
 
+/// The server's port; 0 where nobody knows who that is.
+#[inline(always)]
+fn servers_port(conn: Shared) -> u16 {
+    match conn.plain_role() {
+        role if role == Role::Server as u8 => conn.local_port(),
+        role if role == Role::Client as u8 => conn.peer_port(),
+        _ => 0,
+    }
+}
+
 /// Takes cgroup, ports and addresses from the socket, and its path from a segment in `direction` whose TCP header is at `tcp`.
 #[inline(always)]
 pub(crate) fn introduce(
@@ -68,8 +78,7 @@ pub(crate) fn introduce(
     if !conn.has(flag::CONFIRMED) {
         // SAFETY: the socket of the packet.
         conn.set_cgroup(unsafe { bpf_sk_cgroup_id(sk.cast()) });
-        let server = conn.role() == Role::Server as u8;
-        conn.set_port(if server { conn.local_port() } else { conn.peer_port() });
+        conn.set_port(servers_port(conn));
         let opens = seen == phase::CONNECTING;
         if path::is_internal(skb, sk, tcp, direction, opens) {
             conn.mark(flag::INTERNAL);

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use observer_common::{
     label::{Failure, Reason, ResetCause, Role, Timeout},
     protocol::{
-        Protocol,
+        Protocol, guess,
         http1::exchange::{self, Facts},
     },
     stream::{Parser, Stream, order},
@@ -61,16 +61,39 @@ fn renew(conn: Shared, role: Role) {
     conn.set_error_ns(0);
     conn.set_retransmits(0);
     conn.set_reset_cause(0);
-    begin_streams(conn);
+    begin_streams(conn, Facts::default(), exchange::begin());
 }
 
 /// Nothing has been seen of either stream.
 #[inline(always)]
-fn begin_streams(conn: Shared) {
-    conn.set_facts(Facts::default());
-    let [request, response] = exchange::begin();
+fn begin_streams(conn: Shared, facts: Facts, [request, response]: [Parser; 2]) {
+    conn.set_facts(facts);
     begin_stream(conn, true, request);
     begin_stream(conn, false, response);
+}
+
+/// Makes `conn`, which is fresh, the state of a connection that is older than the programs, whose addresses are to be filled in;
+/// false if somebody else is about to do so.
+#[inline(always)]
+pub(crate) fn adopting(conn: Shared, role: Role) -> bool {
+    if !conn.advance(phase::NEW, phase::ADOPTING) {
+        return false;
+    }
+    conn.set_role(role as u8);
+    conn.set_cell(NO_CELL);
+    conn.mark(flag::ADOPTED);
+    // SAFETY: no arguments.
+    conn.set_born_ns(unsafe { bpf_ktime_get_ns() });
+    begin_streams(conn, exchange::adopted(), [guess::begin(), guess::begin()]);
+    true
+}
+
+/// The state that [`adopting`] has begun is complete. The end of a connection that has ended in between is counted when its
+/// socket goes.
+#[inline(always)]
+pub(crate) fn adopted(conn: Shared) {
+    conn.advance(phase::ADOPTING, phase::ESTABLISHED);
+    transitions::adopt(conn);
 }
 
 /// Clears a stream word by word: as a whole it would take room on the stack.
@@ -97,7 +120,7 @@ pub(crate) fn listening(conn: Shared, cgroup: u64, port: u16, internal: bool) {
     conn.set_port(port);
     conn.set_role(Role::Server as u8);
     conn.set_flags(flag::CONFIRMED | if internal { flag::INTERNAL } else { 0 });
-    begin_streams(conn);
+    begin_streams(conn, Facts::default(), exchange::begin());
     conn.set_cell(slots::find_or_make(transitions::key(conn, Protocol::Tcp as u8)));
     // Last: a child that is born from now on finds all of it. Nobody else may have been faster with something else.
     conn.advance(phase::NEW, phase::LISTENER);

@@ -30,9 +30,8 @@ pub(crate) fn read(skb: *mut __sk_buff, claimed: &mut Claimed) -> bool {
     match parser.mode {
         mode::OFF => true,
         mode::WEBSOCKET => frames(skb, claimed),
-        mode::HTTP1 if claimed.is_request() && parser.state == http1::REQUEST_BODY => {
-            request(skb, claimed)
-        }
+        // Only a client's stream is in this state.
+        mode::HTTP1 if parser.state == http1::REQUEST_BODY => request(skb, claimed),
         _ => false,
     }
 }

@@ -24,6 +24,7 @@ use observer_common::{
 };
 
 use super::{
+    adopted::{self, guess},
     claim::Claimed,
     job::{self, Job, Why},
     kept::{self, KeptBytes},
@@ -31,10 +32,7 @@ use super::{
     packet::Packet,
     scratch::{Chunk, Scratches, length},
 };
-use crate::{
-    accounting::{add::ProtocolBlock, transitions},
-    memory::shared::Shared,
-};
+use crate::accounting::{add::ProtocolBlock, transitions};
 
 const PASS: i32 = 1;
 /// WebSocket frames that one run follows in a packet: 27 runs get through the largest one, of 64 KiB, if its frames have three
@@ -92,12 +90,17 @@ parser! {
 }
 
 parser! {
+    /// What the bytes of an adopted connection are, and of one that was lost track of.
+    parse_guess, parse_guess_small, parse_guess_large => guess
+}
+
+parser! {
     /// The header of the PROXY protocol, version 2.
     parse_proxy, parse_proxy_small, parse_proxy_large => proxy_header
 }
 
 #[inline(always)]
-fn claimed(ctx: &SkBuffContext) -> Option<Claimed> {
+pub(super) fn claimed(ctx: &SkBuffContext) -> Option<Claimed> {
     Some(Claimed::held(order::state(ctx)?, Job::is_request(ctx.skb.skb)))
 }
 
@@ -122,30 +125,30 @@ fn conclude(claimed: &mut Claimed, run: Run) -> Outcome {
     let (conn, request) = (claimed.conn(), claimed.is_request());
     let mut outcome = Outcome { rest_is_void: true, order: ask::NONE };
     let before = *claimed.parser();
+    let cell = conn.cell();
     // The other stream may change the facts at the same time; it does so once or twice in a connection.
     for _ in 0..2 {
         let word = conn.facts_word();
         let old = Facts::from_word(word);
         let mut facts = old;
         let mut parser = before;
-        outcome = exchange::conclude(request, &mut parser, &mut facts, run);
+        let is_clients = adopted::is_clients(conn, request, old);
+        outcome = exchange::conclude(is_clients, &mut parser, &mut facts, run);
         if facts == old || conn.swap_facts(word, facts) {
             *claimed.parser() = parser;
-            settle(conn, request, old.protocol, facts.protocol, outcome);
+            if outcome.order != ask::NONE {
+                conn.ask(!request, outcome.order);
+            }
+            if old.guessing != facts.guessing {
+                adopted::tell_role(conn, is_clients == request);
+                transitions::recognise(conn, cell);
+            } else if old.protocol != facts.protocol {
+                transitions::transition(conn, old.protocol);
+            }
             break;
         }
     }
     outcome
-}
-
-#[inline(always)]
-fn settle(conn: Shared, request: bool, before: u8, found: u8, outcome: Outcome) {
-    if outcome.order != ask::NONE {
-        conn.ask(!request, outcome.order);
-    }
-    if before != found {
-        transitions::transition(conn, before);
-    }
 }
 
 #[inline(always)]

@@ -26,8 +26,11 @@ mod sockets;
 
 use sockets::Socket;
 
-/// Twice: a socket that moves between the kernel's tables during a dump may be left out of it.
+/// At least so often: a socket that moves between the kernel's tables during a dump may be left out of it.
 const PASSES: u32 = 2;
+/// And until all that is listed has been met by the iterator, which before Linux 6.16 may skip sockets when it is resumed, but no
+/// more often than this: among very many short connections some are always gone by then.
+const MAX_PASSES: u32 = 16;
 
 /// Where connections from before the start were looked for.
 #[derive(Debug, Default)]
@@ -43,12 +46,22 @@ pub struct Visit {
 pub fn adopt_all(mut adopter: Adopter<'_>, number: impl Fn(u64) -> Option<u64> + Sync) -> Visit {
     let (mut found, mut cgroups) = (HashSet::new(), HashSet::new());
     let visited = namespaces::visit_all(|| {
-        for _ in 0..PASSES {
+        let mut missed = 0;
+        for pass in 0..MAX_PASSES {
             let sockets = sockets::dump()?;
             cgroups.extend(sockets.iter().map(|socket| socket.cgroup));
             let existing = existing(&sockets, &client_ports(), &number);
             found.extend(existing.iter().map(|socket| socket.cookie));
-            adopter.adopt(&existing).context("the kernel's iterator failed")?;
+            missed = adopter.adopt(&existing).context("the kernel's iterator failed")?;
+            if missed == 0 && pass + 1 >= PASSES {
+                break;
+            }
+        }
+        if missed != 0 {
+            info!(
+                connections = missed,
+                "the kernel lists connections that are adopted once they speak"
+            );
         }
         Ok(())
     });

@@ -125,6 +125,7 @@ pub fn sentence(whose: &Ends, cluster: Cluster) -> String {
         (Side::Peer, Role::Client) => {
             "from the peer: a timeout of the server, or of a proxy before it"
         }
+        (Side::Peer, Role::Unknown) => "from the peer, whichever end that is",
         (Side::Local, _) => "by a reset from here: a timeout of its own",
     };
     format!(

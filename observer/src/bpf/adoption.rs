@@ -14,6 +14,7 @@ use aya::{
 use nix::time::{ClockId, clock_gettime};
 use observer_common::{
     label::{Path, Role},
+    protocol::{guess, http1::exchange},
     stream::Stream,
     wire::conn::{Conn, MAX_FOUND, NO_CELL, flag, phase},
 };
@@ -70,22 +71,25 @@ pub struct Adopter<'a> {
 
 impl Adopter<'_> {
     /// Gives the sockets of the calling thread's network namespace their state, if they are among `existing` and have
-    /// none.
+    /// none. How many of them the iterator has not met: it has skipped them, or they are gone.
     ///
     /// # Errors
     /// If the kernel refuses; what has been adopted until then stays.
-    pub fn adopt(&mut self, existing: &[Existing]) -> Result<(), AdoptionError> {
+    pub fn adopt(&mut self, existing: &[Existing]) -> Result<usize, AdoptionError> {
+        let mut missed = 0;
         for part in existing.chunks(MAX_FOUND) {
             for socket in part {
                 self.found.insert(socket.cookie, State(state(socket)), 0)?;
             }
             let outcome = self.run();
             for socket in part {
+                let met = self.found.get(&socket.cookie, 0)?.0.phase != phase::ESTABLISHED;
+                missed += usize::from(!met);
                 self.found.remove(&socket.cookie)?;
             }
             outcome?;
         }
-        Ok(())
+        Ok(missed)
     }
 
     fn run(&mut self) -> Result<(), AdoptionError> {
@@ -109,7 +113,7 @@ fn state(socket: &Existing) -> Conn {
         cookie: socket.cookie,
         cgroup: socket.cgroup,
         born_ns: now,
-        facts: 0,
+        facts: exchange::adopted().word(),
         rtt_ns: 0,
         cell: NO_CELL,
         retransmits: 0,
@@ -127,9 +131,9 @@ fn state(socket: &Existing) -> Conn {
         kept: [0; 2],
         fin_seq: 0,
         room_1: [0; 3],
-        request: Stream { payload_ns, ..Stream::default() },
+        request: Stream { payload_ns, parser: guess::begin(), ..Stream::default() },
         room_2: [0; 4],
-        response: Stream::default(),
+        response: Stream { parser: guess::begin(), ..Stream::default() },
         closed_ns: 0,
         error_ns: 0,
         syn_ns: 0,

@@ -143,6 +143,24 @@ pub const PROBES: &[Probe] = &[
         tells: "protocols behind a PROXY header, in large kept segments",
     },
     Probe {
+        program: "parse_guess",
+        hook: Hook::Parser(mode::GUESS as u32),
+        need: Need::Mandatory,
+        tells: "protocols of connections that were open before the start",
+    },
+    Probe {
+        program: "parse_guess_small",
+        hook: Hook::Parser(program::OF_SMALL + mode::GUESS as u32),
+        need: Need::Mandatory,
+        tells: "protocols of connections that were open before the start, in kept segments",
+    },
+    Probe {
+        program: "parse_guess_large",
+        hook: Hook::Parser(program::OF_LARGE + mode::GUESS as u32),
+        need: Need::Mandatory,
+        tells: "protocols of connections that were open before the start, in large kept segments",
+    },
+    Probe {
         program: "keep_segment",
         hook: Hook::Parser(program::KEEP),
         need: Need::Mandatory,
@@ -159,6 +177,18 @@ pub const PROBES: &[Probe] = &[
         hook: Hook::Parser(program::ORDER),
         need: Need::Mandatory,
         tells: "segments out of order, retransmissions",
+    },
+    Probe {
+        program: "conclude_guess",
+        hook: Hook::Parser(program::CONCLUDE),
+        need: Need::Mandatory,
+        tells: "whether both directions agree on what a connection from before the start speaks",
+    },
+    Probe {
+        program: "adopt_segment",
+        hook: Hook::Parser(program::ADOPT),
+        need: Need::Mandatory,
+        tells: "connections that were open before the start, once they speak",
     },
     Probe {
         program: "socket_callback",

@@ -131,6 +131,19 @@ pub(super) static DERIVED: &[Family] = &[
         }),
     },
     Family {
+        name: "tcp_connections_unrecognised",
+        kind: Kind::Gauge,
+        help: "Adopted connections of which it is not known yet what they speak. They are among the active.",
+        level: Level::Standard,
+        samples: Samples::Series(|out, row| {
+            let adopted = row.counts.one(&slot::ADOPTED);
+            if adopted != 0 {
+                let settled = row.counts.one(&slot::SETTLED);
+                out.sample(&row.without_protocol(), &[], None, adopted.saturating_sub(settled));
+            }
+        }),
+    },
+    Family {
         name: "tcp_connections_identified",
         kind: Kind::Counter,
         help: "Connections found to speak a protocol. One that changes, from HTTP/1 to WebSocket, counts for both.",

@@ -73,7 +73,8 @@ pub(super) fn rows(
         if key.role == Role::Server && key.path == Path::External && begin(counts) {
             takes_users.insert(of);
         }
-        if key.protocol != protocol {
+        // Of a role that is not known yet nobody can say whose users they are.
+        if key.protocol != protocol || key.role == Role::Unknown {
             continue;
         }
         let (_, hops) = containers.entry(of).or_insert_with(|| (&key.identity, Hops::default()));
@@ -82,7 +83,7 @@ pub(super) fn rows(
             (Role::Client, Path::Internal) => hops.inside.add(counts),
             (Role::Client, Path::External) => hops.opened.add(counts),
             // The other end has them as well.
-            (Role::Server, Path::Internal) => {}
+            (Role::Server, Path::Internal) | (Role::Unknown, _) => {}
         }
         hops.serves |= (key.role, key.path) != (Role::Client, Path::External);
     }

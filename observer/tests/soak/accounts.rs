@@ -72,7 +72,7 @@ pub(crate) struct Account {
     /// What the connections are taken for, one after the other; plain tcp if for nothing.
     pub(crate) taken_for: &'static [&'static str],
     pub(crate) opened: u64,
-    /// They were opened before the daemon started, which then takes them for tcp.
+    /// They were opened before the daemon started.
     pub(crate) adopted: bool,
     pub(crate) closed: Closed,
     /// WebSocket messages received and sent, of a server.
@@ -83,7 +83,7 @@ impl Account {
     /// All series that are not zero.
     fn series(&self) -> BTreeMap<String, u64> {
         let Self { role, opened, .. } = self;
-        let taken_for = if self.adopted { &[] } else { self.taken_for };
+        let taken_for = self.taken_for;
         let (closed, last) = (self.closed.count(), taken_for.last().copied().unwrap_or("tcp"));
         let active = opened - closed;
         let (began, lasted) =
@@ -104,8 +104,7 @@ impl Account {
             series.insert(format!("{last}_connections_total"), *opened);
             series.insert(format!("{last}_connections_active"), active);
         }
-        let messages = if self.adopted { [0; 2] } else { self.messages };
-        for (direction, count) in ["received", "sent"].into_iter().zip(messages) {
+        for (direction, count) in ["received", "sent"].into_iter().zip(self.messages) {
             series.insert(format!("messages {direction}"), count);
         }
         series.retain(|_, count| *count != 0);

@@ -275,6 +275,8 @@ impl Stage {
         self.watch = Watch::default();
         carried.iter_mut().for_each(Held::adopt);
         self.check(&daemon, &carried);
+        carried.iter_mut().for_each(Held::recognise);
+        self.check(&daemon, &carried);
         carried.iter_mut().for_each(Held::talk);
         let mut groups = self.groups();
         groups.iter_mut().for_each(Held::up);
