@@ -1,5 +1,6 @@
 //! The version of everything that two builds must agree on to share what is pinned in bpffs: the layout of the shared types,
-//! the geometry of the maps, and the meaning of every stored number. Not the code of the programs.
+//! the geometry of the maps, and the meaning of every stored number. Not the code of the programs, and nothing that belongs
+//! to one build alone: tables of parsers, what one program hands to the next, records.
 //!
 //! It is a hash that the compiler makes of the declarations themselves: there is no number to be raised, and none to be
 //! forgotten.
@@ -11,6 +12,6 @@ pub const ABI: u64 = {
     let hash = crate::wire::slot::meaning(Meaning::NONE);
     let hash = crate::wire::conn::meaning(crate::protocol::meaning(hash));
     let hash = crate::wire::loss::meaning(crate::label::meaning(hash));
-    let hash = crate::wire::event::meaning(crate::stream::meaning(hash));
+    let hash = crate::wire::kept::meaning(crate::stream::meaning(hash));
     crate::wire::replica::meaning(hash).value()
 };
