@@ -198,8 +198,8 @@ pub struct RunArgs {
     pub simulate_empty: bool,
 
     /// Load the programs of another build, whose code is other and which count the same (tests).
-    #[arg(long, hide = true)]
-    pub simulate_build: bool,
+    #[arg(long, value_name = "NUMBER", hide = true)]
+    pub simulate_build: Option<u32>,
 
     /// Die at this step of an update (tests).
     #[arg(long, value_name = "STEP", hide = true)]

@@ -53,8 +53,8 @@ pub struct Config {
     pub simulate_lacking: Vec<String>,
     /// Whether the programs return at once.
     pub simulate_empty: bool,
-    /// Whether the programs are those of another build.
-    pub simulate_build: bool,
+    /// Another build to pretend.
+    pub simulate_build: Option<u32>,
     /// The step of an update at which to die.
     pub simulate_death: Option<u32>,
     /// Time between two reconciliations of the sockets.

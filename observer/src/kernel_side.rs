@@ -45,12 +45,13 @@ impl KernelSide {
 fn pinned(pins: &Pins, options: &Options<'_>, cgroup_root: &Path) -> anyhow::Result<KernelSide> {
     let fingerprint = bpf::fingerprint(options, cgroup_root);
     if let Some((mut probes, origin)) = pins.take_over(&fingerprint, options, cgroup_root)? {
-        match origin {
-            Origin::Updated => info!(
+        if origin == Origin::Updated {
+            info!(
                 fingerprint,
                 "took over the kernel side of an earlier observer, with the programs of this build in the place of its own"
-            ),
-            _ => info!(fingerprint, "took over the kernel side of an earlier observer"),
+            );
+        } else {
+            info!(fingerprint, "took over the kernel side of an earlier observer");
         }
         probes.want_records(false).context("cannot use the kernel side of an earlier observer")?;
         return Ok(KernelSide { probes, origin, log: None, visited: HashSet::new() });

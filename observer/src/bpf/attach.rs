@@ -160,6 +160,15 @@ impl Shared {
         Ok(())
     }
 
+    /// The size of the table.
+    pub(super) fn cells(&self) -> Result<u32, LoadError> {
+        let Some((_, Map::Array(slots))) = self.maps.iter().find(|(name, _)| *name == "SLOTS")
+        else {
+            return Err(not_there("SLOTS"));
+        };
+        Ok(slots.info().map_err(|error| map_error("SLOTS", &error))?.max_entries())
+    }
+
     /// The array of a tracepoint's dispatcher.
     pub(super) fn array(&self, tracepoint: &str) -> io::Result<BorrowedFd<'_>> {
         let of = DISPATCHERS.iter().find(|dispatcher| dispatcher.tracepoint == tracepoint);

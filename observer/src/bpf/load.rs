@@ -87,7 +87,7 @@ pub(super) fn load_with(options: &Options<'_>, shared: Option<&Path>) -> Result<
         KernelLog::Debug => aya_log::Level::Debug as u8,
     };
     let empty = u8::from(options.simulate_empty);
-    let detour = u8::from(options.simulate_build);
+    let detour = u8::from(options.simulate_build.is_some());
     let mut loader = EbpfLoader::new();
     for name in SHARED {
         if let Some(directory) = shared {

@@ -127,8 +127,8 @@ pub struct Options<'a> {
     pub simulate_lacking: &'a [String],
     /// Whether the programs return at once.
     pub simulate_empty: bool,
-    /// Whether the programs are those of another build.
-    pub simulate_build: bool,
+    /// Another build to pretend: its programs are other code that counts the same.
+    pub simulate_build: Option<u32>,
     /// The step of an update at which to die.
     pub simulate_death: Option<u32>,
     /// ABI version to pretend.

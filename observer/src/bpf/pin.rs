@@ -5,8 +5,8 @@
 //!   FINGERPRINT/    whole or not there: it is pinned as `new-FINGERPRINT` and renamed; see `side.rs`
 //! ```
 //!
-//! The fingerprint stands for everything that two daemons must agree on to share the kernel's state: the ABI, the size of
-//! the table, and where programs are attached. What bears the same fingerprint goes on: as it stands if the programs are the
+//! The fingerprint stands for everything that two daemons must agree on to share the kernel's state: the ABI, and where
+//! programs are attached. What bears the same fingerprint goes on: as it stands if the programs are the
 //! same, too, and else with the new programs in the place of the old ones ([`super::update`]). What bears another one is
 //! replaced.
 
@@ -197,6 +197,15 @@ impl Pins {
                 return Ok(None);
             }
         };
+        let cells = shared.cells()?;
+        if cells != options.cells {
+            warn!(
+                cells,
+                asked_for = options.cells,
+                "the table stays as large as it is: --cells is for a new one, after `observer detach`"
+            );
+        }
+        let options = &Options { cells, ..options.clone() };
         let ours = build(options);
         let as_it_stands = match &builds[..] {
             [one] if one.starts_with(&ours) => side.open_build(one).map(Some),
@@ -206,16 +215,14 @@ impl Pins {
             warn!(error = causes(&*error), "the programs that are pinned cannot be used");
             None
         });
-        let (shared, build, origin) = match as_it_stands {
-            Some(build) => (shared, build, Origin::TakenOver),
-            None => {
-                let loaded = load_with(options, Some(&side.maps()))?;
-                let mut steps = Steps::until(options.simulate_death);
-                let name = free_name(&ours, &builds);
-                let (shared, build) =
-                    update(&side, shared, loaded, &name, cgroup_root, &mut steps)?;
-                (shared, build, Origin::Updated)
-            }
+        let (shared, build, origin) = if let Some(build) = as_it_stands {
+            (shared, build, Origin::TakenOver)
+        } else {
+            let loaded = load_with(options, Some(&side.maps()))?;
+            let mut steps = Steps::until(options.simulate_death);
+            let name = free_name(&ours, &builds);
+            let (shared, build) = update(&side, shared, loaded, &name, cgroup_root, &mut steps)?;
+            (shared, build, Origin::Updated)
         };
         let probes = Probes::new(shared, build, true, side.since())?;
         // Whatever else an interrupted start has left counts for nobody.
@@ -274,11 +281,12 @@ impl Pins {
     }
 }
 
-/// What a daemon started like this shares with others that were started likewise.
+/// What a daemon started like this shares with others that were started likewise. The size of the table is none of it: it is
+/// taken over as it is.
 #[must_use]
 pub fn fingerprint(options: &Options<'_>, cgroup_root: &Path) -> String {
     let root = fs::metadata(cgroup_root).map_or(0, |metadata| metadata.ino());
-    let mut shared = Meaning::NONE.numbers(&[u64::from(options.cells), root]).texts(&SHARED);
+    let mut shared = Meaning::NONE.number(root).texts(&SHARED);
     for hook in PROBES.iter().filter_map(|probe| probe.hook.link()) {
         shared = shared.text(hook);
     }
@@ -288,11 +296,13 @@ pub fn fingerprint(options: &Options<'_>, cgroup_root: &Path) -> String {
 
 /// What a build is called: by its programs, and by what else decides what they do.
 fn build(options: &Options<'_>) -> String {
-    let switches = [options.simulate_empty, options.simulate_build].map(u8::from);
-    let mut build = Meaning::NONE
-        .bytes(OBJECT)
-        .bytes(&switches)
-        .numbers(&[options.kernel_log as u64, u64::from(options.record_buffer)]);
+    let numbers = [
+        u64::from(options.simulate_empty),
+        options.simulate_build.map_or(0, u64::from),
+        options.kernel_log as u64,
+        u64::from(options.record_buffer),
+    ];
+    let mut build = Meaning::NONE.bytes(OBJECT).numbers(&numbers);
     for lacking in options.simulate_lacking {
         build = build.text(lacking);
     }
@@ -303,7 +313,7 @@ fn build(options: &Options<'_>) -> String {
 fn free_name(build: &str, others: &[String]) -> String {
     let name = |number| format!("{build}-{number}");
     let is_free = |name: &String| !others.iter().any(|other| other.ends_with(name.as_str()));
-    (1_u32..).map(name).find(is_free).expect("there are fewer others than numbers")
+    (1..=u32::MAX).map(name).find(is_free).expect("there are fewer others than numbers")
 }
 
 /// Whether a daemon, of whatever version, gives such a name: see [`fingerprint`] and [`NEW`].
@@ -375,7 +385,7 @@ mod tests {
             kernel_log: crate::kernel_log::KernelLog::Off,
             simulate_lacking: &[],
             simulate_empty: false,
-            simulate_build: false,
+            simulate_build: None,
             simulate_death: None,
             abi: None,
         };
