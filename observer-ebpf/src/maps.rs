@@ -11,9 +11,9 @@ use observer_common::{
     wire::{
         conn::{Conn, MAX_FOUND},
         event::ConnRecord,
-        kept::{self, ENTRIES, Kept},
+        kept::{self, ENTRIES, Kept, Note},
         loss::LOSSES,
-        replica::KNOWN_CGROUPS,
+        replica::{Ends, KNOWN_CGROUPS},
         slot::{CGROUPS, CellKey, DEFAULT_SLOTS, Slot, TABLE_WORDS},
     },
 };
@@ -88,15 +88,6 @@ pub(crate) static REPLICAS: HashMap<u64, u64, KNOWN_CGROUPS, { BPF_F_NO_PREALLOC
 #[btf_map]
 pub(crate) static SYNS: LruHashMap<Ends, u32, 1024> = LruHashMap::new();
 
-/// The last four bytes of source and target address, and the ports, as a packet has them.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Ends {
-    pub(crate) source: u32,
-    pub(crate) target: u32,
-    pub(crate) ports: u32,
-}
-
 /// States that the reconciliation has found in all, by the index of the base slot that each is counted in.
 #[btf_map]
 pub(crate) static RECONCILED: Array<u64, MAX_SLOTS, { BPF_F_MMAPABLE as usize }> = Array::new();
@@ -154,19 +145,7 @@ pub(crate) struct Scratch {
 #[btf_map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch, { SCRATCHES as usize }> = PerCpuArray::new();
 
-/// The segment with payload that has just completed a handshake: it has passed the listener's hook, and the child that it
-/// makes is established later in the same softirq, on the same processor, and takes it.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Note {
-    /// Port and last four bytes of the address of the peer.
-    pub(crate) peer: u64,
-    /// The kept segment, its index plus one; 0 without any.
-    pub(crate) kept: u32,
-    /// Whether both ends of what the last handshake on this processor opens are in one pod.
-    pub(crate) internal: u32,
-}
-
+/// See [`Note`].
 #[btf_map]
 pub(crate) static NOTE: PerCpuArray<Note, 1> = PerCpuArray::new();
 

@@ -196,6 +196,14 @@ pub struct RunArgs {
     /// Load programs that return at once: what their hooks cost by themselves (bench).
     #[arg(long, hide = true)]
     pub simulate_empty: bool,
+
+    /// Load the programs of another build, whose code is other and which count the same (tests).
+    #[arg(long, value_name = "NUMBER", hide = true)]
+    pub simulate_build: Option<u32>,
+
+    /// Die at this step of an update (tests).
+    #[arg(long, value_name = "STEP", hide = true)]
+    pub simulate_death: Option<u32>,
 }
 
 /// Where pods get their names from.

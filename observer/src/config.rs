@@ -53,6 +53,10 @@ pub struct Config {
     pub simulate_lacking: Vec<String>,
     /// Whether the programs return at once.
     pub simulate_empty: bool,
+    /// Another build to pretend.
+    pub simulate_build: Option<u32>,
+    /// The step of an update at which to die.
+    pub simulate_death: Option<u32>,
     /// Time between two reconciliations of the sockets.
     pub reconcile_every: Duration,
     /// How long what is over is shown.
@@ -119,6 +123,8 @@ impl Config {
             kernel_log: self.kernel_log,
             simulate_lacking: &self.simulate_lacking,
             simulate_empty: self.simulate_empty,
+            simulate_build: self.simulate_build,
+            simulate_death: self.simulate_death,
             abi: self.simulate_abi,
         }
     }
@@ -180,6 +186,8 @@ impl TryFrom<RunArgs> for Config {
             record_buffer: args.record_buffer,
             simulate_lacking: args.simulate_lacking,
             simulate_empty: args.simulate_empty,
+            simulate_build: args.simulate_build,
+            simulate_death: args.simulate_death,
             reconcile_every: args.reconcile_every,
             show_ended: args.show_ended,
             cell_age: args.cell_age,

@@ -1,4 +1,4 @@
-//! How the daemon comes to its kernel side: made anew, taken over, or replaced.
+//! How the daemon comes to its kernel side: made anew, taken over, updated, or replaced.
 
 use std::{collections::HashSet, path::Path};
 
@@ -44,15 +44,17 @@ impl KernelSide {
 /// What an earlier daemon has left, if it can be used; a new kernel side in its place otherwise.
 fn pinned(pins: &Pins, options: &Options<'_>, cgroup_root: &Path) -> anyhow::Result<KernelSide> {
     let fingerprint = bpf::fingerprint(options, cgroup_root);
-    if let Some(mut probes) = pins.take_over(&fingerprint) {
-        info!(fingerprint, "took over the kernel side of an earlier observer");
+    if let Some((mut probes, origin)) = pins.take_over(&fingerprint, options, cgroup_root)? {
+        if origin == Origin::Updated {
+            info!(
+                fingerprint,
+                "took over the kernel side of an earlier observer, with the programs of this build in the place of its own"
+            );
+        } else {
+            info!(fingerprint, "took over the kernel side of an earlier observer");
+        }
         probes.want_records(false).context("cannot use the kernel side of an earlier observer")?;
-        return Ok(KernelSide {
-            probes,
-            origin: Origin::TakenOver,
-            log: None,
-            visited: HashSet::new(),
-        });
+        return Ok(KernelSide { probes, origin, log: None, visited: HashSet::new() });
     }
     let replaced = pins.clear()?;
     if replaced {
@@ -61,7 +63,7 @@ fn pinned(pins: &Pins, options: &Options<'_>, cgroup_root: &Path) -> anyhow::Res
             "replaced the kernel side of an incompatible observer: its counts end, and what is open is adopted"
         );
     }
-    let side = created(options, cgroup_root, Some((pins, &fingerprint)))?;
+    let side = created(options, cgroup_root, Some((pins, options, &fingerprint)))?;
     let origin = if replaced { Origin::Replaced } else { Origin::Created };
     Ok(KernelSide { origin, ..side })
 }
@@ -69,7 +71,7 @@ fn pinned(pins: &Pins, options: &Options<'_>, cgroup_root: &Path) -> anyhow::Res
 fn created(
     options: &Options<'_>,
     cgroup_root: &Path,
-    pins: Option<(&Pins, &str)>,
+    pins: Option<(&Pins, &Options<'_>, &str)>,
 ) -> anyhow::Result<KernelSide> {
     let loaded = bpf::load(options)?;
     let mut cgroups = CgroupIndex::new(cgroup_root.to_owned());

@@ -14,7 +14,7 @@
 //!   collect  one pass over all of the above            the only place that knows both ends
 //!   export/  series ─▶ Prometheus' formats ─▶ HTTP     the only user of axum, with access/
 //!   access/  who may read it: TLS and bearer tokens    the only user of rustls
-//!   kernel_side             made, taken over or replaced
+//!   kernel_side             made, taken over, updated or replaced
 //!   run, check, detach, preflight, config, cli, logging, output, exit       the program around it
 //! ```
 //!

@@ -103,7 +103,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     let (settling, left_out) = (config.settling, config.readable.clone());
     let terms = Terms { beginning, settling, left_out };
     let mut collector = Collector::new(probes, &cgroup_root, known, times, terms);
-    if origin == Origin::TakenOver {
+    if matches!(origin, Origin::TakenOver | Origin::Updated) {
         collector.take_over().context("cannot read what an earlier observer has counted")?;
     }
     let about = About {

@@ -30,6 +30,9 @@ use crate::test::programs::{self, Program};
 use crate::{cmd, image, soak};
 use busy::Busy;
 
+/// Tests that have a smaller size for the gate have their full one.
+const DEEP: (&str, &str) = ("OBSERVER_TEST_DEEP", "1");
+
 /// What there is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
@@ -129,7 +132,10 @@ fn repetitions(options: &Options, programs: &[Program], directory: &Path) -> Res
         None => thread::available_parallelism()?.get(),
     };
     let _busy = Busy::start(threads);
-    chosen.iter().map(|program| repeat(program, &[ONE_ROUND], options.times, directory)).collect()
+    chosen
+        .iter()
+        .map(|program| repeat(program, &[ONE_ROUND, DEEP], options.times, directory))
+        .collect()
 }
 
 /// The property tests are among the tests of libraries.

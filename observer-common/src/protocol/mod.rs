@@ -39,6 +39,7 @@ macro_rules! protocols {
         /// What the numbers of protocols mean, and the words of their blocks.
         pub(crate) const fn meaning(mut hash: Meaning) -> Meaning {
             hash = http2::meaning(automaton::meaning(hash.texts(Protocol::LABEL.values)));
+            hash = http1::exchange::meaning(hash);
             $($(hash = $block.meaning(hash);)?)+
             hash
         }

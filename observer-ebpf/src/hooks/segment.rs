@@ -24,6 +24,7 @@ use observer_common::{
 
 use crate::{
     accounting::add,
+    detour::detour,
     floor::empty,
     memory::shared::Shared,
     socket::{identity, lifecycle, path, storage},
@@ -269,7 +270,7 @@ fn payload(
     if !request && facts.asked == 0 && facts.unanswered != 0 {
         conn.set_unanswered(0);
     }
-    if inline::read(skb, &mut claimed) {
+    if !detour() && inline::read(skb, &mut claimed) {
         return order::finish(ctx, claimed);
     }
     parsers::proceed(ctx, claimed);

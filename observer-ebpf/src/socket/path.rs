@@ -20,10 +20,10 @@ use aya_ebpf::{
 };
 use observer_common::wire::{
     conn::{RX, TX},
-    replica,
+    replica::{self, Ends},
 };
 
-use crate::maps::{Ends, REPLICAS, SYNS};
+use crate::maps::{REPLICAS, SYNS};
 
 /// The loopback device of every network namespace is its first.
 const LOOPBACK: u32 = 1;

@@ -7,7 +7,7 @@ use observer_common::{
     CHUNK,
     source::Source,
     stream::program,
-    wire::kept::{Kept, LARGE, LARGE_BYTES, PER_STREAM, SMALL, SMALL_BYTES},
+    wire::kept::{Kept, LARGE, LARGE_BYTES, PER_STREAM, SMALL, SMALL_BYTES, UNCOUNTED},
 };
 
 use super::{claim::Claimed, job::Job, packet, scratch::Scratches};
@@ -180,9 +180,6 @@ pub(crate) fn unlink(claimed: &mut Claimed, first: &First) {
     // SAFETY: the claim makes it exclusive.
     unsafe { *count = (*count).saturating_sub(1) };
 }
-
-/// In [`GRAVES`]: the list was handed over, and its length is not known; its entries are still counted as in use.
-const UNCOUNTED: u32 = 1 << 31;
 
 /// Lets go of all of the stream's entries, and of what was handed over. The lists as they are go to where [`reclaim`] finds them:
 /// to walk over them here would be a loop in each program that sees a connection's end.

@@ -14,10 +14,7 @@ use std::{
     time::SystemTime,
 };
 
-use aya::{
-    maps::{Array, Map, MapData, MapError, ProgramArray, RingBuf},
-    programs::links::FdLink,
-};
+use aya::maps::{Array, Map, MapData, MapError, ProgramArray, RingBuf};
 use observer_common::{label::Reason, wire::loss::Loss};
 use thiserror::Error;
 
@@ -31,7 +28,9 @@ mod pin;
 pub mod programs;
 mod reconciliation;
 mod replicas;
+mod side;
 mod sys;
+mod update;
 
 pub use attach::Attached;
 pub use load::{Loaded, load};
@@ -39,9 +38,9 @@ pub use pin::{Origin, PinError, Pins, fingerprint};
 pub use reconciliation::Reconciliation;
 pub use replicas::Replicas;
 
-use attach::Parts;
+use attach::{Build, Shared};
 use cells::{MapMemory, SlotTable};
-use programs::{Hook, PROBES, Probe, RECONCILED};
+use programs::{Dispatcher, Hook, PROBES, Probe, RECONCILED};
 
 use crate::kernel_log::KernelLog;
 
@@ -128,6 +127,10 @@ pub struct Options<'a> {
     pub simulate_lacking: &'a [String],
     /// Whether the programs return at once.
     pub simulate_empty: bool,
+    /// Another build to pretend: its programs are other code that counts the same.
+    pub simulate_build: Option<u32>,
+    /// The step of an update at which to die.
+    pub simulate_death: Option<u32>,
     /// ABI version to pretend.
     pub abi: Option<u32>,
 }
@@ -156,7 +159,10 @@ pub struct Probes {
     pinned: bool,
     since: SystemTime,
     states: Vec<(&'static Probe, ProbeState)>,
-    _links: Vec<(&'static Probe, FdLink)>,
+    _links: Vec<(&'static str, OwnedFd)>,
+    dispatchers: Vec<(&'static Dispatcher, OwnedFd)>,
+    /// Kept open, as the next.
+    _arrays: Vec<(&'static str, Map)>,
     programs: Vec<(&'static Probe, OwnedFd)>,
     /// Kept open: closing the last descriptor of a program array empties it.
     parsers: ProgramArray<MapData>,
@@ -171,14 +177,21 @@ pub struct Probes {
 
 impl Probes {
     /// `since` is when they were not attached yet.
-    fn new(parts: Parts, pinned: bool, since: SystemTime) -> Result<Self, LoadError> {
-        let mut maps = parts.maps;
+    fn new(
+        shared: Shared,
+        build: Build,
+        pinned: bool,
+        since: SystemTime,
+    ) -> Result<Self, LoadError> {
+        let (arrays, mut maps): (Vec<_>, Vec<_>) =
+            shared.maps.into_iter().partition(|(_, map)| matches!(map, Map::ProgramArray(_)));
+        maps.extend(build.maps);
         let mut take = |name: &'static str| {
             let at = maps.iter().position(|(map, _)| *map == name);
             at.map(|at| maps.swap_remove(at).1)
                 .ok_or_else(|| LoadError::Map { map: name, reason: "it is missing".to_owned() })
         };
-        let counts_states = parts.programs.iter().find(|(probe, _)| probe.program == RECONCILED);
+        let counts_states = build.programs.iter().find(|(probe, _)| probe.program == RECONCILED);
         let reconciliation = match counts_states {
             None => None,
             Some((_, program)) => {
@@ -210,9 +223,11 @@ impl Probes {
             records: Some(take("RECORDS")?),
             records_wanted: Array::try_from(take("RECORDS_WANTED")?)
                 .map_err(|error| map_error("RECORDS_WANTED", &error))?,
-            states: parts.states,
-            _links: parts.links,
-            programs: parts.programs,
+            states: build.states,
+            _links: shared.links,
+            dispatchers: shared.dispatchers,
+            _arrays: arrays,
+            programs: build.programs,
         })
     }
 
@@ -264,7 +279,16 @@ impl Probes {
     #[must_use]
     pub fn misses(&self) -> Vec<(&'static Probe, u64)> {
         let hooked = self.programs.iter().filter(|(probe, _)| probe.hook.is_attached());
-        hooked.map(|(probe, fd)| (*probe, recursion_misses(fd).unwrap_or(0))).collect()
+        // What is skipped is what is attached.
+        let attached = |probe: &Probe, fd| {
+            let mut dispatchers = self.dispatchers.iter();
+            let dispatcher =
+                dispatchers.find(|(of, _)| Hook::Tracepoint(of.tracepoint) == probe.hook);
+            dispatcher.map_or(fd, |(_, fd)| fd)
+        };
+        hooked
+            .map(|(probe, fd)| (*probe, recursion_misses(attached(probe, fd)).unwrap_or(0)))
+            .collect()
     }
 
     /// The records of connections; `None` if they are taken already.

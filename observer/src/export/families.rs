@@ -218,7 +218,7 @@ pub(super) static OWN: &[Family] = &[
     Family {
         name: "observer_kernel_side",
         kind: Kind::Info,
-        help: "How this daemon came by its kernel side: `created` at the start, `taken_over` from an earlier daemon, or `replaced` because what an earlier one had left could not be used.",
+        help: "How this daemon came by its kernel side: `created` at the start, `taken_over` from an earlier daemon, `updated` likewise but with the programs of another build in the place of its own, or `replaced` because what an earlier one had left could not be used.",
         level: Level::Core,
         samples: Samples::Own(|out, own| {
             out.own(&[("origin", own.about.origin.label())], 1_u64);

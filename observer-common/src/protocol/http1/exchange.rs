@@ -13,7 +13,10 @@ use super::{
     },
     REQUEST_BODY, RESPONSE_START, upgrade, upgrades,
 };
-use crate::stream::{Parser, flag, mode, order};
+use crate::{
+    meaning::Meaning,
+    stream::{Parser, flag, mode, order},
+};
 
 /// [`Facts::unanswered`] is not known. What asks for an upgrade may then be part of a body that quotes a request: only
 /// the very next response can grant it.
@@ -76,6 +79,12 @@ impl Facts {
             self.unanswered += 1;
         }
     }
+}
+
+/// What the word of the facts means.
+pub(crate) const fn meaning(hash: Meaning) -> Meaning {
+    let each = Facts { protocol: 1, asked: 2, unanswered: 3, before_answer: 4 };
+    hash.number(each.word()).number(UNCOUNTED as u64)
 }
 
 /// What follows from a run of the automaton.
