@@ -174,7 +174,9 @@ mod tests {
 
     fn seen(cells: &[CellSnapshot]) -> Evidence {
         let mut seen = Evidence::default();
-        cells.iter().for_each(|cell| see(&mut seen, cell));
+        for cell in &cells {
+            see(&mut seen, cell);
+        }
         seen
     }
 
