@@ -60,10 +60,10 @@ pub const SMALL: usize = 2_048;
 pub const SMALL_BYTES: usize = 2 * SMALL;
 /// Small blocks: 4 MiB.
 pub const SMALL_BLOCKS: usize = 1_024;
-/// Bytes of a large block: the largest segment but those of BIG TCP.
-pub const LARGE_BYTES: usize = 65_536;
-/// Large blocks: 3 MiB.
-pub const LARGE_BLOCKS: usize = 48;
+/// Bytes of a large block: larger segments are kept in parts.
+pub const LARGE_BYTES: usize = 16_384;
+/// Large blocks: 3.75 MiB.
+pub const LARGE_BLOCKS: usize = 240;
 /// Kept segments of one stream; more lose track.
 pub const PER_STREAM: usize = 256;
 

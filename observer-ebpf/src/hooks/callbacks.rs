@@ -53,10 +53,11 @@ pub(crate) fn socket_callback(ctx: SockOpsContext) -> u32 {
             // SAFETY: the hook's socket.
             if let Some(conn) = unsafe { storage::get(sk) } {
                 // SAFETY: context fields.
-                let (unanswered, received) =
-                    unsafe { ((*ctx.ops).packets_out != 0, (*ctx.ops).bytes_received) };
+                let (unanswered, received, next) = unsafe {
+                    ((*ctx.ops).packets_out != 0, (*ctx.ops).bytes_received, (*ctx.ops).rcv_nxt)
+                };
                 note::forget(conn);
-                settle::received(conn, received);
+                settle::received(conn, received, next);
                 lifecycle::closed(conn, old, unanswered);
             }
         }
@@ -75,7 +76,8 @@ fn established(ctx: &SockOpsContext, accepted: bool) {
     }
     lifecycle::established(conn, if accepted { Role::Server } else { Role::Client });
     if accepted {
-        note::give(conn, peer(ctx));
+        // SAFETY: a context field.
+        note::give(conn, peer(ctx), unsafe { (*ctx.ops).rcv_nxt });
     }
 }
 

@@ -82,9 +82,10 @@ fn begin(
     let Segment { seq, payload, offset, .. } = *segment;
     let job = Job { offset, left: payload, request, seq, kept: 0 };
     job.begin(ctx.skb.skb);
+    let start = segment::start(conn, sk, segment, direction);
     if let Claim::Alone(mut claimed) | Claim::WithInbox(mut claimed) = claim(conn, request) {
         if claimed.parser().flags & flag::SYNCED == 0 {
-            segment::synchronise(&mut claimed, sk, segment, direction);
+            claimed.set_next_seq(start);
         }
         // SAFETY: a context-free helper.
         claimed.set_payload_ns(unsafe { bpf_ktime_get_coarse_ns() });

@@ -29,7 +29,7 @@ use crate::{
     memory::shared::Shared,
     socket::{identity, lifecycle, path, storage},
     stream::{
-        claim::{Claim, Claimed, claim},
+        claim::{Claim, claim},
         inline,
         job::{self, Job, Why},
         kept, note, order,
@@ -144,8 +144,11 @@ fn syn_sent(conn: Shared) {
 fn control(conn: Shared, sk: *mut bpf_sock, segment: &Segment, direction: usize) {
     let seen = conn.phase();
     // Neither has a stream, whatever strangers send to it, and the kernel for it. A listener's children would inherit what
-    // is noted, and an attempt may still succeed.
-    if seen == phase::LISTENER || (seen == phase::CONNECTING && segment.flags & packet::SYN == 0) {
+    // is noted, and an attempt may still succeed. (What arrives here in the phase of a listener is for a child that is about to be
+    // established.)
+    if (seen == phase::LISTENER && direction == TX)
+        || (seen == phase::CONNECTING && segment.flags & packet::SYN == 0)
+    {
         return;
     }
     if segment.flags & (packet::SYN | packet::ACK) == packet::SYN {
@@ -245,6 +248,8 @@ fn payload(
     }
     let skb = ctx.skb.skb;
     job(segment, request).begin(skb);
+    let synced = conn.is_synced(request);
+    let start = if synced { segment.seq } else { start(conn, sk, segment, direction) };
     let (mut claimed, simple) = match claim(conn, request) {
         Claim::Alone(claimed) => (claimed, true),
         Claim::WithInbox(claimed) => (claimed, false),
@@ -256,7 +261,7 @@ fn payload(
     claimed.set_payload_ns(now);
     let parser = *claimed.parser();
     if parser.flags & of_stream::SYNCED == 0 {
-        synchronise(&mut claimed, sk, segment, direction);
+        claimed.set_next_seq(start);
     }
     let in_sequence = segment.seq == claimed.next_seq();
     let behind = conn.is_behind_request(request, parser.mode);
@@ -276,24 +281,19 @@ fn payload(
     parsers::proceed(ctx, claimed);
 }
 
-/// The first segment of a stream.
+/// Where a stream begins of which no segment has been seen. To be asked before the stream is claimed: what is handed over after that
+/// TCP may have taken at once.
 #[inline(always)]
-pub(super) fn synchronise(
-    claimed: &mut Claimed,
-    sk: *mut bpf_sock,
-    segment: &Segment,
-    direction: usize,
-) {
-    let mut next_seq = segment.seq;
-    if direction == RX || claimed.conn().has(flag::ADOPTED) {
+pub(super) fn start(conn: Shared, sk: *mut bpf_sock, segment: &Segment, direction: usize) -> u32 {
+    if direction == RX || conn.has(flag::ADOPTED) {
         // The first segment to arrive need not be the first of the stream; TCP has taken none before it. The first that an
         // adopted connection sends may be sent again.
         // SAFETY: the socket of the packet; the helper returns null for what is not TCP.
         if let Some(tcp) = unsafe { bpf_tcp_sock(sk).as_ref() } {
-            next_seq = if direction == RX { tcp.rcv_nxt } else { tcp.snd_nxt };
+            return if direction == RX { tcp.rcv_nxt } else { tcp.snd_nxt };
         }
     }
-    claimed.set_next_seq(next_seq);
+    segment.seq
 }
 
 #[inline(always)]

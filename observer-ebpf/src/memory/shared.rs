@@ -6,7 +6,7 @@ use core::ptr::{self, NonNull};
 
 use observer_common::{
     protocol::http1::exchange::Facts,
-    stream::{Stream, mode},
+    stream::{Stream, flag, mode},
     wire::conn::{self, Conn},
 };
 
@@ -269,10 +269,43 @@ impl Shared {
         unsafe { ptr::read_volatile(&raw const (*self.stream(request)).parser.mode) }
     }
 
-    /// Whether a response, whose parser is in `mode`, comes behind segments of a request that have to be read first.
+    /// Whether it is known where a stream is.
+    #[inline(always)]
+    pub(crate) fn is_synced(self, request: bool) -> bool {
+        self.parser_flags(request) & flag::SYNCED != 0
+    }
+
+    /// Whether a response, whose parser is in `mode`, comes behind segments of a request that have to be read first, or are being
+    /// read.
     #[inline(always)]
     pub(crate) fn is_behind_request(self, request: bool, mode: u8) -> bool {
-        !request && mode == mode::HTTP1 && self.has_kept(true) && self.mode(true) != mode::WAIT
+        !request && mode == mode::HTTP1 && self.is_open(true) && self.mode(true) != mode::WAIT
+    }
+
+    /// Whether a response is parked and not behind its request any more.
+    #[inline(always)]
+    pub(crate) fn may_answer(self, request: bool) -> bool {
+        !request
+            && self.mode(false) == mode::HTTP1
+            && self.parser_flags(false) & flag::PARKED != 0
+            && !self.is_behind_request(false, mode::HTTP1)
+    }
+
+    #[inline(always)]
+    fn parser_flags(self, request: bool) -> u8 {
+        // SAFETY: a byte of the state.
+        unsafe { ptr::read_volatile(&raw const (*self.stream(request)).parser.flags) }
+    }
+
+    /// Whether a stream is being worked on, or segments of it are kept.
+    #[inline(always)]
+    fn is_open(self, request: bool) -> bool {
+        let stream = self.stream(request);
+        // SAFETY: aligned words of the state.
+        unsafe {
+            ptr::read_volatile(&raw const (*stream).gate) != 0
+                || ptr::read_volatile(&raw const (*stream).kept) != 0
+        }
     }
 
     /// Whether segments of a stream are kept, or were handed over. Of a stream that is being worked on that may change at once.

@@ -54,7 +54,7 @@ const REQUEST: u32 = 1;
 const WHY_SHIFT: u32 = 1;
 const WHY_MASK: u32 = 7;
 const TURN: u32 = 1 << 4;
-const TURNS: u32 = 3 << 4;
+const TURNS: u32 = 7 << 4;
 const CALLS_SHIFT: u32 = 8;
 
 #[inline(always)]

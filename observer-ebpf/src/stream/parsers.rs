@@ -20,7 +20,7 @@ use observer_common::{
     },
     source::Source,
     stream::{Parser, flag, mode, order as ask, program},
-    wire::kept::{COUNTED, LARGE_BYTES, SMALL_BYTES},
+    wire::kept::{LARGE_BYTES, SMALL_BYTES},
 };
 
 use super::{
@@ -135,16 +135,18 @@ fn conclude(claimed: &mut Claimed, run: Run) -> Outcome {
         let is_clients = adopted::is_clients(conn, request, old);
         outcome = exchange::conclude(is_clients, &mut parser, &mut facts, run);
         if facts == old || conn.swap_facts(word, facts) {
-            *claimed.parser() = parser;
-            if outcome.order != ask::NONE {
-                conn.ask(!request, outcome.order);
-            }
             if old.guessing != facts.guessing {
                 adopted::tell_role(conn, is_clients == request);
                 transitions::recognise(conn, cell);
             } else if old.protocol != facts.protocol {
                 transitions::transition(conn, old.protocol);
             }
+            // What the other stream reads from then on is counted where the connection is by now.
+            if outcome.order != ask::NONE {
+                conn.ask(!request, outcome.order);
+            }
+            // Last: a response waits for the order of its request, unless that waits for the response.
+            *claimed.parser() = parser;
             break;
         }
     }
@@ -231,18 +233,12 @@ pub(crate) fn proceed(ctx: &SkBuffContext, mut claimed: Claimed) {
 /// Puts what is left of the job's kept segment back among the stream's.
 #[inline(always)]
 pub(super) fn put_back(skb: *mut __sk_buff, claimed: &mut Claimed) {
-    let job = Job::take(skb);
-    let Some(entry) = kept::entry(job.kept) else { return };
-    // SAFETY: an entry that is in no list.
-    unsafe {
-        (*entry).seq = job.seq;
-        (*entry).len = job.left;
-        (*entry).from = job.offset;
-        (*entry).flags = COUNTED;
-    }
+    let index = Job::kept(skb);
+    let Some(entry) = kept::entry(index) else { return };
+    kept::shorten(skb, entry);
     claimed.parser().flags |= flag::PARKED;
-    if !kept::push(claimed, job.kept, entry) {
-        kept::free(job.kept);
+    if !kept::push(claimed, index, entry) {
+        kept::free(index);
         order::desync(claimed);
     }
 }

@@ -165,6 +165,7 @@ impl Held {
             adopted: self.adopted,
             closed,
             messages,
+            bytes: None,
         };
         [
             account(&self.pods[0], "server", [server_in, client_in], server, messages),

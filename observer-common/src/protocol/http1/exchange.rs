@@ -83,7 +83,14 @@ impl Facts {
 
 /// What the word of the facts means.
 pub(crate) const fn meaning(hash: Meaning) -> Meaning {
-    let each = Facts { protocol: 1, asked: 2, unanswered: 3, before_answer: 4 };
+    let each = Facts {
+        protocol: 1,
+        asked: 2,
+        unanswered: 3,
+        before_answer: 4,
+        claims: [5, 6],
+        guessing: 7,
+    };
     hash.number(each.word()).number(UNCOUNTED as u64)
 }
 
