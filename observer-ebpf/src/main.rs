@@ -26,6 +26,7 @@
 )]
 
 mod accounting;
+mod clock;
 mod detour;
 mod floor;
 mod hooks;

@@ -84,8 +84,9 @@ pub const MIRRORED: u8 = 1 << 7;
 pub struct Conn {
     /// The cgroup (v2) id of the socket, 0 while unknown.
     pub cgroup: u64,
-    /// `CLOCK_MONOTONIC` nanoseconds at ESTABLISHED.
-    pub born_ns: u64,
+    /// The lower half of the kernel's `jiffies` at the last payload of the request and of the response stream: as long as it
+    /// stays the same, so does the coarse clock.
+    pub ticks: [u32; 2],
     /// What both streams know: [`crate::protocol::http1::exchange::Facts`]. Changed by compare-and-swap.
     pub facts: u64,
     /// Coarse monotonic nanoseconds of the last sample of the round-trip time.
@@ -110,6 +111,8 @@ pub struct Conn {
 
     /// The kernel's cookie of the socket.
     pub cookie: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds at ESTABLISHED.
+    pub born_ns: u64,
     /// `CLOCK_MONOTONIC` nanoseconds at CLOSE.
     pub closed_ns: u64,
     /// `CLOCK_MONOTONIC` nanoseconds of the last error that the socket reported before CLOSE, 0 without any.
@@ -127,7 +130,7 @@ pub struct Conn {
     /// Sequence number of the peer's FIN, with [`flag::FIN_HEARD`].
     pub fin_seq: u32,
     /// Room.
-    pub room_1: [u32; 3],
+    pub room_1: u32,
 
     /// From client to server.
     pub request: Stream,
@@ -173,7 +176,9 @@ pub(crate) const fn meaning(hash: Meaning) -> Meaning {
     let offsets = [
         size_of::<Conn>() as u64,
         offset_of!(Conn, cell) as u64,
+        offset_of!(Conn, ticks) as u64,
         offset_of!(Conn, cookie) as u64,
+        offset_of!(Conn, born_ns) as u64,
         offset_of!(Conn, retransmits) as u64,
         offset_of!(Conn, request) as u64,
         offset_of!(Conn, local_addr) as u64,

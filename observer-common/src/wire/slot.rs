@@ -317,6 +317,10 @@ static IDLE_BOUNDS_NS: [u64; IDLE_BUCKETS] = {
 #[inline(always)]
 #[must_use]
 pub fn idle_bucket(ns: u64) -> u32 {
+    // Most ends come soon after the last payload.
+    if ns <= IDLE_BOUNDS_NS[0] {
+        return 0;
+    }
     // The mask changes nothing, and shows the verifier that the index is inside.
     let above = |i: usize| exceeds(ns & NS_MASK, IDLE_BOUNDS_NS[i & (IDLE_BUCKETS - 1)]) as usize;
     let eights = 8 * (above(7) + above(15) + above(23));
@@ -332,15 +336,21 @@ pub const RTT_BUCKETS: usize = 20;
 #[inline(always)]
 #[must_use]
 pub const fn rtt_bucket(us: u32) -> u32 {
+    if us > 4_000_000 {
+        return (RTT_BUCKETS - 1) as u32;
+    }
     // The bound of bucket `i`, 2^(i-16) s, is 10^6 * 2^i / 2^16 us: both sides are scaled by 2^16.
     let scaled = (us as u64) << 16;
-    let mut bucket = 0;
+    let bound = 1_000_000_u64;
+    let eights = 8 * (exceeds(scaled, bound << 7) + exceeds(scaled, bound << 15));
+    let bound = bound << (eights & 31);
+    let mut ones = 0;
     let mut i = 0;
-    while i < RTT_BUCKETS - 1 {
-        bucket += exceeds(scaled, 1_000_000_u64 << i);
+    while i < 7 {
+        ones += exceeds(scaled, bound << i);
         i += 1;
     }
-    bucket as u32
+    (eights + ones) as u32
 }
 
 /// The bucket of a lifetime in nanoseconds; always below [`LIFETIME_USED`].
@@ -430,6 +440,12 @@ mod tests {
         fn idle_bucket_equals_the_definition(ns in 0_u64..5_000_000_000_000) {
             let naive = IDLE_BOUNDS.iter().filter(|&&bound| u64::from(bound) * 1_000_000_000 < ns).count();
             prop_assert_eq!(idle_bucket(ns) as usize, naive);
+        }
+
+        #[test]
+        fn rtt_bucket_equals_the_definition(us in prop_oneof![0_u32..5_000_000, any::<u32>()]) {
+            let naive = (0..19_u32).filter(|i| u64::from(us) << 16 > 1_000_000 << i).count();
+            prop_assert_eq!(rtt_bucket(us) as usize, naive);
         }
 
         #[test]

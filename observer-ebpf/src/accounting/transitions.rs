@@ -88,10 +88,19 @@ fn enter(conn: Shared, index: u32, counter: &Counter) -> bool {
 #[inline(always)]
 pub(crate) fn transition(conn: Shared, before: u8) {
     let found = conn.facts().protocol;
-    if found == Protocol::Grpc as u8 && before == Protocol::Tcp as u8 {
-        step(conn, Protocol::Http2 as u8);
+    let mut next = if found == Protocol::Grpc as u8 && before == Protocol::Tcp as u8 {
+        Protocol::Http2 as u8
+    } else {
+        found
+    };
+    // A loop, for what is inlined twice is verified twice.
+    for _ in 0..2 {
+        step(conn, next);
+        if next == found {
+            break;
+        }
+        next = found;
     }
-    step(conn, found);
     if conn.phase() == phase::COUNTED {
         records::identified(conn);
     }
@@ -196,6 +205,9 @@ fn end(conn: Shared, cell: *mut Slot, reason: Reason, now: u64) {
     let bucket = lifetime_bucket(lifetime) as usize & (LIFETIME_BUCKETS - 1);
     slots::add(cell, &slot::CLOSED, reason as usize, 1);
     slots::add(cell, &slot::ACTIVE, 0, u64::MAX);
+    if reason == Reason::ResetPeer {
+        slots::add(cell, &slot::RESETS_RECEIVED, 0, 1);
+    }
     let ends = slots::ends(cell);
     if !conn.has(flag::ADOPTED) {
         observe(cell, &slot::LIFETIME, 0, lifetime, bucket);
@@ -227,10 +239,11 @@ fn observe(slot: *mut Slot, histogram: &Counter, combination: usize, ns: u64, bu
     }
 }
 
-/// Time since the last payload in either direction, or since the birth without any. The payload's clock is coarse and
-/// may be ahead of a reading by less than a tick.
+/// Time since the last payload in either direction, or since the birth without any. The payload's clock is coarse: it may be
+/// ahead of a reading by less than a tick, and behind the birth, which only payload of an adopted connection can be.
 #[inline(always)]
 fn idle_ns(conn: Shared, now: u64) -> u64 {
-    let payload = conn.payload_ns();
-    now.saturating_sub(if payload == 0 { conn.born_ns() } else { payload })
+    let (payload, born) = (conn.payload_ns(), conn.born_ns());
+    let from = if payload < born && !conn.has(flag::ADOPTED) { born } else { payload };
+    now.saturating_sub(from)
 }

@@ -173,6 +173,26 @@ impl Shared {
         request != (self.role() & conn::MIRRORED != 0)
     }
 
+    /// The kernel's tick at the last payload of a stream.
+    #[inline(always)]
+    pub(crate) fn tick(self, request: bool) -> u32 {
+        // SAFETY: an aligned word of the state.
+        unsafe { ptr::read_volatile(self.tick_of(request)) }
+    }
+
+    /// Sets the tick at the last payload of a stream, for whoever has claimed it.
+    #[inline(always)]
+    pub(crate) fn set_tick(self, request: bool, tick: u32) {
+        // SAFETY: an aligned word of the state.
+        unsafe { ptr::write_volatile(self.tick_of(request), tick) };
+    }
+
+    #[inline(always)]
+    fn tick_of(self, request: bool) -> *mut u32 {
+        // SAFETY: a word within the state.
+        unsafe { &raw mut (*self.as_ptr()).ticks[usize::from(!request) & 1] }
+    }
+
     /// Which stream goes in this direction at this socket: true for the client's bytes.
     #[inline(always)]
     pub(crate) fn is_request(self, direction: usize) -> bool {
@@ -203,6 +223,13 @@ impl Shared {
     pub(crate) fn ask(self, request: bool, order: u32) {
         // SAFETY: an aligned word of the state.
         unsafe { atomic::exchange(self.order(request), order) };
+    }
+
+    /// Asks nothing of a stream that nobody works on.
+    #[inline(always)]
+    pub(crate) fn forget_order(self, request: bool) {
+        // SAFETY: an aligned word of the state.
+        unsafe { ptr::write_volatile(self.order(request), 0) };
     }
 
     /// What a stream is asked to do, without taking it.

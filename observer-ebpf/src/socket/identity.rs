@@ -8,11 +8,11 @@ use aya_ebpf::{
 };
 use observer_common::{
     label::Role,
-    wire::conn::{NO_CELL, flag, phase},
+    wire::conn::{flag, phase},
 };
 
 use super::path;
-use crate::{accounting::transitions, memory::shared::Shared};
+use crate::memory::shared::Shared;
 
 const AF_INET: u32 = 2;
 /// Third word of an IPv4-mapped IPv6 address.
@@ -28,7 +28,8 @@ fn servers_port(conn: Shared) -> u16 {
     }
 }
 
-/// Takes cgroup, ports and addresses from the socket, and its path from a segment in `direction` whose TCP header is at `tcp`.
+/// Takes cgroup, ports and addresses from the socket, and its path from a segment in `direction` whose TCP header is at `tcp`;
+/// true if the connection is established already, and is to be counted now that its cgroup is known.
 #[inline(always)]
 pub(crate) fn introduce(
     skb: *mut __sk_buff,
@@ -36,10 +37,10 @@ pub(crate) fn introduce(
     sk: *mut bpf_sock,
     tcp: u32,
     direction: usize,
-) {
+) -> bool {
     let seen = conn.phase();
     if seen == phase::LISTENER || seen == phase::CLOSED {
-        return;
+        return false;
     }
     // SAFETY: fields that are readable on every kind of socket; the local port is in host order, the peer's in network
     // order.
@@ -72,21 +73,18 @@ pub(crate) fn introduce(
         (*state).local_addr = if v4 { [0, 0, MAPPED, local.0] } else { local.1 };
         (*state).peer_addr = if v4 { [0, 0, MAPPED, peer.0] } else { peer.1 };
     }
-    conn.mark(flag::ADDRESSED);
     // SAFETY: the packet's socket has a cookie.
     conn.set_cookie(unsafe { bpf_get_socket_cookie(skb.cast()) });
-    if !conn.has(flag::CONFIRMED) {
-        // SAFETY: the socket of the packet.
-        conn.set_cgroup(unsafe { bpf_sk_cgroup_id(sk.cast()) });
-        conn.set_port(servers_port(conn));
-        let opens = seen == phase::CONNECTING;
-        if path::is_internal(skb, sk, tcp, direction, opens) {
-            conn.mark(flag::INTERNAL);
-        }
-        conn.mark(flag::CONFIRMED);
-        // Of this and an opening on another processor one must see what the other has written.
-        if conn.is_settled_in(phase::ESTABLISHED) {
-            transitions::open(conn, NO_CELL);
-        }
+    if conn.has(flag::CONFIRMED) {
+        conn.mark(flag::ADDRESSED);
+        return false;
     }
+    // SAFETY: the socket of the packet.
+    conn.set_cgroup(unsafe { bpf_sk_cgroup_id(sk.cast()) });
+    conn.set_port(servers_port(conn));
+    let opens = seen == phase::CONNECTING;
+    let internal = path::is_internal(skb, sk, tcp, direction, opens);
+    conn.mark(flag::ADDRESSED | flag::CONFIRMED | if internal { flag::INTERNAL } else { 0 });
+    // Of this and an opening on another processor one must see what the other has written. The SYN has not left yet.
+    !opens && conn.is_settled_in(phase::ESTABLISHED)
 }

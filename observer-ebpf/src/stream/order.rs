@@ -62,7 +62,7 @@ pub(super) fn received_up_to(ctx: &SkBuffContext, conn: Shared) -> Option<u32> {
 
 /// Does what the other stream has asked for.
 #[inline(always)]
-pub(super) fn obey(claimed: &mut Claimed) {
+pub(crate) fn obey(claimed: &mut Claimed) {
     let (conn, request) = (claimed.conn(), claimed.is_request());
     if conn.asked(request) != order::NONE {
         exchange::obey(claimed.parser(), conn.take_order(request));
