@@ -48,6 +48,7 @@ pub struct bpf_sock_tuple {
 pub struct bpf_tcp_sock {
     pub srtt_us: u32,
     pub rcv_nxt: u32,
+    pub snd_nxt: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
