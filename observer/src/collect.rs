@@ -1,6 +1,7 @@
 //! One pass from the kernel's counters to named series; the only place that knows both ends.
 
 mod ledger;
+mod open;
 mod pass;
 mod pods;
 mod trust;
@@ -15,7 +16,7 @@ use std::{
 
 use aya::maps::MapError;
 use observer_common::{
-    label::{Reason, Side},
+    label::Side,
     wire::{
         loss::Loss,
         slot::{self, IDLE_USED},
@@ -24,7 +25,9 @@ use observer_common::{
 use tracing::{info, warn};
 
 use crate::{
-    aggregate::{Action, Clusters, Ends, Reconciliations, Series, Tally, Unseen, fold, sentence},
+    aggregate::{
+        Action, Clusters, Ends, Reconciliations, Series, Tally, Unseen, fold, sentence, silent_ends,
+    },
     attribute::{CgroupIndex, Identity, Names, OVERFLOW, UNATTRIBUTED},
     bpf::{ProbeState, Probes, programs::Probe},
     decode,
@@ -33,6 +36,7 @@ use crate::{
 
 pub use ledger::Times;
 use ledger::{Ledger, Shown};
+pub use open::OpenCell;
 use pass::{Found, Pass};
 use pods::PodBooks;
 pub use pods::{Kubernetes, NamedPod};
@@ -384,16 +388,10 @@ impl Collector {
 /// Adds the times that a cell's connections had idled when silence may have ended them.
 fn add_idle(idle: &mut HashMap<Ends, [u64; IDLE_USED]>, identity: &Identity, cell: &CellSnapshot) {
     for &side in Side::ALL {
-        let Some(histogram) = cell.counts.histogram(&slot::IDLE, side as usize) else { continue };
-        // What this node closes in order is its own decision, and no news.
-        let closed = |reason: Reason| cell.counts.count(&slot::CLOSED, reason as usize);
-        let orderly = closed(Reason::Local) + closed(Reason::Aborted);
-        if side == Side::Local && closed(Reason::ResetLocal) < orderly {
-            continue;
-        }
+        let Some(buckets) = silent_ends(&cell.counts, side) else { continue };
         let ends = Ends::new(identity, cell.role, cell.protocol, side);
         let sums = idle.entry(ends).or_insert([0; IDLE_USED]);
-        for (sum, count) in sums.iter_mut().zip(histogram.buckets) {
+        for (sum, count) in sums.iter_mut().zip(buckets) {
             *sum += count;
         }
     }

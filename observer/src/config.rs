@@ -10,7 +10,7 @@ use crate::{
     access::Files,
     bpf::Options,
     cli::{KubeOption, LogFormat, RunArgs},
-    export::Settings,
+    export::{Settings, Ui},
     kernel_log::KernelLog,
 };
 
@@ -23,6 +23,8 @@ pub struct Config {
     pub self_listen: Option<SocketAddr>,
     /// Who may read the endpoints.
     pub access: Files,
+    /// What the page shows.
+    pub ui: Ui,
     /// Root of the cgroup-v2 tree, if given.
     pub cgroup_root: Option<PathBuf>,
     /// Name of this node.
@@ -166,6 +168,7 @@ impl TryFrom<RunArgs> for Config {
             listen: args.listen,
             self_listen: args.self_listen,
             access,
+            ui: args.ui,
             cgroup_root: args.cgroup_root,
             node_name: args.node_name.filter(|n| !n.is_empty()).unwrap_or_else(host_name),
             kube: args.kube,

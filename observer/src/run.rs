@@ -176,7 +176,8 @@ impl Service {
             wait_for_names(&names).await;
         }
         let hub = follow_records(&app, config)?;
-        let tail = self.records.map(|socket| tokio::spawn(tail::serve(socket, hub.clone())));
+        let views = Arc::clone(&app.views);
+        let tail = self.records.map(|socket| tokio::spawn(tail::serve(socket, hub.clone(), views)));
         background.extend(tail.map(|task| task.abort_handle()));
         app.ready.store(true, Ordering::Release);
         info!(listen = %address, self_listen = own_address, "ready");
@@ -186,7 +187,7 @@ impl Service {
                 _ = interrupt.recv() => info!("SIGINT: stopping"),
             }
         };
-        let served = serve(sockets, Arc::clone(&app), &self.access, shutdown).await;
+        let served = serve(sockets, config.ui, Arc::clone(&app), &self.access, shutdown).await;
         for task in background {
             task.abort();
         }

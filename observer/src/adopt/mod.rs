@@ -21,8 +21,8 @@ use tracing::{info, warn};
 
 use crate::bpf::adoption::{Adopter, Existing};
 
-mod namespaces;
-mod sockets;
+pub(crate) mod namespaces;
+pub(crate) mod sockets;
 
 use sockets::Socket;
 

@@ -11,7 +11,7 @@ mod withhold;
 mod workloads;
 
 pub use age::{Ages, Used};
-pub use clusters::{Cluster, Clusters, Ends, cluster, sentence};
+pub use clusters::{Cluster, Clusters, Ends, cluster, sentence, silent_ends};
 pub use expire::{Action, Ending, Expiry};
 pub use fold::{Series, SeriesKey, fold};
 pub use reconciliation::{Reconciliations, Tally, Unseen};

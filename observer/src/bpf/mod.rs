@@ -10,7 +10,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     time::SystemTime,
 };
 
@@ -169,6 +169,8 @@ pub struct Probes {
     slots: SlotTable,
     losses: MapMemory,
     replicas: Replicas,
+    /// The storage of sockets.
+    states_of_sockets: OwnedFd,
     reconciliation: Option<Reconciliation>,
     /// Until somebody takes them.
     records: Option<Map>,
@@ -191,12 +193,18 @@ impl Probes {
             at.map(|at| maps.swap_remove(at).1)
                 .ok_or_else(|| LoadError::Map { map: name, reason: "it is missing".to_owned() })
         };
+        let conns = take("CONNS")?;
+        let Map::SkStorage(states) = &conns else {
+            let reason = "it is not the storage of sockets".to_owned();
+            return Err(LoadError::Map { map: "CONNS", reason });
+        };
+        let states_of_sockets = states.fd().as_fd().try_clone_to_owned();
+        let states_of_sockets = states_of_sockets.map_err(|error| map_error("CONNS", &error))?;
         let counts_states = build.programs.iter().find(|(probe, _)| probe.program == RECONCILED);
         let reconciliation = match counts_states {
             None => None,
             Some((_, program)) => {
-                let [conns, reconciliation, walks] =
-                    [take("CONNS")?, take("RECONCILED")?, take("WALKS")?];
+                let [reconciliation, walks] = [take("RECONCILED")?, take("WALKS")?];
                 let reconciliation = program.try_clone().and_then(|program| {
                     Reconciliation::new(program, &conns, &reconciliation, &walks)
                 });
@@ -206,6 +214,7 @@ impl Probes {
         Ok(Self {
             pinned,
             since,
+            states_of_sockets,
             reconciliation,
             slots: SlotTable::new(
                 &take("SLOTS")?,
@@ -257,6 +266,14 @@ impl Probes {
     #[must_use]
     pub fn losses(&self) -> Vec<u64> {
         self.losses.all()
+    }
+
+    /// The map in which the programs keep the state of each socket.
+    ///
+    /// # Errors
+    /// If there can be no more descriptors.
+    pub fn states_of_sockets(&self) -> io::Result<OwnedFd> {
+        self.states_of_sockets.try_clone()
     }
 
     /// The reconciliation of the sockets' states; `None` if this kernel cannot walk over them.

@@ -1,5 +1,7 @@
 //! Options in the documents.
 
+use std::collections::BTreeSet;
+
 use clap::CommandFactory as _;
 use observer::cli::Cli;
 
@@ -36,4 +38,32 @@ fn every_option_is_documented() {
         options += usize::from(run.get_arguments().all(|of_run| of_run.get_long() != Some(option)));
     }
     assert_eq!(documented, options, "options in the documents against those of the program");
+}
+
+#[test]
+fn every_option_of_the_commands_that_look_is_documented() {
+    let (page, filters) = (read("docs/looking.md"), read("docs/tail.md"));
+    let command = Cli::command();
+    let mut options = BTreeSet::new();
+    for name in ["top", "ps", "doctor"] {
+        let command = command.find_subcommand(name).expect("there is such a command");
+        for option in command.get_arguments().filter_map(|argument| argument.get_long()) {
+            let starts = [format!("| `--{option} "), format!("| `--{option}`")];
+            let of_page = |page: &str| {
+                page.lines().any(|line| starts.iter().any(|start| line.starts_with(start)))
+            };
+            // The socket is everybody's, and stands in the text.
+            if of_page(&page) {
+                options.insert(option);
+            } else {
+                let is_known = ["help", "socket"].contains(&option) || of_page(&filters);
+                assert!(is_known, "--{option} of {name} is in no page");
+            }
+        }
+    }
+    let documented: BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `--")?.split([' ', '`']).next())
+        .collect();
+    assert_eq!(documented, options, "options in the page against those of the program");
 }
