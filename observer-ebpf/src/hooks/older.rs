@@ -55,6 +55,7 @@ pub(crate) fn adopt_segment(ctx: SkBuffContext) -> i32 {
     if sk.is_null() || !is_alive(sk) {
         return PASS;
     }
+    job::clear(skb);
     let role = if is_listened_at(skb, sk, direction) { Role::Server } else { Role::Unknown };
     let Some(segment) = packet::segment(skb) else { return PASS };
     // SAFETY: the socket of the packet.

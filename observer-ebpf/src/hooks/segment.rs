@@ -9,6 +9,8 @@
 //! - Costs: one bare comparison for a pure ACK; one storage look-up, a claim and its release, and a few comparisons for a
 //!   segment of a connection whose protocol is known; one table look-up per byte for a head that may ask for an upgrade.
 
+use core::ptr;
+
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::generated::{
@@ -303,7 +305,11 @@ pub(super) fn start(conn: Shared, sk: *mut bpf_sock, segment: &Segment, directio
         // adopted connection sends may be sent again.
         // SAFETY: the socket of the packet; the helper returns null for what is not TCP.
         if let Some(tcp) = unsafe { bpf_tcp_sock(sk).as_ref() } {
-            return if direction == RX { tcp.rcv_nxt } else { tcp.snd_nxt };
+            // Both are read and then chosen from, see `socket/identity.rs`.
+            // SAFETY: fields of what the helper returned.
+            let of_tcp = |word: *const u32| unsafe { ptr::read_volatile(word) };
+            let (received, sent) = (of_tcp(&raw const tcp.rcv_nxt), of_tcp(&raw const tcp.snd_nxt));
+            return if direction == RX { received } else { sent };
         }
     }
     segment.seq

@@ -69,6 +69,15 @@ fn write(skb: *mut __sk_buff, word: usize, value: u32) {
     unsafe { ptr::write_volatile((&raw mut (*skb).cb).cast::<u32>().add(word), value) }
 }
 
+/// Takes the job out of the control buffer before a look-up of another socket: there the kernel keeps what it knows of the
+/// packet's route, and a bit of a sequence number would pass for that of a packet of a VRF (`inet_sdif`, `inet6_sdif`).
+#[inline(always)]
+pub(crate) fn clear(skb: *mut __sk_buff) {
+    for word in 0..5 {
+        write(skb, word, 0);
+    }
+}
+
 impl Job {
     /// Leaves the job in the control buffer; none of this run's tail calls has been made.
     #[inline(always)]
