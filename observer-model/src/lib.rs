@@ -11,6 +11,8 @@
 
 #[path = "../../observer-ebpf/src/accounting/mod.rs"]
 mod accounting;
+#[path = "../../observer-ebpf/src/clock.rs"]
+mod clock;
 #[path = "../../observer-ebpf/src/detour.rs"]
 mod detour;
 #[path = "../../observer-ebpf/src/floor.rs"]

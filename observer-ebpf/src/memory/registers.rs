@@ -37,3 +37,17 @@ pub(crate) unsafe fn two_words(start: *const u8, offset: u64) -> [u64; 2] {
     }
     [low, high]
 }
+
+/// The four bytes at `start + offset`, whatever they are aligned to: for an unaligned read LLVM would emit a load for each byte.
+///
+/// # Safety
+/// Four bytes at `start + offset` can be read.
+#[inline(always)]
+pub(crate) unsafe fn word(start: usize, offset: usize) -> u32 {
+    let word: u64;
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("{word} = *(u32 *)({at} + 0)", at = in(reg) start + offset, word = out(reg) word);
+    }
+    word as u32
+}

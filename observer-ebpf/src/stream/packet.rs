@@ -1,6 +1,6 @@
 //! Reads the IP and TCP headers of a segment at the `cgroup_skb` hooks, where the packet starts at its IP header.
 
-use core::{arch::asm, mem::MaybeUninit};
+use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use observer_common::{CHUNK, source::Source, wire::loss::Loss};
@@ -43,21 +43,6 @@ unsafe fn byte(data: usize, offset: usize) -> u8 {
     unsafe { *((data + offset) as *const u8) }
 }
 
-/// The four bytes at `data + offset` as they stand, whatever they are aligned to: for an unaligned read LLVM would emit a load for
-/// each byte.
-///
-/// # Safety
-/// As [`byte`].
-#[inline(always)]
-unsafe fn word(data: usize, offset: usize) -> u32 {
-    let word: u64;
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!("{word} = *(u32 *)({at} + 0)", at = in(reg) data + offset, word = out(reg) word);
-    }
-    word as u32
-}
-
 /// Reads the headers; `None` for what is not TCP.
 ///
 /// Headers are in the linear part here: the stack has pulled them on the way in and built them on the way out. The
@@ -95,7 +80,7 @@ pub(crate) fn segment(skb: *mut __sk_buff) -> Option<Segment> {
     }
     // SAFETY: 20 bytes from `tcp` were compared with the end.
     let (seq, words, flags) =
-        unsafe { (u32::from_be(word(tcp, 4)), byte(tcp, 12) >> 4, byte(tcp, 13)) };
+        unsafe { (u32::from_be(registers::word(tcp, 4)), byte(tcp, 12) >> 4, byte(tcp, 13)) };
     let offset = ip as u32 + (u32::from(words) << 2);
     // A SYN takes a sequence number of its own, before what it carries.
     let seq = seq.wrapping_add(u32::from(flags & SYN != 0));

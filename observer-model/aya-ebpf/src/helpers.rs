@@ -21,6 +21,11 @@ pub mod generated {
         host::world(|world| world.now)
     }
 
+    /// Ticks of 4 ms, since a moment before the start.
+    pub unsafe fn bpf_jiffies64() -> u64 {
+        host::world(|world| world.now / 4_000_000 + 1)
+    }
+
     pub unsafe fn bpf_get_smp_processor_id() -> u32 {
         host::processor() as u32
     }

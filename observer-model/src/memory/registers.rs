@@ -18,3 +18,12 @@ pub(crate) unsafe fn two_words(start: *const u8, offset: u64) -> [u64; 2] {
     // SAFETY: the caller's promise.
     unsafe { start.add(offset as usize).cast::<[u64; 2]>().read_unaligned() }
 }
+
+/// The four bytes at `start + offset`, whatever they are aligned to.
+///
+/// # Safety
+/// Four bytes at `start + offset` can be read.
+pub(crate) unsafe fn word(start: usize, offset: usize) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { ((start + offset) as *const u32).read_unaligned() }
+}
