@@ -114,10 +114,9 @@ impl Filter {
         };
         let port = match record.role {
             Role::Server => record.local.port(),
-            Role::Client => record.peer.port(),
             // Either may be the server.
             Role::Unknown if self.port.contains(&record.local.port()) => record.local.port(),
-            Role::Unknown => record.peer.port(),
+            Role::Client | Role::Unknown => record.peer.port(),
         };
         let within = |time: Duration, least: Option<f64>, most: Option<f64>| {
             let seconds = time.as_secs_f64();
