@@ -35,6 +35,8 @@ mod run;
 mod setup;
 mod soak;
 mod spread;
+#[path = "../../observer/build/strip.rs"]
+mod strip;
 mod suite;
 mod test;
 #[path = "../../observer/build/toolchain.rs"]
