@@ -16,6 +16,7 @@ use std::{
     fs,
     io::Write as _,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -102,7 +103,7 @@ struct Replica {
     /// How many connections are open.
     held: u64,
     name: String,
-    _pod: Pod,
+    pod: Pod,
 }
 
 impl Replica {
@@ -113,7 +114,7 @@ impl Replica {
         let name = format!("chat-7d9c-{number}");
         let object = Object::new(&pod.name, NAMESPACE, &name).owned_by("ReplicaSet", "chat-7d9c");
         api.apply(&Object { template_hash: Some("7d9c"), ..object });
-        Self { drivers: Vec::new(), server, held: 0, name, _pod: pod }
+        Self { drivers: Vec::new(), server, held: 0, name, pod: pod }
     }
 
     /// Opens connections of a client elsewhere: some come and go, some stay.
@@ -255,7 +256,7 @@ fn the_users_configuration_gives_one_value_per_pod() {
 
     // The recording rules find what they ask for.
     prometheus.wait_until("observer:agents_up:ratio", |s| s.len() == 1 && s[0].is(1));
-    let rates = "namespace_pod:websocket_connections:rate1m";
+    let rates = "namespacepod:websocket_connections:rate1m";
     prometheus.wait_until(rates, |samples| samples.len() == deployment.replicas.len());
     let workload = r#"{workload_kind="Deployment",workload="chat"}"#;
     let sum = format!("namespace_workload:websocket_connections_active:sum{workload}");
@@ -386,15 +387,15 @@ fn an_autoscaler_does_not_move_when_the_kernel_side_is_replaced() {
     let _lock = SystemLock::acquire();
     let (api, bpffs) = (api(), Bpffs::new());
     let kubeconfig = api.kubeconfig();
-    let start = |listen: &str, own: &str, cells| {
+    let start = |listen: &str, own: &str, more: [&str; 2]| {
         let mut command = Command::new(executable());
         command.args(["run", "--log-format", "json", "--listen", listen, "--self-listen", own]);
         command.args(["--node-name", NODE, "--kube"]).arg(&kubeconfig);
-        command.args(["--pin", bpffs.pins(), "--cells", cells, "--settling", "1h"]);
+        command.args(["--pin", bpffs.pins(), "--settling", "1h"]).args(more);
         Daemon::spawn(&mut command)
     };
     let any = "127.0.0.1:0";
-    let old = start(any, any, "4096");
+    let old = start(any, any, ["--cells", "4096"]);
     let mut deployment = Deployment::start(&api, &old);
     let here = Agent::of(&old, "node-a");
     let (listen, own) = (here.workloads.to_string(), here.own.to_string());
@@ -407,8 +408,19 @@ fn an_autoscaler_does_not_move_when_the_kernel_side_is_replaced() {
         prometheus.wait_until(query, |answer| by_pod(answer) == deployment.held());
     }
 
+    // Another size is told at the next start; what is counted stays.
     old.stop();
-    let new = start(&listen, &own, "8192");
+    let resized = start(&listen, &own, ["--cells", "8192"]);
+    deployment.wait_for_counts(&resized);
+    for query in &queries {
+        prometheus.wait_until(query, |answer| by_pod(answer) == deployment.held());
+    }
+
+    // Another root is another kernel side, which has seen no connection begin.
+    resized.stop();
+    let root = deployment.replicas[0].pod.cgroup.path().ancestors().nth(3);
+    let root = root.and_then(Path::to_str).expect("a slice of pods").to_owned();
+    let new = start(&listen, &own, ["--cgroup-root", &root]);
     let stands = |until: &str| {
         prometheus.wait_until(until, |samples| {
             for query in &queries {
