@@ -9,8 +9,7 @@
 //! - `socket/`: a socket's state, who it is, how it opens and closes;
 //! - `accounting/`: slots, the way of connections through the cells, counters, records, losses;
 //! - `memory/`: memory that other processors write at the same time, and the instructions for it;
-//! - `maps.rs`: every map with its sizing; `floor.rs`: the switch by which the bench measures the hooks alone;
-//!   `detour.rs`: the one that makes another build of them.
+//! - `maps.rs`: every map with its sizing; `floor.rs`: the switch by which the bench measures the hooks alone.
 //!
 //! The protocol parsers are `observer-common`'s.
 #![no_std]
@@ -26,8 +25,6 @@
 )]
 
 mod accounting;
-mod clock;
-mod detour;
 mod floor;
 mod hooks;
 mod maps;

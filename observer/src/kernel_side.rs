@@ -1,13 +1,12 @@
-//! How the daemon comes to its kernel side: made anew, taken over, updated, or replaced.
+//! How the daemon comes to its kernel side: made anew, taken over, or replaced.
 
-use std::{collections::HashSet, path::Path};
+use std::path::Path;
 
 use anyhow::Context as _;
 use tracing::{info, warn};
 
 use crate::{
-    adopt::{Visit, adopt_all},
-    attribute::CgroupIndex,
+    adopt::adopt_all,
     bpf::{self, KernelLogger, Options, Origin, Pins, Probes},
     kernel_log::KernelLog,
 };
@@ -20,8 +19,6 @@ pub struct KernelSide {
     pub origin: Origin,
     /// The programs' own log, if it is on.
     pub log: Option<KernelLogger>,
-    /// Cgroups whose connections from before its start were looked for.
-    pub visited: HashSet<u64>,
 }
 
 impl KernelSide {
@@ -44,17 +41,10 @@ impl KernelSide {
 /// What an earlier daemon has left, if it can be used; a new kernel side in its place otherwise.
 fn pinned(pins: &Pins, options: &Options<'_>, cgroup_root: &Path) -> anyhow::Result<KernelSide> {
     let fingerprint = bpf::fingerprint(options, cgroup_root);
-    if let Some((mut probes, origin)) = pins.take_over(&fingerprint, options, cgroup_root)? {
-        if origin == Origin::Updated {
-            info!(
-                fingerprint,
-                "took over the kernel side of an earlier observer, with the programs of this build in the place of its own"
-            );
-        } else {
-            info!(fingerprint, "took over the kernel side of an earlier observer");
-        }
+    if let Some(mut probes) = pins.take_over(&fingerprint) {
+        info!(fingerprint, "took over the kernel side of an earlier observer");
         probes.want_records(false).context("cannot use the kernel side of an earlier observer")?;
-        return Ok(KernelSide { probes, origin, log: None, visited: HashSet::new() });
+        return Ok(KernelSide { probes, origin: Origin::TakenOver, log: None });
     }
     let replaced = pins.clear()?;
     if replaced {
@@ -63,7 +53,7 @@ fn pinned(pins: &Pins, options: &Options<'_>, cgroup_root: &Path) -> anyhow::Res
             "replaced the kernel side of an incompatible observer: its counts end, and what is open is adopted"
         );
     }
-    let side = created(options, cgroup_root, Some((pins, options, &fingerprint)))?;
+    let side = created(options, cgroup_root, Some((pins, &fingerprint)))?;
     let origin = if replaced { Origin::Replaced } else { Origin::Created };
     Ok(KernelSide { origin, ..side })
 }
@@ -71,26 +61,19 @@ fn pinned(pins: &Pins, options: &Options<'_>, cgroup_root: &Path) -> anyhow::Res
 fn created(
     options: &Options<'_>,
     cgroup_root: &Path,
-    pins: Option<(&Pins, &Options<'_>, &str)>,
+    pins: Option<(&Pins, &str)>,
 ) -> anyhow::Result<KernelSide> {
-    let loaded = bpf::load(options)?;
-    let mut cgroups = CgroupIndex::new(cgroup_root.to_owned());
-    cgroups.refresh().context("cannot walk the cgroup tree")?;
-    let mut attached = loaded.attach(cgroup_root, cgroups.numbers())?;
+    let mut attached = bpf::load(options)?.attach(cgroup_root)?;
     let log = match options.kernel_log {
         KernelLog::Off => None,
         KernelLog::Debug => {
             Some(attached.kernel_log().context("cannot read the kernel programs' log")?)
         }
     };
-    let visit = match attached.adopter()? {
-        Some(adopter) => adopt_all(adopter, |cgroup| cgroups.number(cgroup)),
-        None => Visit::default(),
-    };
-    // Last: whoever takes it over adopts nothing any more.
-    let mut probes = attached.serve(pins)?;
-    if visit.everywhere {
-        probes.slots().note_visit();
+    if let Some(adopter) = attached.adopter()? {
+        adopt_all(adopter);
     }
-    Ok(KernelSide { probes, origin: Origin::Created, log, visited: visit.cgroups })
+    // Last: whoever takes it over adopts nothing any more.
+    let probes = attached.serve(pins)?;
+    Ok(KernelSide { probes, origin: Origin::Created, log })
 }

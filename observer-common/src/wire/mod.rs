@@ -6,5 +6,4 @@ pub mod conn;
 pub mod event;
 pub mod kept;
 pub mod loss;
-pub mod replica;
 pub mod slot;

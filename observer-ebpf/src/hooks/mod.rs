@@ -2,9 +2,7 @@
 
 mod adopt;
 pub(crate) mod callbacks;
-mod dispatch;
 mod error;
-mod older;
 mod reconcile;
 mod reset;
 mod segment;

@@ -40,13 +40,13 @@ pub(crate) fn socket_state(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: the hook's socket argument.
     let Some(conn) = (unsafe { storage::get(sk) }) else { return 0 };
-    if new == TCP_ESTABLISHED || lifecycle::is_unborn(conn, old) {
+    if new == TCP_ESTABLISHED {
         lifecycle::opened(conn);
-    }
-    if new == TCP_CLOSE {
+        debug!(&ctx, "established from {}", old);
+    } else {
         lifecycle::closed(conn, old, false);
+        debug!(&ctx, "closed from {}", old);
     }
-    debug!(&ctx, "state {} after {}", new, old);
     0
 }
 

@@ -2,5 +2,4 @@
 
 pub(crate) mod identity;
 pub(crate) mod lifecycle;
-pub(crate) mod path;
 pub(crate) mod storage;

@@ -12,16 +12,16 @@ use anyhow::Context as _;
 use nix::sched::{CloneFlags, setns};
 
 /// How a visit went.
-pub(crate) struct Visited {
+pub(super) struct Visited {
     /// Namespaces in which the visitor did its work.
-    pub(crate) entered: usize,
+    pub(super) entered: usize,
     /// Why others were not visited.
-    pub(crate) failures: Vec<anyhow::Error>,
+    pub(super) failures: Vec<anyhow::Error>,
 }
 
 /// Runs `visit` once in each namespace, on a thread of its own: only a thread can change its namespace without taking the
 /// whole process along.
-pub(crate) fn visit_all(mut visit: impl FnMut() -> anyhow::Result<()> + Send) -> Visited {
+pub(super) fn visit_all(mut visit: impl FnMut() -> anyhow::Result<()> + Send) -> Visited {
     let own = identity(Path::new("/proc/self/ns/net"));
     let mut others = paths();
     if let Some(own) = own {

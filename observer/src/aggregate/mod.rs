@@ -7,14 +7,12 @@ mod expire;
 mod fold;
 mod reconciliation;
 mod replicas;
-mod withhold;
 mod workloads;
 
 pub use age::{Ages, Used};
-pub use clusters::{Cluster, Clusters, Ends, cluster, sentence, silent_ends};
+pub use clusters::{Cluster, Clusters, Ends, cluster, sentence};
 pub use expire::{Action, Ending, Expiry};
 pub use fold::{Series, SeriesKey, fold};
 pub use reconciliation::{Reconciliations, Tally, Unseen};
 pub use replicas::{Replica, Replicas, without_port};
-pub use withhold::{Evidence, Withheld, Withholding};
-pub use workloads::{Sort, TotalKey, Workloads};
+pub use workloads::{TotalKey, Workloads};

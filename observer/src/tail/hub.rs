@@ -13,10 +13,11 @@ use aya::maps::{MapData, RingBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    Filter,
     line::{Clock, Dropped, line},
     source::{Kernel, Source},
 };
-use crate::{attribute::Identity, collect::Collector, records::Record, view::Filter};
+use crate::{attribute::Identity, collect::Collector, records::Record};
 
 /// How often the ring buffer is read while somebody listens.
 const POLL: Duration = Duration::from_millis(100);
@@ -27,7 +28,7 @@ const QUEUE: usize = 4_096;
 
 /// What is asked of the hub.
 enum Command {
-    Join { filter: Box<Filter>, joined: oneshot::Sender<Seat> },
+    Join { filter: Filter, joined: oneshot::Sender<Seat> },
     Flush { done: oneshot::Sender<()> },
 }
 
@@ -47,7 +48,7 @@ impl Hub {
     /// Begins to listen; `None` if the hub has ended.
     pub(super) async fn join(&self, filter: Filter) -> Option<Seat> {
         let (joined, seat) = oneshot::channel();
-        self.0.send(Command::Join { filter: Box::new(filter), joined }).ok()?;
+        self.0.send(Command::Join { filter, joined }).ok()?;
         seat.await.ok()
     }
 
@@ -110,7 +111,7 @@ impl<S: Source> Worker<S> {
                 commands.recv().map_err(Into::into)
             };
             more = match command {
-                Ok(Command::Join { filter, joined }) => self.join(*filter, joined),
+                Ok(Command::Join { filter, joined }) => self.join(filter, joined),
                 Ok(Command::Flush { done }) => {
                     let more = self.read();
                     // The reader may be gone.

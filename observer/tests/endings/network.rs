@@ -13,7 +13,6 @@ use crate::{
         scenarios::Failures,
         wire::{
             cable::{Cable, Condition},
-            faults::Faults,
             tun::{RIGHT_V4, RIGHT_V6},
         },
     },
@@ -159,7 +158,7 @@ fn give_up(stage: &mut Stage) -> Result<()> {
 }
 
 fn transfer(stage: &mut Stage, cable: &Cable) -> Result<()> {
-    cable.set(Condition::Faulty(Faults::SOME));
+    cable.set(Condition::Faulty);
     stage.exchange(Side::Client)?;
     cable.set(Condition::Sound);
     let [client, server] = both(stage);

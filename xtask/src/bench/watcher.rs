@@ -58,13 +58,8 @@ pub(super) struct Watcher {
 impl Watcher {
     /// Starts it and waits until it watches.
     pub(super) fn start(kind: Kind, bench: &Bench<'_>) -> Result<Self> {
-        Self::start_with(kind, bench, &[])
-    }
-
-    /// The same, with more arguments for the observer.
-    pub(super) fn start_with(kind: Kind, bench: &Bench<'_>, args: &[&str]) -> Result<Self> {
         if matches!(kind, Kind::Observer | Kind::Empty) {
-            return Self::observer(kind, &bench.programs.join("observer"), args);
+            return Self::observer(kind, &bench.programs.join("observer"));
         }
         ensure!(cmd::which(kind.name()).is_some(), "not installed");
         let mut command = cmd::command("unshare");
@@ -85,11 +80,11 @@ impl Watcher {
     }
 
     /// The observer on a free port.
-    fn observer(kind: Kind, program: &Path, args: &[&str]) -> Result<Self> {
+    fn observer(kind: Kind, program: &Path) -> Result<Self> {
         let started = Instant::now();
         let mut command = cmd::command(program);
         command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json"]);
-        command.args((kind == Kind::Empty).then_some("--simulate-empty")).args(args);
+        command.args((kind == Kind::Empty).then_some("--simulate-empty"));
         let mut watcher = Self::spawn(kind, &mut command)?;
         let mut log = BufReader::new(watcher.child.stderr.take().context("piped")?).lines();
         let mut last = String::new();

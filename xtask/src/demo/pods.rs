@@ -13,9 +13,6 @@ use crate::{cgroup, cmd};
 /// How long processes may take to leave a cgroup.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The namespace of the demo's pods.
-pub(super) const NAMESPACE: &str = "shop";
-
 /// The cgroups of the demo; they go when this does.
 pub(crate) struct Pods {
     parent: PathBuf,
@@ -28,7 +25,6 @@ pub(crate) struct Pod {
     pub(crate) name: &'static str,
     /// Its UID, by which the daemon knows it until an API server gives names.
     pub(crate) uid: String,
-    number: u32,
     cgroup: PathBuf,
 }
 
@@ -50,7 +46,7 @@ impl Pods {
         let cgroup = self.parent.join(container_path(&uid, number));
         fs::create_dir_all(&cgroup)
             .with_context(|| format!("making the cgroup {}", cgroup.display()))?;
-        Ok(Pod { name, uid, number, cgroup })
+        Ok(Pod { name, uid, cgroup })
     }
 }
 
@@ -63,17 +59,6 @@ impl Drop for Pods {
 }
 
 impl Pod {
-    /// One without a cgroup.
-    #[cfg(test)]
-    pub(super) fn named(name: &'static str, uid: &str, number: u32) -> Self {
-        Self { name, uid: uid.to_owned(), number, cgroup: PathBuf::new() }
-    }
-
-    /// The id of its container.
-    pub(super) fn container(&self) -> String {
-        container_id(self.number)
-    }
-
     /// A command that runs inside the pod from its first instruction on: its sockets belong to
     /// the cgroup in which they are made.
     pub(crate) fn command(&self, program: &Path) -> Command {
@@ -89,13 +74,8 @@ fn container_path(uid: &str, number: u32) -> String {
     let uid = uid.replace('-', "_");
     format!(
         "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{uid}.slice/\
-         cri-containerd-{}.scope",
-        container_id(number)
+         cri-containerd-{number:064x}.scope"
     )
-}
-
-fn container_id(number: u32) -> String {
-    format!("{number:064x}")
 }
 
 #[cfg(test)]
