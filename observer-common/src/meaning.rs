@@ -9,16 +9,20 @@ impl Meaning {
     /// Of nothing.
     pub const NONE: Self = Self(0xcbf2_9ce4_8422_2325);
 
-    /// And this number.
-    pub const fn number(self, number: u64) -> Self {
+    /// And these bytes, whatever their number.
+    const fn mix(self, bytes: &[u8]) -> Self {
         let mut hash = self.0;
-        let bytes = number.to_le_bytes();
         let mut i = 0;
         while i < bytes.len() {
             hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0100_0000_01b3);
             i += 1;
         }
         Self(hash)
+    }
+
+    /// And this number.
+    pub const fn number(self, number: u64) -> Self {
+        self.mix(&number.to_le_bytes())
     }
 
     /// And these.
@@ -43,13 +47,7 @@ impl Meaning {
 
     /// And these bytes, and their number.
     pub const fn bytes(self, bytes: &[u8]) -> Self {
-        let mut hash = self.number(bytes.len() as u64).0;
-        let mut i = 0;
-        while i < bytes.len() {
-            hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0100_0000_01b3);
-            i += 1;
-        }
-        Self(hash)
+        self.number(bytes.len() as u64).mix(bytes)
     }
 
     /// And this text.

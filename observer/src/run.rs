@@ -33,8 +33,8 @@ use crate::{
 
 /// How often dead cgroups are looked for.
 const TICK: Duration = Duration::from_secs(1);
-/// After a reconciliation there is none for so many times as long as it took: with very many sockets it takes up to a percent of a
-/// processor, and no more.
+/// After a reconciliation there is none for so many times as long as it took: with very many sockets it takes up to a percent of
+/// a processor, and no more.
 const RECONCILE_REST: u32 = 100;
 /// How often the kernel programs' log is read, if it is on.
 const RING_POLL: Duration = Duration::from_millis(100);

@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use observer_common::wire::slot::CELLS_PER_CGROUP;
 use support::{
+    cgroup::ROOT,
     daemon::Daemon,
     leaks::BpfSnapshot,
     lock::SystemLock,
@@ -44,10 +45,9 @@ fn a_scanner_costs_its_budget_and_nobody_else() -> anyhow::Result<()> {
     let before = BpfSnapshot::take();
     let (scanner, client, server) = (Pod::new(), Pod::new(), Pod::new());
     // Only pods: what else runs on the machine opens connections when it likes, and has cells for them.
-    let pods = scanner.cgroup.path().ancestors().nth(3).expect("a slice of pods");
+    let pods = ROOT.join("kubepods.slice");
     // An age long enough for all that is looked at before it.
-    let daemon =
-        Daemon::start(&["--cell-age", "5s", "--cgroup-root", pods.to_str().expect("ASCII")]);
+    let daemon = Daemon::start(&["--cell-age", "5s", "--cgroup-root", &pods.to_string_lossy()]);
     let used = |metrics: &Metrics| metrics.value("observer_cells_used", &[]);
     let bare = used(&daemon.scrape());
 

@@ -102,37 +102,37 @@ fn circle(imports: &Imports) -> Option<Vec<&str>> {
     })
 }
 
+/// The imports of a crate, which has no circle. That `above` imports `below`, as it does, shows that imports are found.
+fn built_up_one_way(sources: &str, above: &str, below: &str) -> Imports {
+    let imports = imports(&cmd::workspace().join(sources)).unwrap();
+    assert!(imports[above].contains(below), "imports are found: {imports:?}");
+    assert_eq!(circle(&imports), None);
+    imports
+}
+
 #[test]
 fn no_command_imports_in_a_circle() {
-    let imports = imports(&cmd::workspace().join("xtask/src")).unwrap();
-    assert!(imports["lab"].contains("setup"), "imports are found: {imports:?}");
-    assert_eq!(circle(&imports), None);
+    built_up_one_way("xtask/src", "lab", "setup");
 }
 
 #[test]
 fn what_kernel_and_daemon_share_is_built_up_one_way() {
-    let imports = imports(&cmd::workspace().join("observer-common/src")).unwrap();
-    assert!(imports["protocol"].contains("stream"), "imports are found: {imports:?}");
-    assert_eq!(circle(&imports), None);
+    built_up_one_way("observer-common/src", "protocol", "stream");
 }
 
 #[test]
 fn the_kernel_programs_are_built_up_one_way() {
-    let imports = imports(&cmd::workspace().join("observer-ebpf/src")).unwrap();
+    let imports = built_up_one_way("observer-ebpf/src", "hooks", "stream");
     let layers = ["memory", "accounting", "socket", "stream", "hooks"];
     for (at, layer) in layers.iter().enumerate() {
         let above = layers[at + 1..].iter().find(|above| imports[*layer].contains(**above));
         assert_eq!(above, None, "{layer} imports what is built on it");
     }
-    assert!(imports["hooks"].contains("stream"), "imports are found: {imports:?}");
-    assert_eq!(circle(&imports), None);
 }
 
 #[test]
 fn the_daemon_is_built_up_one_way() {
-    let imports = imports(&cmd::workspace().join("observer/src")).unwrap();
-    assert!(imports["collect"].contains("bpf"), "imports are found: {imports:?}");
-    assert_eq!(circle(&imports), None);
+    built_up_one_way("observer/src", "collect", "bpf");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Finds connections that have ended without any hook telling, by a reconciliation: the state of a socket goes with the socket, so a
-//! cell in which more connections are active than sockets have their state there counts some that are over.
+//! Finds connections that have ended without any hook telling, by a reconciliation: the state of a socket goes with the socket,
+//! so a cell in which more connections are active than sockets have their state there counts some that are over.
 //!
 //! The comparison holds only for a cell that is at rest: no connection came, moved or went from before the reconciliation to
 //! after it. A program that has taken a connection out of a cell and not counted that yet looks the same for a moment, so

@@ -28,7 +28,7 @@ use support::{
     lock::SystemLock,
     netns::NetnsPair,
     scale::is_slow,
-    scenarios::Failures,
+    scenarios::{Failures, OPTIONS},
     wire::{cable::Cable, tun::Tun},
 };
 
@@ -36,9 +36,6 @@ use std::thread;
 
 /// Scenarios of a kind, with a world of their own.
 type Scenarios = fn(&Daemon, &mut Failures);
-
-/// Enough for all scenarios of a test; each scrape reads the whole table.
-const CELLS: [&str; 4] = ["--cells", "4096", "--show-ended", "1s"];
 
 #[test]
 fn every_end() {
@@ -66,7 +63,7 @@ fn idle_behind_haproxy() {
 fn run(options: &[&str], kinds: &[Scenarios]) {
     let _lock = SystemLock::acquire();
     for kinds in kinds.chunks(if is_slow() { 1 } else { kinds.len() }) {
-        let daemon = Daemon::start(&[&CELLS, options].concat());
+        let daemon = Daemon::start(&[&OPTIONS, options].concat());
         let mut failures = Failures::default();
         thread::scope(|scope| {
             let threads: Vec<_> =

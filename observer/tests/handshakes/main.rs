@@ -19,16 +19,17 @@ mod wire;
 
 use loopback::{hostile, messages, plain, upgrades};
 use support::{
-    daemon::Daemon, lock::SystemLock, netns::NetnsPair, scenarios::Failures, wire::tun::Tun,
+    daemon::Daemon,
+    lock::SystemLock,
+    netns::NetnsPair,
+    scenarios::{Failures, OPTIONS},
+    wire::tun::Tun,
 };
-
-/// Enough for all scenarios of a test, of which each scrape reads all; the pods of those that are over go at once.
-const CELLS: [&str; 4] = ["--cells", "4096", "--show-ended", "1s"];
 
 #[test]
 fn on_loopback() {
     let _lock = SystemLock::acquire();
-    let daemon = Daemon::start(&CELLS);
+    let daemon = Daemon::start(&OPTIONS);
     let mut failures = Failures::default();
     for scenarios in [
         upgrades::first_segment(),
@@ -53,7 +54,7 @@ fn on_loopback() {
 #[test]
 fn out_of_order() {
     let _lock = SystemLock::acquire();
-    let daemon = Daemon::start(&CELLS);
+    let daemon = Daemon::start(&OPTIONS);
     let namespaces = NetnsPair::new();
     let netns = &namespaces.a;
     let lab = wire::Lab { netns, tun: &Tun::new(netns) };

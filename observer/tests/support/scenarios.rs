@@ -4,6 +4,10 @@ use anyhow::Result;
 
 use super::{daemon::Daemon, metrics::Metrics};
 
+/// Of the daemon: enough slots for all scenarios of a test, of which each scrape reads all; the pods of those that are over go
+/// at once.
+pub(crate) const OPTIONS: [&str; 4] = ["--cells", "4096", "--show-ended", "1s"];
+
 /// What the daemon says it has lost, and which programs the kernel has skipped.
 pub(crate) fn losses(metrics: &Metrics) -> Metrics {
     const FAMILIES: [&str; 2] = ["observer_lost_total", "observer_probe_skips_total"];
