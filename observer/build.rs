@@ -4,13 +4,15 @@
 //! The compiler and the linker for BPF are only looked for here; `cargo xtask setup` installs
 //! them. Which ones are taken, and in which order, is told in `build/toolchain.rs`.
 
+#[path = "build/strip.rs"]
+mod strip;
 #[path = "build/toolchain.rs"]
 mod toolchain;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::{env, io};
+use std::{env, fs, io};
 
 use toolchain::{TOOLCHAIN_VARIABLE, Toolchain, which};
 
@@ -52,7 +54,15 @@ fn build() -> Result<(), String> {
     };
     // What the compiler says is shown as warnings.
     aya_build::build_ebpf([package], compiler)
-        .map_err(|error| format!("{KERNEL_PACKAGE} does not build: {error:#}"))
+        .map_err(|error| format!("{KERNEL_PACKAGE} does not build: {error:#}"))?;
+    strip_object().map_err(|error| format!("{KERNEL_PACKAGE} cannot be stripped: {error}"))
+}
+
+/// Strips the object that is embedded.
+fn strip_object() -> Result<(), Box<dyn std::error::Error>> {
+    let path = Path::new(&env::var("OUT_DIR")?).join(KERNEL_PACKAGE);
+    let stripped = strip::strip(&fs::read(&path)?)?;
+    Ok(fs::write(&path, stripped)?)
 }
 
 /// Starts this script anew, in its own place, with the environment that aya-build hands on to the

@@ -80,8 +80,15 @@ pub enum Zeros {
     None,
     /// All values, once the row has had a connection.
     All,
-    /// The values whose numbers are these, likewise.
-    Of(&'static [usize]),
+    /// The values whose numbers are these, likewise, by the role of the row.
+    Of {
+        /// Of servers.
+        server: &'static [usize],
+        /// Of clients.
+        client: &'static [usize],
+    },
+    /// The values whose numbers are these, for clients that have ever connected, and in the cell that attempts begin in.
+    Attempts(&'static [usize]),
 }
 
 /// A metric family that is made of one counter.

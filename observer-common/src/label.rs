@@ -39,6 +39,18 @@ wire_enum! {
         Server = 0 => "server",
         /// The socket connected.
         Client = 1 => "client",
+        /// The connection is older than the programs, nobody listens on its port, and its bytes have not told yet.
+        Unknown = 2 => "unknown",
+    }
+}
+
+wire_enum! {
+    /// Where the other end of the connection is.
+    Path as "path" {
+        /// In another pod, or in none.
+        External = 0 => "external",
+        /// In the same pod.
+        Internal = 1 => "internal",
     }
 }
 
@@ -154,6 +166,7 @@ impl Reason {
 pub(crate) const fn meaning(mut hash: crate::meaning::Meaning) -> crate::meaning::Meaning {
     let all = [
         Role::LABEL,
+        Path::LABEL,
         Direction::LABEL,
         Side::LABEL,
         Reason::LABEL,

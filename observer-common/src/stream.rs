@@ -20,6 +20,8 @@ pub mod mode {
     pub const PROXY: u8 = 4;
     /// No parser: what comes is kept until the answer to an upgrade tells what it is.
     pub const WAIT: u8 = 5;
+    /// What the bytes are is guessed ([`crate::protocol::guess`]).
+    pub const GUESS: u8 = 7;
 }
 
 /// Places of the programs that are reached by tail calls. A parser of a packet's bytes has the number of its [`mode`].
@@ -34,6 +36,10 @@ pub mod program {
     pub const DRAIN: u32 = 25;
     /// Puts a segment in order that is not simply the next.
     pub const ORDER: u32 = 26;
+    /// Adopts a connection that is older than the programs, at its first segment.
+    pub const ADOPT: u32 = 27;
+    /// Draws the conclusions from what a segment was taken for.
+    pub const CONCLUDE: u32 = 28;
     /// Places in all.
     pub const PLACES: usize = 32;
 }
@@ -54,6 +60,10 @@ pub mod order {
     pub const REQUESTS: u32 = 5;
     /// Of the request stream: a response has come before its first request was recognised.
     pub const RECOGNISED: u32 = 6;
+    /// Of either stream: what it was taken for is right, and it is the client's.
+    pub const GUESSED_CLIENT: u32 = 7;
+    /// Likewise, and it is the server's.
+    pub const GUESSED_SERVER: u32 = 8;
 }
 
 /// Bits of [`Parser::flags`].
@@ -116,12 +126,32 @@ impl Parser {
     pub const fn skip_unread(&mut self, bytes: u64) -> bool {
         match self.mode {
             mode::OFF => true,
+            mode::GUESS => {
+                // What nobody has taken for anything yet cannot be lost track of.
+                if bytes <= self.left {
+                    self.left -= bytes;
+                } else {
+                    self.guess_anew();
+                }
+                true
+            }
             mode::WEBSOCKET | mode::PROXY if self.pos == 0 && bytes <= self.left => {
                 self.left -= bytes;
                 true
             }
             _ => false,
         }
+    }
+
+    /// Guesses from the next segment on; how often that has failed stays known.
+    #[inline(always)]
+    pub const fn guess_anew(&mut self) {
+        self.mode = mode::GUESS;
+        self.state = 0;
+        self.pos = 0;
+        self.granted = 0;
+        self.scratch = [0; 3];
+        self.left = 0;
     }
 
     /// Whether none of the next `bytes` need be read: all are payload of the frame being read, or there is no parser.
@@ -136,7 +166,15 @@ impl Parser {
 /// What the words of a stream mean.
 pub(crate) const fn meaning(hash: crate::meaning::Meaning) -> crate::meaning::Meaning {
     let hash = hash.number(size_of::<Stream>() as u64).number(CLAIMED).number(INBOX);
-    let modes = [mode::OFF, mode::HTTP1, mode::HTTP2, mode::WEBSOCKET, mode::PROXY, mode::WAIT];
+    let modes = [
+        mode::OFF,
+        mode::HTTP1,
+        mode::HTTP2,
+        mode::WEBSOCKET,
+        mode::PROXY,
+        mode::WAIT,
+        mode::GUESS,
+    ];
     let flags = [flag::SYNCED, flag::SWITCHING, flag::INTERIM, flag::PARKED];
     let orders = [
         order::STOP,
@@ -145,6 +183,8 @@ pub(crate) const fn meaning(hash: crate::meaning::Meaning) -> crate::meaning::Me
         order::PREFACE,
         order::REQUESTS,
         order::RECOGNISED,
+        order::GUESSED_CLIENT,
+        order::GUESSED_SERVER,
     ];
     hash.bytes(&modes).bytes(&flags).words(&orders)
 }

@@ -9,7 +9,8 @@
 //! - `socket/`: a socket's state, who it is, how it opens and closes;
 //! - `accounting/`: slots, the way of connections through the cells, counters, records, losses;
 //! - `memory/`: memory that other processors write at the same time, and the instructions for it;
-//! - `maps.rs`: every map with its sizing; `floor.rs`: the switch by which the bench measures the hooks alone.
+//! - `maps.rs`: every map with its sizing; `floor.rs`: the switch by which the bench measures the hooks alone;
+//!   `detour.rs`: the one that makes another build of them.
 //!
 //! The protocol parsers are `observer-common`'s.
 #![no_std]
@@ -25,6 +26,8 @@
 )]
 
 mod accounting;
+mod clock;
+mod detour;
 mod floor;
 mod hooks;
 mod maps;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
     macros::btf_map,
 };
 use observer_common::{
@@ -11,9 +11,10 @@ use observer_common::{
     wire::{
         conn::{Conn, MAX_FOUND},
         event::ConnRecord,
-        kept::{self, ENTRIES, Kept},
+        kept::{self, ENTRIES, Kept, Note},
         loss::LOSSES,
-        slot::{CGROUPS, CellKey, DEFAULT_SLOTS, Slot},
+        replica::{Ends, KNOWN_CGROUPS},
+        slot::{CGROUPS, CellKey, DEFAULT_SLOTS, Slot, TABLE_WORDS},
     },
 };
 
@@ -62,9 +63,9 @@ pub(crate) static SLOTS: Array<Slot, MAX_SLOTS, { BPF_F_MMAPABLE as usize }> = A
 #[btf_map]
 pub(crate) static FREE: Queue<u32, MAX_SLOTS> = Queue::new();
 
-/// Slots in use, and slots in all: words [`TABLE_USED`] and [`TABLE_CAPACITY`].
+/// Slots in use, and slots in all: words [`TABLE_USED`] and [`TABLE_CAPACITY`]. The others are the daemon's.
 #[btf_map]
-pub(crate) static TABLE: Array<u64, 2, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub(crate) static TABLE: Array<u64, TABLE_WORDS, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Of [`TABLE`].
 pub(crate) const TABLE_USED: u32 = 0;
@@ -75,6 +76,17 @@ pub(crate) const TABLE_CAPACITY: u32 = 1;
 /// smaller.
 #[btf_map]
 pub(crate) static BUDGETS: HashMap<u64, u64, CGROUPS> = HashMap::new();
+
+/// In which pod or container each cgroup is, as the daemon has found at its last walk: 0 in none, else a number that stands for
+/// it, see `observer_common::wire::replica`.
+#[btf_map]
+pub(crate) static REPLICAS: HashMap<u64, u64, KNOWN_CGROUPS, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// How a SYN looks on its way through the loopback device when it has been redirected; and whether both ends of what it opens
+/// are in one pod, since who accepts it cannot find the client by it.
+#[btf_map]
+pub(crate) static SYNS: LruHashMap<Ends, u32, 1024> = LruHashMap::new();
 
 /// States that the reconciliation has found in all, by the index of the base slot that each is counted in.
 #[btf_map]
@@ -133,19 +145,7 @@ pub(crate) struct Scratch {
 #[btf_map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch, { SCRATCHES as usize }> = PerCpuArray::new();
 
-/// The segment with payload that has just completed a handshake: it has passed the listener's hook, and the child that it
-/// makes is established later in the same softirq, on the same processor, and takes it.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Note {
-    /// Port and last four bytes of the address of the peer.
-    pub(crate) peer: u64,
-    /// The kept segment, its index plus one; 0 without any.
-    pub(crate) kept: u32,
-    /// Always 0.
-    pub(crate) zero: u32,
-}
-
+/// See [`Note`].
 #[btf_map]
 pub(crate) static NOTE: PerCpuArray<Note, 1> = PerCpuArray::new();
 

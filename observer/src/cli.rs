@@ -12,10 +12,18 @@ use clap::{
     builder::{BoolishValueParser, PossibleValuesParser},
 };
 use observer_common::{
-    abi::ABI, counters::Level, label::Reason, protocol::Protocol, wire::slot::DEFAULT_SLOTS,
+    abi::ABI,
+    counters::Level,
+    label::{Reason, Role},
+    protocol::Protocol,
+    wire::slot::DEFAULT_SLOTS,
 };
 
-use crate::{export::Selection, kernel_log::KernelLog};
+use crate::{
+    export::{Selection, Ui},
+    kernel_log::KernelLog,
+    view::{MOST, Sort},
+};
 
 pub use variables::{Variables, read};
 
@@ -49,6 +57,12 @@ pub enum Command {
     /// Print a line of JSON for each connection that ends or turns out to speak a protocol, as the observer that runs on
     /// this node sees it.
     Tail(TailArgs),
+    /// Show what each pod counts, as the observer that runs on this node sees it: a live table, or one look with --once.
+    Top(TopArgs),
+    /// List the connections that are open on this node.
+    Ps(PsArgs),
+    /// Say whether the observer that runs on this node can be trusted, and what it has noticed.
+    Doctor(DoctorArgs),
 }
 
 /// Where --pin keeps the kernel side.
@@ -69,7 +83,7 @@ pub struct DetachArgs {
 /// Options of `run`; `check` takes the same, to check exactly what would run.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// Address of /metrics, /livez, /readyz and /healthz; port 0 takes a free one.
+    /// Address of the page /, of /metrics, /livez, /readyz and /healthz; port 0 takes a free one.
     #[arg(long, env = "OBSERVER_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:9435", value_parser = address)]
     pub listen: SocketAddr,
 
@@ -94,6 +108,10 @@ pub struct RunArgs {
     /// Give /metrics only to clients with a bearer token that is a line of this file; it is read again when it changes.
     #[arg(long, env = "OBSERVER_BEARER_TOKEN_FILE", value_name = "PATH")]
     pub bearer_token_file: Option<PathBuf>,
+
+    /// What the page at / shows: nothing, pods and their counts, or single connections with their peers' addresses, too.
+    #[arg(long, env = "OBSERVER_UI", value_name = "LEVEL", default_value = "on")]
+    pub ui: Ui,
 
     /// Root of the cgroup-v2 tree, or the directory whose `unified` it is [default: found in the mount table].
     #[arg(long, env = "OBSERVER_CGROUP_ROOT", value_name = "PATH")]
@@ -159,7 +177,7 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_SIMULATE_LACKING", value_name = "HOOK", hide = true)]
     pub simulate_lacking: Vec<String>,
 
-    /// Time between two reconciliations of the sockets, see README (tests).
+    /// Time between two reconciliations of the sockets, see docs/how-it-counts.md (tests).
     #[arg(long, env = "OBSERVER_RECONCILE_EVERY", value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, hide = true)]
     pub reconcile_every: Duration,
 
@@ -179,6 +197,16 @@ pub struct RunArgs {
     #[arg(long, env = "OBSERVER_SHOW_ENDED", value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
     pub show_ended: Duration,
 
+    /// How long the users of a pod that is older than the kernel side are not told, unless what was open before its start has
+    /// been found: about two intervals of the pings that its clients send.
+    #[arg(long, env = "OBSERVER_SETTLING", value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
+    pub settling: Duration,
+
+    /// Ports, with commas, that do not count for whether the users of a pod can be read: those of probes and of metrics. A
+    /// pod's annotation `observer/readable` adds its own.
+    #[arg(long, env = "OBSERVER_READABLE", value_name = "PORTS", value_delimiter = ',')]
+    pub readable: Vec<u16>,
+
     /// How long a cell of a cgroup with many ports is idle before it is freed (tests).
     #[arg(long, env = "OBSERVER_CELL_AGE", value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration, hide = true)]
     pub cell_age: Duration,
@@ -186,6 +214,14 @@ pub struct RunArgs {
     /// Load programs that return at once: what their hooks cost by themselves (bench).
     #[arg(long, hide = true)]
     pub simulate_empty: bool,
+
+    /// Load the programs of another build, whose code is other and which count the same (tests).
+    #[arg(long, value_name = "NUMBER", hide = true)]
+    pub simulate_build: Option<u32>,
+
+    /// Die at this step of an update (tests).
+    #[arg(long, value_name = "STEP", hide = true)]
+    pub simulate_death: Option<u32>,
 }
 
 /// Where pods get their names from.
@@ -211,13 +247,10 @@ impl FromStr for KubeOption {
     }
 }
 
-/// Options of `tail`. Filters that are given several times take what fits one of them.
-#[derive(Clone, Debug, Args)]
-pub struct TailArgs {
-    /// The running observer's Unix socket [default: /run/observer/observer.sock].
-    #[arg(long, env = "OBSERVER_SOCKET", value_name = "PATH")]
-    pub socket: Option<PathBuf>,
-
+/// Which connections are wanted. Filters that are given several times take what fits one of them; names may have `*` for any
+/// text and `?` for any letter.
+#[derive(Clone, Debug, Default, Args)]
+pub struct FilterArgs {
     /// Only of this pod (label value).
     #[arg(long, value_name = "POD")]
     pub pod: Vec<String>,
@@ -226,17 +259,57 @@ pub struct TailArgs {
     #[arg(long, value_name = "NAMESPACE")]
     pub namespace: Vec<String>,
 
+    /// Only of this container (label value).
+    #[arg(long, value_name = "CONTAINER")]
+    pub container: Vec<String>,
+
+    /// Only of servers' or clients' sockets.
+    #[arg(long, value_name = "ROLE", value_parser = labels(Role::ALL, |r| r.label()))]
+    pub role: Vec<String>,
+
     /// Only of connections that speak this protocol.
     #[arg(long, value_name = "PROTOCOL", value_parser = labels(Protocol::ALL, |p| p.label()))]
     pub protocol: Vec<String>,
 
-    /// Only of connections that ended in this way.
-    #[arg(long, value_name = "REASON", value_parser = labels(Reason::ALL, |r| r.label()))]
-    pub reason: Vec<String>,
+    /// Only of connections to this port of a server.
+    #[arg(long, value_name = "PORT")]
+    pub port: Vec<u16>,
+
+    /// Only of connections with this address at the other end.
+    #[arg(long, value_name = "ADDRESS")]
+    pub peer: Vec<String>,
 
     /// Only of connections that have lived so long: seconds, or a number and a unit as in 5m.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub min_lifetime: Option<Duration>,
+
+    /// Only of connections that have lived no longer.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub max_lifetime: Option<Duration>,
+
+    /// Only of connections that have been silent for so long.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub min_idle: Option<Duration>,
+
+    /// Only of connections that have been silent for no longer.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub max_idle: Option<Duration>,
+}
+
+/// Options of `tail`.
+#[derive(Clone, Debug, Args)]
+pub struct TailArgs {
+    /// The running observer's Unix socket [default: /run/observer/observer.sock].
+    #[arg(long, env = "OBSERVER_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Which connections.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+
+    /// Only of connections that ended in this way.
+    #[arg(long, value_name = "REASON", value_parser = labels(Reason::ALL, |r| r.label()))]
+    pub reason: Vec<String>,
 
     /// End after so many records.
     #[arg(long, value_name = "COUNT")]
@@ -245,6 +318,54 @@ pub struct TailArgs {
     /// End after this time: seconds, or a number and a unit as in 5m.
     #[arg(long = "for", value_name = "TIME", value_parser = time)]
     pub duration: Option<Duration>,
+}
+
+/// Options of `top`.
+#[derive(Clone, Debug, Args)]
+pub struct TopArgs {
+    /// The running observer's Unix socket [default: /run/observer/observer.sock].
+    #[arg(long, env = "OBSERVER_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Print the table once, with the counts since the kernel side counts, and end.
+    #[arg(long)]
+    pub once: bool,
+
+    /// Print lines of JSON, one for each look.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `ps`.
+#[derive(Clone, Debug, Args)]
+pub struct PsArgs {
+    /// The running observer's Unix socket [default: /run/observer/observer.sock].
+    #[arg(long, env = "OBSERVER_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Which connections.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+
+    /// Which come first, those with the most of it.
+    #[arg(long, value_name = "BY", default_value = "age")]
+    pub sort: Sort,
+
+    /// List so many at most.
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=MOST as i64))]
+    pub limit: u32,
+
+    /// Print lines of JSON, with the fields of `tail`.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `doctor`.
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// The running observer's Unix socket [default: /run/observer/observer.sock].
+    #[arg(long, env = "OBSERVER_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
 }
 
 /// The label values of an enum.

@@ -1,8 +1,10 @@
 //! One pass from the kernel's counters to named series; the only place that knows both ends.
 
 mod ledger;
+mod open;
 mod pass;
 mod pods;
+mod trust;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +16,7 @@ use std::{
 
 use aya::maps::MapError;
 use observer_common::{
-    label::{Reason, Side},
+    label::Side,
     wire::{
         loss::Loss,
         slot::{self, IDLE_USED},
@@ -23,7 +25,9 @@ use observer_common::{
 use tracing::{info, warn};
 
 use crate::{
-    aggregate::{Action, Clusters, Ends, Reconciliations, Series, Tally, Unseen, fold, sentence},
+    aggregate::{
+        Action, Clusters, Ends, Reconciliations, Series, Tally, Unseen, fold, sentence, silent_ends,
+    },
     attribute::{CgroupIndex, Identity, Names, OVERFLOW, UNATTRIBUTED},
     bpf::{ProbeState, Probes, programs::Probe},
     decode,
@@ -32,9 +36,12 @@ use crate::{
 
 pub use ledger::Times;
 use ledger::{Ledger, Shown};
+pub use open::OpenCell;
 use pass::{Found, Pass};
 use pods::PodBooks;
 pub use pods::{Kubernetes, NamedPod};
+use trust::Judge;
+pub use trust::{Beginning, Terms, Trust};
 
 /// So many ticks apart the kernel is told of the cgroups that have no cells.
 const BUDGETS_EVERY: u64 = 60;
@@ -60,6 +67,8 @@ pub struct Snapshot {
     pub cgroups_skipped: u64,
     /// Reconciliations that came to their end, and the time that they took; none if this kernel allows none.
     pub reconciliations: Option<(u64, Duration)>,
+    /// The pods of which something is not known.
+    pub trust: Vec<Trust>,
     /// What the API server's names add; nothing when nobody names pods.
     pub kubernetes: Option<Kubernetes>,
 }
@@ -75,6 +84,7 @@ pub struct Collector {
     reconciliation_failed: bool,
     clusters: Clusters,
     books: PodBooks,
+    judge: Judge,
     /// Whether the log has said that the table is nearly full.
     tight: bool,
     ticks: u64,
@@ -88,6 +98,7 @@ impl Collector {
         cgroup_root: &Path,
         names: Option<Arc<Mutex<Names>>>,
         times: Times,
+        terms: Terms,
     ) -> Self {
         Self {
             ledger: Ledger::new(times, probes.since()),
@@ -98,6 +109,7 @@ impl Collector {
             reconciliation_failed: false,
             clusters: Clusters::default(),
             books: PodBooks::new(names, SystemTime::now()),
+            judge: Judge::new(Instant::now(), terms),
             tight: false,
             ticks: 0,
         }
@@ -138,6 +150,9 @@ impl Collector {
         if let Err(error) = self.cgroups.refresh() {
             warn!(%error, "cannot walk the cgroup tree; names stay as they were");
         }
+        if let Err(error) = self.probes.replicas().tell(self.cgroups.numbers()) {
+            warn!(%error, "cannot tell the kernel programs of all cgroups");
+        }
     }
 
     /// What a scrape shows now.
@@ -155,6 +170,7 @@ impl Collector {
         let names = self.books.names();
         let names = names.as_deref().map(pods::lock);
         let names = names.as_deref();
+        let trust = self.judge.judge(Instant::now(), &shown, &self.cgroups, names);
         let kubernetes = names.map(|names| self.books.kubernetes(names, &shown, &self.cgroups));
         let about_itself = self.about(&pass, kubernetes);
         let mut joined = HashMap::new();
@@ -170,7 +186,7 @@ impl Collector {
         let series =
             shown.series.into_iter().map(&mut with_names).chain(overflow).collect::<Vec<_>>();
         let folded = fold(shown.folded.into_iter().map(with_names));
-        Ok(Snapshot { series: fold(series), folded, ..about_itself })
+        Ok(Snapshot { series: fold(series), folded, trust, ..about_itself })
     }
 
     /// What a scrape shows now of the observer itself, without any series.
@@ -187,6 +203,7 @@ impl Collector {
         Snapshot {
             series: Vec::new(),
             folded: Vec::new(),
+            trust: Vec::new(),
             losses: Loss::ALL.into_iter().zip(self.probes.losses()).collect(),
             probes: self.probes.states().to_vec(),
             misses: self.probes.misses(),
@@ -371,16 +388,10 @@ impl Collector {
 /// Adds the times that a cell's connections had idled when silence may have ended them.
 fn add_idle(idle: &mut HashMap<Ends, [u64; IDLE_USED]>, identity: &Identity, cell: &CellSnapshot) {
     for &side in Side::ALL {
-        let Some(histogram) = cell.counts.histogram(&slot::IDLE, side as usize) else { continue };
-        // What this node closes in order is its own decision, and no news.
-        let closed = |reason: Reason| cell.counts.count(&slot::CLOSED, reason as usize);
-        let orderly = closed(Reason::Local) + closed(Reason::Aborted);
-        if side == Side::Local && closed(Reason::ResetLocal) < orderly {
-            continue;
-        }
+        let Some(buckets) = silent_ends(&cell.counts, side) else { continue };
         let ends = Ends::new(identity, cell.role, cell.protocol, side);
         let sums = idle.entry(ends).or_insert([0; IDLE_USED]);
-        for (sum, count) in sums.iter_mut().zip(histogram.buckets) {
+        for (sum, count) in sums.iter_mut().zip(buckets) {
             *sum += count;
         }
     }

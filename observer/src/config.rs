@@ -1,7 +1,7 @@
 //! The checked configuration: everything that can be wrong on the command line is found here, before anything is bound
 //! or attached.
 
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use observer_common::wire::slot::RESERVED_SLOTS;
 use thiserror::Error;
@@ -10,7 +10,7 @@ use crate::{
     access::Files,
     bpf::Options,
     cli::{KubeOption, LogFormat, RunArgs},
-    export::Settings,
+    export::{Settings, Ui},
     kernel_log::KernelLog,
 };
 
@@ -23,6 +23,8 @@ pub struct Config {
     pub self_listen: Option<SocketAddr>,
     /// Who may read the endpoints.
     pub access: Files,
+    /// What the page shows.
+    pub ui: Ui,
     /// Root of the cgroup-v2 tree, if given.
     pub cgroup_root: Option<PathBuf>,
     /// Name of this node.
@@ -53,12 +55,20 @@ pub struct Config {
     pub simulate_lacking: Vec<String>,
     /// Whether the programs return at once.
     pub simulate_empty: bool,
+    /// Another build to pretend.
+    pub simulate_build: Option<u32>,
+    /// The step of an update at which to die.
+    pub simulate_death: Option<u32>,
     /// Time between two reconciliations of the sockets.
     pub reconcile_every: Duration,
     /// How long what is over is shown.
     pub show_ended: Duration,
     /// How long a cell is idle before it may be freed.
     pub cell_age: Duration,
+    /// After this time what is open has spoken.
+    pub settling: Duration,
+    /// Ports that do not count for whether users can be read.
+    pub readable: BTreeSet<u16>,
 }
 
 /// A value on the command line that cannot be used.
@@ -115,6 +125,8 @@ impl Config {
             kernel_log: self.kernel_log,
             simulate_lacking: &self.simulate_lacking,
             simulate_empty: self.simulate_empty,
+            simulate_build: self.simulate_build,
+            simulate_death: self.simulate_death,
             abi: self.simulate_abi,
         }
     }
@@ -156,6 +168,7 @@ impl TryFrom<RunArgs> for Config {
             listen: args.listen,
             self_listen: args.self_listen,
             access,
+            ui: args.ui,
             cgroup_root: args.cgroup_root,
             node_name: args.node_name.filter(|n| !n.is_empty()).unwrap_or_else(host_name),
             kube: args.kube,
@@ -176,9 +189,13 @@ impl TryFrom<RunArgs> for Config {
             record_buffer: args.record_buffer,
             simulate_lacking: args.simulate_lacking,
             simulate_empty: args.simulate_empty,
+            simulate_build: args.simulate_build,
+            simulate_death: args.simulate_death,
             reconcile_every: args.reconcile_every,
             show_ended: args.show_ended,
             cell_age: args.cell_age,
+            settling: args.settling,
+            readable: args.readable.into_iter().collect(),
         })
     }
 }

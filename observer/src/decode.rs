@@ -5,7 +5,7 @@
 use std::mem::offset_of;
 
 use observer_common::{
-    label::Role,
+    label::{Path, Role},
     protocol::Protocol,
     wire::slot::{self, CellKey, OVERFLOW_CELLS, Slot, overflow_cell},
 };
@@ -19,6 +19,9 @@ pub enum DecodeError {
     /// Unknown role number.
     #[error("unknown role {0}")]
     Role(u8),
+    /// Unknown path number.
+    #[error("unknown path {0}")]
+    Path(u8),
     /// Unknown protocol number.
     #[error("unknown protocol {0}")]
     Protocol(u8),
@@ -29,21 +32,22 @@ pub enum DecodeError {
 /// # Errors
 /// If role or protocol are numbers of another version.
 pub fn cell(word: impl Fn(usize) -> u64) -> Result<CellSnapshot, DecodeError> {
-    let CellKey { cgroup, port, role, protocol, .. } = key(&word);
+    let CellKey { cgroup, port, role, protocol, path, .. } = key(&word);
     Ok(CellSnapshot {
         cgroup,
         port,
         role: Role::from_wire(role).ok_or(DecodeError::Role(role))?,
         protocol: Protocol::from_wire(protocol).ok_or(DecodeError::Protocol(protocol))?,
+        path: Path::from_wire(path).ok_or(DecodeError::Path(path))?,
         counts: base(word),
     })
 }
 
 /// Reads what a cell counts for.
 pub fn key(word: impl Fn(usize) -> u64) -> CellKey {
-    let [p0, p1, role, protocol, state @ ..] = word(1).to_ne_bytes();
-    let (port, state) = (u16::from_ne_bytes([p0, p1]), u32::from_ne_bytes(state));
-    CellKey { cgroup: word(0), port, role, protocol, state }
+    let [p0, p1, role, protocol, path, zero, state @ ..] = word(1).to_ne_bytes();
+    let (port, state) = (u16::from_ne_bytes([p0, p1]), u16::from_ne_bytes(state));
+    CellKey { cgroup: word(0), port, role, protocol, path, zero, state }
 }
 
 /// Reads which slots are under a cell: that for ends, and that of its protocol; 0 for one that is not there.
@@ -63,7 +67,8 @@ pub fn overflow(index: u32, word: impl Fn(usize) -> u64) -> Option<CellSnapshot>
         .iter()
         .flat_map(|&role| Protocol::ALL.iter().map(move |&protocol| (role, protocol)))
         .find(|&(role, protocol)| overflow_cell(role as u8, protocol as u8) == index)?;
-    Some(CellSnapshot { cgroup: 0, port: 0, role, protocol, counts: base(word) })
+    let path = Path::External;
+    Some(CellSnapshot { cgroup: 0, port: 0, role, protocol, path, counts: base(word) })
 }
 
 fn base(word: impl Fn(usize) -> u64) -> Counts {
@@ -82,17 +87,17 @@ mod tests {
     fn a_header_is_read_where_the_kernel_writes_it() {
         let mut words = [0; SLOT_WORDS];
         words[0] = 77;
-        words[1] = u64::from_ne_bytes([0x90, 0x1f, 1, 5, 1, 0, 0, 0]);
+        words[1] = u64::from_ne_bytes([0x90, 0x1f, 1, 5, 1, 0, 1, 0]);
         words[2] = 9 << 32 | 8;
         words[slot::OPENED.word] = 3;
         let cell = cell(|place| words[place]).unwrap();
         assert_eq!(
-            (cell.cgroup, cell.port, cell.role, cell.protocol),
-            (77, 8080, Role::Client, Protocol::WebSocket)
+            (cell.cgroup, cell.port, cell.role, cell.protocol, cell.path),
+            (77, 8080, Role::Client, Protocol::WebSocket, Path::Internal)
         );
         assert_eq!(cell.counts.one(&slot::OPENED), 3);
         let key = key(|place| words[place]);
-        assert_eq!((key.cgroup, key.port, key.role, key.protocol), (77, 8080, 1, 5));
+        assert_eq!((key.cgroup, key.port, key.role, key.protocol, key.path), (77, 8080, 1, 5, 1));
         assert_eq!((key.state, links(|place| words[place])), (RETIRED, [8, 9]));
     }
 

@@ -10,11 +10,13 @@
 //!   adopt/   connections from before the start ─▶ kernel
 //!   kube/    the API server's pods ─▶ names            the only user of kube
 //!   records     single connections, for the log and tail     pure
-//!   tail/    records ─▶ Unix socket ─▶ `observer tail`
+//!   tail/    records and views ─▶ Unix socket
+//!   view/    series and open connections ─▶ tables for people
+//!   look/    Unix socket ─▶ `observer top`, `ps`, `doctor`, `tail`     the only user of ratatui
 //!   collect  one pass over all of the above            the only place that knows both ends
 //!   export/  series ─▶ Prometheus' formats ─▶ HTTP     the only user of axum, with access/
 //!   access/  who may read it: TLS and bearer tokens    the only user of rustls
-//!   kernel_side             made, taken over or replaced
+//!   kernel_side             made, taken over, updated or replaced
 //!   run, check, detach, preflight, config, cli, logging, output, exit       the program around it
 //! ```
 //!
@@ -33,13 +35,16 @@ pub mod decode;
 pub mod detach;
 pub mod exit;
 pub mod export;
+mod format;
 pub mod kernel_log;
 pub mod kernel_side;
 pub mod kube;
 pub mod logging;
+pub mod look;
 pub mod model;
 pub mod output;
 pub mod preflight;
 pub mod records;
 pub mod run;
 pub mod tail;
+pub mod view;

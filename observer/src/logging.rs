@@ -5,7 +5,11 @@
 
 mod queue;
 
-use std::{env, io, io::IsTerminal as _};
+use std::{
+    env, io,
+    io::IsTerminal as _,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use tracing::{Metadata, level_filters::LevelFilter, warn};
 use tracing_subscriber::{
@@ -29,8 +33,16 @@ const CONNECTIONS: usize = 1 << 13;
 /// The running log. Dropped, it writes what is waiting, if anybody reads.
 pub struct Log {
     // The order is that of their ends.
-    _connections: Queue,
-    _lines: Queue,
+    connections: Queue,
+    lines: Queue,
+}
+
+impl Log {
+    /// How many lines were dropped, by what they were; the numbers go on counting.
+    #[must_use]
+    pub fn dropped(&self) -> [(&'static str, Arc<AtomicU64>); 2] {
+        [("log", self.lines.dropped()), ("connections", self.connections.dropped())]
+    }
 }
 
 /// Starts logging; later calls change nothing.
@@ -52,7 +64,7 @@ pub fn start(format: LogFormat) -> io::Result<Log> {
     if let Some(trouble) = trouble {
         warn!("{trouble}");
     }
-    Ok(Log { _connections: connections, _lines: lines })
+    Ok(Log { connections, lines })
 }
 
 /// What `RUST_LOG` asks for; the default, and what to say about it, if that cannot be meant.

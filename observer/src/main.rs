@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use observer::{check, cli, detach, exit, output, run, tail};
+use observer::{check, cli, detach, exit, look, output, run};
 
 fn main() -> ExitCode {
     let (cli, variables) = cli::read();
@@ -10,7 +10,10 @@ fn main() -> ExitCode {
         cli::Command::Run(args) => run::run(args),
         cli::Command::Detach(args) => detach::detach(&args),
         cli::Command::Check(args) => check::check(args, &variables),
-        cli::Command::Tail(args) => tail::client::tail(&args),
+        cli::Command::Tail(args) => look::tail(&args),
+        cli::Command::Top(args) => look::top(&args),
+        cli::Command::Ps(args) => look::ps(&args),
+        cli::Command::Doctor(args) => look::doctor(&args),
     };
     match outcome {
         Ok(code) => code.into(),

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use observer_common::{
     counters::{Block, Bounds, Counter, Owner, Shape},
-    label::Role,
+    label::{Direction, Path, Reason, Role},
     protocol::{BLOCKS, Protocol},
     wire::slot::{self, SHARE_WORDS, SHARES, SHARES_AT, SLOT_WORDS},
 };
@@ -137,13 +137,52 @@ impl Counts {
 
     /// Adds the counts of another cell of the same protocol.
     pub fn add(&mut self, other: &Self) {
-        self.since = match (self.since, other.since) {
-            (Some(mine), Some(theirs)) => Some(mine.min(theirs)),
-            (mine, theirs) => mine.or(theirs),
-        };
+        self.since = earlier(self.since, other.since);
         self.base.add(&other.base);
         self.ends.add(&other.ends);
         self.protocol.add(&other.protocol);
+    }
+
+    /// The same, of a cell of `protocol`, as the other ends of its connections see it: what one sends the other receives, and a
+    /// reset from here comes from the peer there.
+    #[must_use]
+    pub fn at_the_other_end(mut self, protocol: Protocol) -> Self {
+        let (received, sent) = (Direction::Received as usize, Direction::Sent as usize);
+        let (local, peer) = (Reason::ResetLocal as usize, Reason::ResetPeer as usize);
+        let swaps = [(Direction::LABEL, received, sent), (Reason::LABEL, local, peer)];
+        for counter in blocks(protocol).flat_map(|block| block.counters) {
+            for (label, one, other) in swaps {
+                let Some(at) = counter.labels.iter().position(|of| *of == label) else { continue };
+                if self.slot(counter.owner).0.is_none() {
+                    continue;
+                }
+                // The last label's value counts fastest.
+                let step: usize = counter.labels[at + 1..].iter().map(Counter::places).product();
+                let (stride, values) = (counter.stride(), Counter::places(&label));
+                let words = self.words_mut(counter);
+                for first in (0..counter.combinations).filter(|n| n / step % values == one) {
+                    let second = first + (other - one) * step;
+                    (0..stride).for_each(|i| words.swap(first * stride + i, second * stride + i));
+                }
+            }
+        }
+        self
+    }
+
+    /// Word by word the larger of the two.
+    #[must_use]
+    pub fn larger(mut self, other: &Self) -> Self {
+        self.since = earlier(self.since, other.since);
+        for owner in [Owner::Cell, Owner::Ends, Owner::Protocol(0)] {
+            let (mine, theirs) = (self.slot_mut(owner), other.slot(owner));
+            if let Some(theirs) = &theirs.0 {
+                for (mine, theirs) in mine.all_mut().iter_mut().zip(&**theirs) {
+                    // A gauge may be less than nothing for a moment.
+                    *mine = mine.cast_signed().max(theirs.cast_signed()).cast_unsigned();
+                }
+            }
+        }
+        self
     }
 
     /// Each word by itself.
@@ -170,6 +209,14 @@ impl Counts {
     pub fn turnover(&self) -> u64 {
         let counters = [&slot::OPENED, &slot::ADOPTED, &slot::ENTERED, &slot::LEFT, &slot::CLOSED];
         counters.into_iter().fold(0, |sum, counter| sum.wrapping_add(self.sum(counter)))
+    }
+}
+
+/// The earlier of two times, as far as they are known.
+fn earlier(one: Option<SystemTime>, other: Option<SystemTime>) -> Option<SystemTime> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 
@@ -207,6 +254,8 @@ pub struct CellSnapshot {
     pub role: Role,
     /// The protocol.
     pub protocol: Protocol,
+    /// Where the other ends are.
+    pub path: Path,
     /// The counts.
     pub counts: Counts,
 }
@@ -286,6 +335,37 @@ mod tests {
         let without = sum.clone().map(|word| word.wrapping_sub(7));
         sum.add(&without.map(u64::wrapping_neg));
         assert_eq!(sum.count(&websocket::MESSAGES, 1), 7);
+    }
+
+    #[test]
+    fn the_other_end_receives_what_is_sent_here() {
+        let mut counts = Counts::default();
+        let messages = counts.words_mut(&websocket::MESSAGES);
+        (messages[Direction::Received as usize], messages[Direction::Sent as usize]) = (3, 5);
+        let frames = counts.words_mut(&websocket::CONTROL_FRAMES);
+        frames.copy_from_slice(&[1, 2, 3, 4]);
+        let closed = counts.words_mut(&slot::CLOSED);
+        (closed[Reason::ResetPeer as usize], closed[Reason::Timeout as usize]) = (7, 9);
+        let there = counts.clone().at_the_other_end(Protocol::WebSocket);
+        assert_eq!(there.words(&websocket::MESSAGES), [5, 3]);
+        assert_eq!(there.words(&websocket::CONTROL_FRAMES), [2, 1, 4, 3]);
+        assert_eq!(there.count(&slot::CLOSED, Reason::ResetLocal as usize), 7);
+        assert_eq!(there.count(&slot::CLOSED, Reason::ResetPeer as usize), 0);
+        assert_eq!(there.count(&slot::CLOSED, Reason::Timeout as usize), 9);
+        assert_eq!(there.at_the_other_end(Protocol::WebSocket), counts);
+    }
+
+    #[test]
+    fn the_larger_of_two_is_so_word_by_word() {
+        let counts = |opened, entered, active: i64| {
+            let mut counts = Counts::default();
+            counts.words_mut(&slot::OPENED)[0] = opened;
+            counts.words_mut(&slot::ENTERED)[0] = entered;
+            counts.words_mut(&slot::ACTIVE)[0] = active.cast_unsigned();
+            counts
+        };
+        assert_eq!(counts(3, 8, -1).larger(&counts(5, 2, 4)), counts(5, 8, 4));
+        assert_eq!(Counts::default().larger(&counts(1, 0, 0)).one(&slot::OPENED), 1);
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub struct Record {
 pub enum Event {
     /// The connection was found to speak its protocol.
     Identified,
+    /// The connection is open: it was looked at, and nothing has happened.
+    Open,
     /// The connection has ended.
     Ended {
         /// How.

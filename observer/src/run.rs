@@ -3,7 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
     path::Path,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -22,10 +22,10 @@ use crate::{
     attribute::Names,
     bpf::{self, KernelLogger, Origin, Pins, ProbeState},
     cli::RunArgs,
-    collect::{Collector, Times, lock},
+    collect::{Beginning, Collector, Terms, Times, lock},
     config::{AddressError, Config},
     exit::Code,
-    export::{App, BuildInfo, Part, serve},
+    export::{About, App, DroppedLines, Part, serve},
     kernel_side::KernelSide,
     kube, logging, preflight,
     tail::{self, Hub},
@@ -36,6 +36,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// After a reconciliation there is none for so many times as long as it took: with very many sockets it takes up to a percent of
 /// a processor, and no more.
 const RECONCILE_REST: u32 = 100;
+/// So long the start waits for the names of pods.
+const FIRST_NAMES: Duration = Duration::from_secs(2);
 /// How often the kernel programs' log is read, if it is on.
 const RING_POLL: Duration = Duration::from_millis(100);
 
@@ -46,7 +48,7 @@ const RING_POLL: Duration = Duration::from_millis(100);
 pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     bpf::heap::share();
     let config = Config::try_from(args)?;
-    let _log = logging::start(config.log_format)?;
+    let log_lines = logging::start(config.log_format)?;
     let source = kube::source(&config.kube)?;
     let access = Access::load(config.access.clone())?;
     // Who waits for another observer's end waits for its port, too.
@@ -75,7 +77,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
         cells = config.cells,
         "starting"
     );
-    let KernelSide { probes, origin, log } =
+    let KernelSide { mut probes, origin, log, visited } =
         KernelSide::start(pins.as_ref(), &config.options(), &cgroup_root)?;
     bpf::heap::trim();
     for (probe, state) in probes.states() {
@@ -95,12 +97,22 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     let names = source.ok().map(|source| (source, Arc::new(Mutex::new(Names::default()))));
     let known = names.as_ref().map(|(_, names)| Arc::clone(names));
     let times = Times { show_ended: config.show_ended, cell_age: config.cell_age };
-    let mut collector = Collector::new(probes, &cgroup_root, known, times);
-    if origin == Origin::TakenOver {
+    let (newest_cgroup, visited_all) = probes.slots().beginning();
+    let age = probes.since().elapsed().unwrap_or_default();
+    let beginning = Beginning { age, newest_cgroup, visited_all, visited };
+    let (settling, left_out) = (config.settling, config.readable.clone());
+    let terms = Terms { beginning, settling, left_out };
+    let mut collector = Collector::new(probes, &cgroup_root, known, times, terms);
+    if matches!(origin, Origin::TakenOver | Origin::Updated) {
         collector.take_over().context("cannot read what an earlier observer has counted")?;
     }
-    let build = BuildInfo { node: config.node_name.clone(), kernel, origin };
-    let app = Arc::new(App::new(collector, build, config.export.clone()));
+    let about = About {
+        node: config.node_name.clone(),
+        kernel,
+        origin,
+        dropped: DroppedLines(log_lines.dropped().into()),
+    };
+    let app = Arc::new(App::new(collector, about, config.export.clone()));
     let access = Arc::new(access);
     let service = Service { listener, own_listener, app, access, kernel_log: log, names, records };
     tokio::runtime::Builder::new_current_thread()
@@ -160,10 +172,12 @@ impl Service {
         let kernel_log = self.kernel_log.map(|log| tokio::spawn(forward_kernel_log(log)));
         background.extend(kernel_log.map(|task| task.abort_handle()));
         if let Some((source, names)) = self.names {
-            background.push(follow_names(source, &config.node_name, names)?);
+            background.push(follow_names(source, &config.node_name, Arc::clone(&names))?);
+            wait_for_names(&names).await;
         }
         let hub = follow_records(&app, config)?;
-        let tail = self.records.map(|socket| tokio::spawn(tail::serve(socket, hub.clone())));
+        let views = Arc::clone(&app.views);
+        let tail = self.records.map(|socket| tokio::spawn(tail::serve(socket, hub.clone(), views)));
         background.extend(tail.map(|task| task.abort_handle()));
         app.ready.store(true, Ordering::Release);
         info!(listen = %address, self_listen = own_address, "ready");
@@ -173,7 +187,7 @@ impl Service {
                 _ = interrupt.recv() => info!("SIGINT: stopping"),
             }
         };
-        let served = serve(sockets, Arc::clone(&app), &self.access, shutdown).await;
+        let served = serve(sockets, config.ui, Arc::clone(&app), &self.access, shutdown).await;
         for task in background {
             task.abort();
         }
@@ -260,6 +274,16 @@ fn follow_names(
         .spawn(move || runtime.block_on(task))
         .context("cannot start a thread for the API server")?;
     Ok(handle)
+}
+
+/// Waits for the API server's first list, but not for long: a scrape before it would end the series of all pods, and begin
+/// others that go by their UID.
+async fn wait_for_names(names: &Mutex<Names>) {
+    let known = || names.lock().unwrap_or_else(PoisonError::into_inner).health().current;
+    let until = Instant::now() + FIRST_NAMES;
+    while !known() && Instant::now() < until {
+        tokio::time::sleep(FIRST_NAMES / 100).await;
+    }
 }
 
 /// Starts to read records, for the log or for those who will ask.

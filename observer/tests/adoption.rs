@@ -3,10 +3,13 @@
 #[expect(dead_code, reason = "each test file uses its part of the support library")]
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use support::{
-    daemon::Daemon,
+    daemon::{Daemon, executable},
     lock::SystemLock,
     metrics::Expected,
     netns::{Netns, NetnsPair},
@@ -29,6 +32,9 @@ fn connections() -> u64 {
 /// What has become of the connections.
 #[derive(Clone, Copy, PartialEq)]
 enum State {
+    /// They have not spoken since the start.
+    Silent,
+    /// Each has spoken twice.
     Open,
     Closed,
     Reset,
@@ -61,10 +67,57 @@ impl Held {
         Self { driver, server, protocol, server_pod, client_pod, namespaces }
     }
 
+    /// What the connections are found to speak; plain records are nothing that is recognised.
+    fn speaks(&self) -> Option<&'static str> {
+        match self.protocol {
+            Protocol::Ws => Some("websocket"),
+            Protocol::Http1 => Some("http1"),
+            Protocol::Grpc => Some("grpc"),
+            Protocol::Tcp => None,
+        }
+    }
+
+    /// What both ends are to have where nobody could look for them: what each has told by speaking twice.
+    fn expected_of_speakers(&self, state: State) -> Vec<Expected> {
+        let all = connections();
+        let port = self.server.addr.port().to_string();
+        let left = if state == State::Open { all } else { 0 };
+        let protocol = self.speaks().unwrap_or("tcp");
+        let mut expected = Vec::new();
+        // Nobody listens on a client's port: only what it speaks tells that it is one.
+        let client = if self.speaks().is_some() { "client" } else { "unknown" };
+        let client_port = if self.speaks().is_some() { port.as_str() } else { "0" };
+        for (pod, role, port, found_as, found_at) in [
+            (&self.server_pod, "server", port.as_str(), "server", port.as_str()),
+            (&self.client_pod, client, client_port, "unknown", "0"),
+        ] {
+            let pod = [("pod", pod.name.as_str())];
+            let end = [pod[0], ("role", role), ("port", port), ("protocol", protocol)];
+            let found = [pod[0], ("role", found_as), ("port", found_at)];
+            let recognised = if self.speaks().is_some() { all } else { 0 };
+            let sum = |name, labels: &[_], sum| Expected::sum(name, labels, sum);
+            let silent = state == State::Silent;
+            let met = if silent { 0 } else { all };
+            expected.extend([
+                sum("tcp_connections_adopted_total", &pod, met),
+                sum("tcp_connections_adopted_total", &found, met),
+                sum("tcp_connections_opened_total", &pod, 0),
+                sum("tcp_connections_recognised_total", &end, if silent { 0 } else { recognised }),
+                sum("tcp_connections_unrecognised", &pod, left - left.min(recognised)),
+                sum("tcp_connections_active", &pod, left),
+                sum("tcp_connections_active", &end, left),
+                sum("tcp_connections_closed_total", &pod, met - left),
+            ]);
+        }
+        expected
+    }
+
     /// What both ends are to have.
     fn expected(&self, state: State) -> Vec<Expected> {
         let all = connections();
-        let left = if state == State::Open { all } else { 0 };
+        let left = if matches!(state, State::Silent | State::Open) { all } else { 0 };
+        let found = if state == State::Silent { None } else { self.speaks() };
+        let recognised = if found.is_some() { all } else { 0 };
         let port = self.server.addr.port().to_string();
         let mut expected = Vec::new();
         for (pod, role, reset) in [
@@ -72,14 +125,23 @@ impl Held {
             (&self.client_pod, "client", "reset_local"),
         ] {
             let pod = [("pod", pod.name.as_str())];
-            let end = [pod[0], ("role", role), ("port", port.as_str()), ("protocol", "tcp")];
+            let end = [
+                pod[0],
+                ("role", role),
+                ("port", port.as_str()),
+                ("protocol", found.unwrap_or("tcp")),
+            ];
             let protocol = [pod[0], end[1], end[3]];
             let sum = |name, labels: &[_], sum| Expected::sum(name, labels, sum);
             expected.extend([
                 sum("tcp_connections_adopted_total", &pod, all),
                 sum("tcp_connections_adopted_total", &end[..3], all),
                 sum("tcp_connections_opened_total", &pod, 0),
-                sum("tcp_connections_identified_total", &pod, 0),
+                // What is found to be gRPC is found to be HTTP/2 as well.
+                sum("tcp_connections_identified_total", &end, recognised),
+                sum("tcp_connections_recognised_total", &end, recognised),
+                sum("tcp_connections_recognised_total", &pod, recognised),
+                sum("tcp_connections_unrecognised", &pod, left - left.min(recognised)),
                 sum("tcp_connections_active", &pod, left),
                 sum("tcp_connections_active", &end, left),
                 sum("tcp_connections_closed_total", &pod, all - left),
@@ -104,21 +166,30 @@ fn what_was_open_before_the_start_is_counted() {
         held.driver.as_mut().expect("it has not ended").ready();
     }
     let mut daemon = Daemon::start(&[]);
-    let open: Vec<_> = all.iter().flat_map(|held| held.expected(State::Open)).collect();
+    let expected = |all: &[Held], state| -> Vec<_> {
+        all.iter().flat_map(|held| held.expected(state)).collect()
+    };
     let ready = Instant::now();
-    daemon.wait_for(PROMPT, &open);
+    daemon.wait_for(PROMPT, &expected(&all, State::Silent));
     assert!(ready.elapsed() < patience(2 * PROMPT), "{:?} from ready", ready.elapsed());
 
-    // They talk, and stay what they are.
-    for held in &mut all {
-        held.driver.as_mut().expect("it has not ended").talk();
-    }
-    daemon.wait_for(PATIENCE, &open);
+    // Once each has spoken twice they are recognised.
+    let talk = |all: &mut [Held]| {
+        for held in all {
+            let driver = held.driver.as_mut().expect("it has not ended");
+            driver.talk();
+            driver.talk();
+        }
+    };
+    talk(&mut all);
+    daemon.wait_for(PATIENCE, &expected(&all, State::Open));
 
     // Another start finds the same ones again.
     daemon.stop();
     daemon = Daemon::start(&[]);
-    daemon.wait_for(PATIENCE, &open);
+    daemon.wait_for(PATIENCE, &expected(&all, State::Silent));
+    talk(&mut all);
+    daemon.wait_for(PATIENCE, &expected(&all, State::Open));
 
     for number in 0..PAIRS {
         let driver = all[number].driver.take().expect("it ends once");
@@ -149,5 +220,36 @@ fn what_was_open_before_the_start_is_counted() {
             Expected::sum("tcp_connections_active", &server, 0),
         ],
     );
+    daemon.stop();
+}
+
+#[test]
+fn whatever_speaks_is_adopted_by_three_capabilities() {
+    let _lock = SystemLock::acquire();
+    let mut all: Vec<_> = (0..4).map(Held::new).collect();
+    for held in &mut all {
+        held.driver.as_mut().expect("it has not ended").ready();
+    }
+    // Those of the base manifest: no other namespace can be entered.
+    let mut command = Command::new("setpriv");
+    command.arg("--bounding-set=-all,+bpf,+perfmon,+net_admin").arg(executable());
+    command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json", "--detail", "full"]);
+    let daemon = Daemon::spawn(&mut command);
+    let expected = |all: &[Held], state| -> Vec<_> {
+        all.iter().flat_map(|held| held.expected_of_speakers(state)).collect()
+    };
+    daemon.wait_for(PATIENCE, &expected(&all, State::Silent));
+    for held in &mut all {
+        let driver = held.driver.as_mut().expect("it has not ended");
+        driver.talk();
+        driver.talk();
+    }
+    daemon.wait_for(PATIENCE, &expected(&all, State::Open));
+    for number in 0..all.len() {
+        all[number].driver.take().expect("it ends once").close();
+        let closed = all[number].expected_of_speakers(State::Closed);
+        let rest = expected(&all[number + 1..], State::Open);
+        daemon.wait_for(PATIENCE, &closed.into_iter().chain(rest).collect::<Vec<_>>());
+    }
     daemon.stop();
 }

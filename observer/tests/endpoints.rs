@@ -60,11 +60,12 @@ struct Busy {
     daemon: Daemon,
     _drivers: Vec<Driver>,
     _servers: Vec<Server>,
-    _cgroup: TestCgroup,
+    _cgroups: [TestCgroup; 2],
 }
 
 impl Busy {
     fn start(args: &[&str], prefix: &str) -> Self {
+        let clients = TestCgroup::new("observer-endpoints-clients");
         let cgroup = TestCgroup::pod(
             "0b5e7e00-e4d0-4e4d-a001-000000000001",
             "e4d0000000000000000000000000000000000000000000000000000000000001",
@@ -75,15 +76,15 @@ impl Busy {
         for protocol in Protocol::ALL {
             let server = Server::start(protocol, ([127, 0, 0, 1], 0).into(), &cgroup, None);
             let drive = Drive { short: 10, long: 3, ..Drive::new(protocol, server.addr) };
-            let mut driver = Driver::start(&drive, &cgroup, None);
+            let mut driver = Driver::start(&drive, &clients, None);
             driver.ready();
             servers.push(server);
             drivers.push(driver);
         }
         let pod = [("pod", "0b5e7e00-e4d0-4e4d-a001-000000000001")];
         let active = format!("{prefix}tcp_connections_active");
-        daemon.wait_for(PATIENCE, &[Expected::sum(&active, &pod, 4 * 2 * 3)]);
-        Self { daemon, _drivers: drivers, _servers: servers, _cgroup: cgroup }
+        daemon.wait_for(PATIENCE, &[Expected::sum(&active, &pod, 4 * 3)]);
+        Self { daemon, _drivers: drivers, _servers: servers, _cgroups: [clients, cgroup] }
     }
 }
 
@@ -204,21 +205,66 @@ fn judge(command: &mut Command, text: &str) -> Output {
     child.wait_with_output().expect("the judge ends")
 }
 
+/// With a prefix, and at each level of detail.
 #[test]
-fn promtool_has_no_complaint_about_the_classic_format() {
+fn promtool_and_the_parser_of_open_metrics_accept_the_text() {
     let _lock = SystemLock::acquire();
-    for (args, prefix) in [(&[][..], ""), (&["--metrics-prefix", "edge"], "edge_")] {
+    for (args, prefix) in [
+        (&["--detail", "core"][..], ""),
+        (&["--detail", "standard"], ""),
+        (&["--detail", "full"], ""),
+        (&["--metrics-prefix", "edge"], "edge_"),
+    ] {
         let busy = Busy::start(args, prefix);
         let text = get(&busy.daemon, "/metrics", Some(CLASSIC)).body;
         let verdict = judge(Command::new("promtool").args(["check", "metrics"]), &text);
         let complaints = [verdict.stdout, verdict.stderr].concat();
         let complaints = String::from_utf8_lossy(&complaints);
-        assert!(verdict.status.success() && complaints.is_empty(), "{complaints}");
+        assert!(verdict.status.success() && complaints.is_empty(), "{args:?}: {complaints}");
         for name in text.lines().filter(|line| !line.starts_with('#')) {
             let own = name.starts_with("observer_") || name.starts_with("process_");
             assert!(own || name.starts_with(prefix), "without its prefix: {name}");
         }
+        // What other programs export by the same names is told apart by the target; alerts ask for these names.
+        for name in ["observer_build_info", "observer_lost_total", "process_cpu_seconds_total"] {
+            assert!(text.lines().any(|line| line.starts_with(name)), "{name} has another name");
+        }
+
+        let text = get(&busy.daemon, "/metrics", Some("application/openmetrics-text")).body;
+        let families = parsed(&text);
+        for family in [
+            "websocket_connections_active gauge 1 True",
+            "websocket_connections counter 1 True",
+            "websocket_messages counter 2 True",
+            "grpc_connections_active gauge 1 True",
+            "grpc_connections counter 1 True",
+        ] {
+            let family = format!("{prefix}{family}");
+            assert!(families.contains(&family), "no {family} in {families:#?}");
+        }
+        assert!(families.iter().any(|family| family == "observer_build info 1 True"));
+        for family in families {
+            assert!(!family.contains(" unknown "), "no type: {family}");
+            assert!(family.ends_with(" True"), "no help: {family}");
+        }
     }
+}
+
+/// Prints one line for each family: name, type, how many samples it has, and whether it has a help text.
+const PARSE: &str = "
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+for family in text_string_to_metric_families(sys.stdin.read()):
+    print(family.name, family.type, len(family.samples), bool(family.documentation))
+";
+
+/// What the parser of Prometheus' Python client finds in a text.
+fn parsed(text: &str) -> Vec<String> {
+    // Debian's package belongs to Debian's interpreter, whichever others come first in the path.
+    let verdict = judge(Command::new("/usr/bin/python3").args(["-c", PARSE]), text);
+    let complaints = String::from_utf8_lossy(&verdict.stderr);
+    assert!(verdict.status.success(), "python3-prometheus-client: {complaints}");
+    String::from_utf8_lossy(&verdict.stdout).lines().map(str::to_owned).collect()
 }
 
 /// promtool lets it pass, but without this bucket every quantile is NaN.
@@ -242,40 +288,6 @@ fn histograms_end_at_infinity() {
         assert!((all - count.value).abs() < 0.5, "{count}: {} of {all}", count.value);
         let rising = buckets.is_sorted_by(|a, b| a.value <= b.value);
         assert!(rising, "buckets are not cumulative: {buckets:?}");
-    }
-}
-
-/// Prints one line for each family: name, type, and whether all of its samples parsed.
-const PARSE: &str = "
-import sys
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
-for family in text_string_to_metric_families(sys.stdin.read()):
-    print(family.name, family.type, len(family.samples), bool(family.documentation))
-";
-
-#[test]
-fn the_parser_of_open_metrics_accepts_the_text() {
-    let _lock = SystemLock::acquire();
-    let busy = Busy::start(&[], "");
-    let text = get(&busy.daemon, "/metrics", Some("application/openmetrics-text")).body;
-    // Debian's package belongs to Debian's interpreter, whichever others come first in the path.
-    let verdict = judge(Command::new("/usr/bin/python3").args(["-c", PARSE]), &text);
-    let complaints = String::from_utf8_lossy(&verdict.stderr);
-    assert!(verdict.status.success(), "python3-prometheus-client: {complaints}");
-    let families = String::from_utf8_lossy(&verdict.stdout);
-    for family in [
-        "websocket_connections_active gauge 1 True",
-        "websocket_connections counter 1 True",
-        "websocket_messages counter 2 True",
-        "grpc_connections_active gauge 1 True",
-        "grpc_connections counter 1 True",
-        "observer_build info 1 True",
-    ] {
-        assert!(families.lines().any(|line| line == family), "no {family} in:\n{families}");
-    }
-    for family in families.lines() {
-        assert!(!family.contains(" unknown "), "no type: {family}");
-        assert!(family.ends_with(" True"), "no help: {family}");
     }
 }
 
@@ -513,12 +525,15 @@ fn a_log_that_nobody_reads_does_not_hold_up_scrapes() {
         let shown = lines.iter().filter(|line| line["pod"] == pod.name.as_str()).count() as u64;
         (shown, dropped)
     };
+    let counted = || scrape().sum("observer_log_lines_dropped_total", &[("log", "connections")]);
+    assert!(counted() > 0.5, "nobody has read, and nothing was dropped");
     let complete = || {
         let (shown, dropped) = told();
         (dropped > 0 && shown + dropped + ring_full() >= closed).then_some(())
     };
     poll(PATIENCE, complete)
         .unwrap_or_else(|| panic!("{closed} closed; shown, lost: {:?}", told()));
+    assert_eq!(counted() as u64, told().1, "the metric and the log");
     process.signal(Signal::SIGTERM);
     assert_eq!(process.wait(PATIENCE).code(), Some(0));
     reader.join().expect("all lines are JSON");

@@ -284,7 +284,7 @@ fn values_that_cannot_be_used() {
         refused(&["--metrics-prefix", prefix], &words);
     }
     for cells in ["0", "4294967295"] {
-        refused(&["--cells", cells], &["--cells", cells, "is out of range: use 49 to "]);
+        refused(&["--cells", cells], &["--cells", cells, "is out of range: use 73 to "]);
     }
     let mut command = observer(&["run"]);
     command.env("OBSERVER_METRICS_PREFIX", "1st");

@@ -224,6 +224,7 @@ fn every_count_equals_the_workloads_own() {
         "malformed",
         "misplaced_end",
         "unseen_end",
+        "miscounted",
     ] {
         assert_eq!(
             Expected::sum("observer_lost_total", &[("kind", kind)], 0).mismatch(&metrics),

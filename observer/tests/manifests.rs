@@ -204,3 +204,35 @@ fn the_operator_gets_the_same_rules_as_a_plain_prometheus() {
     let operator = documents(&file("components/prometheus-operator/rules.yaml"));
     assert_eq!(operator[0]["spec"], plain[0]);
 }
+
+/// The lines of a file that are a comment from `key` on, without the `#`.
+fn commented(text: &str, key: &str) -> String {
+    let lines = text.lines().map(str::trim_start);
+    let comment = lines.filter_map(|line| line.strip_prefix("# "));
+    let from = comment.skip_while(|line| !line.starts_with(key));
+    let block = from.take_while(|line| line.starts_with(key) || line.starts_with(' '));
+    block.flat_map(|line| [line, "\n"]).collect()
+}
+
+#[test]
+fn both_scrapers_have_a_limit_and_the_same_proposals() {
+    let operator = file("components/prometheus-operator/pod-monitors.yaml");
+    let plain = file("components/prometheus/scrape.yaml");
+    let (monitors, jobs) = (documents(&operator), documents(&plain));
+    let (monitor, job) = (&monitors[0]["spec"], &jobs[0]["scrape_configs"][0]);
+    assert_eq!(monitor["sampleLimit"], job["sample_limit"]);
+    assert!(monitor["sampleLimit"].as_u64() > Some(10_000), "{monitor}");
+    let proposals = |text: &str, key: &str| {
+        let [block] = &documents(&commented(text, key))[..] else { panic!("no {key} in {text}") };
+        block[key].as_array().expect("a list").clone()
+    };
+    let (theirs, ours) =
+        (proposals(&operator, "metricRelabelings"), proposals(&plain, "metric_relabel_configs"));
+    assert_eq!(theirs.len(), ours.len());
+    for (one, other) in theirs.iter().zip(&ours) {
+        let same = [("sourceLabels", "source_labels"), ("regex", "regex"), ("action", "action")];
+        for (camel, snake) in same {
+            assert_eq!(one[camel], other[snake], "{camel}");
+        }
+    }
+}

@@ -16,6 +16,7 @@ use std::{
     fs,
     io::Write as _,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -24,12 +25,12 @@ use api::{ApiServer, NODE};
 use objects::Object;
 use serde_json::Value;
 use support::{
+    bpffs::Bpffs,
     cgroup::TestCgroup,
-    daemon::Daemon,
+    daemon::{Daemon, executable},
     http,
     lock::SystemLock,
     metrics::Expected,
-    peer::Peer,
     pod::Pod,
     prometheus::{Agent, Prometheus, Sample, configuration, shipped},
     tools,
@@ -53,16 +54,11 @@ fn api() -> ApiServer {
 }
 
 /// A daemon that gets the names of pods from it.
-fn named(api: &ApiServer) -> Daemon {
+fn named(api: &ApiServer, more: &[&str]) -> Daemon {
     let kubeconfig = api.kubeconfig();
     let kubeconfig = kubeconfig.to_str().expect("a path of plain characters");
     let names = ["--node-name", NODE, "--kube", kubeconfig];
-    Daemon::start(&[&["--self-listen", "127.0.0.1:0"], &names[..]].concat())
-}
-
-fn agent(daemon: &Daemon, node: &str) -> Agent {
-    let own = daemon.self_address().expect("it has one");
-    Agent { node: node.to_owned(), workloads: daemon.address(), own }
+    Daemon::start(&[&["--self-listen", "127.0.0.1:0"], &names[..], more].concat())
 }
 
 fn promtool(arguments: &[&str]) {
@@ -81,6 +77,21 @@ fn promtool_accepts_the_shipped_configuration_and_rules() {
     let file = directory.path().join("prometheus.yml");
     fs::write(&file, configuration(&[]).to_string()).expect("it can be written");
     promtool(&["check", "config", &file.display().to_string()]);
+    // With what stands there as a proposal, too.
+    let text = fs::read_to_string(shipped("scrape.yaml")).expect("it is shipped");
+    let proposed = text.replace("    # metric_relabel_configs:", "    metric_relabel_configs:");
+    assert_ne!(text, proposed);
+    let lines = proposed.lines().map(|line| match line.strip_prefix("    #   ") {
+        Some(proposal) => format!("      {proposal}\n"),
+        None => format!("{line}\n"),
+    });
+    let mut jobs: Value = serde_saphyr::from_str(&lines.collect::<String>()).expect("it is YAML");
+    let proposals = jobs["scrape_configs"][0]["metric_relabel_configs"].take();
+    assert!(proposals.as_array().is_some_and(|list| list.len() > 1), "{proposals}");
+    let mut with_proposals = configuration(&[]);
+    with_proposals["scrape_configs"][0]["metric_relabel_configs"] = proposals;
+    fs::write(&file, with_proposals.to_string()).expect("it can be written");
+    promtool(&["check", "config", &file.display().to_string()]);
 }
 
 /// A pod with a WebSocket server, and its clients.
@@ -92,7 +103,7 @@ struct Replica {
     /// How many connections are open.
     held: u64,
     name: String,
-    _pod: Pod,
+    pod: Pod,
 }
 
 impl Replica {
@@ -103,7 +114,7 @@ impl Replica {
         let name = format!("chat-7d9c-{number}");
         let object = Object::new(&pod.name, NAMESPACE, &name).owned_by("ReplicaSet", "chat-7d9c");
         api.apply(&Object { template_hash: Some("7d9c"), ..object });
-        Self { drivers: Vec::new(), server, held: 0, name, _pod: pod }
+        Self { drivers: Vec::new(), server, held: 0, name, pod: pod }
     }
 
     /// Opens connections of a client elsewhere: some come and go, some stay.
@@ -158,19 +169,28 @@ impl Deployment {
     }
 }
 
-/// The first rule of a file.
-fn adapter_rule(file: &str) -> Value {
+/// The rules of a file.
+fn adapter_rules(file: &str) -> Vec<Value> {
     let path = tools::checkout().join("deploy/components/prometheus-adapter").join(file);
     let text = fs::read_to_string(path).expect("it is shipped");
     let rules: Value = serde_saphyr::from_str(&text).expect("it is YAML");
-    rules["rules"][0].clone()
+    rules["rules"].as_array().expect("there are rules").clone()
+}
+
+/// The first rule of a file.
+fn adapter_rule(file: &str) -> Value {
+    adapter_rules(file).swap_remove(0)
 }
 
 /// A rule's query as prometheus-adapter would fill it in for all pods of the deployment.
 fn adapter_query(file: &str, deployment: &Deployment) -> String {
-    let rule = adapter_rule(file);
+    filled_in(&adapter_rule(file), &deployment.matchers())
+}
+
+/// A rule's query as prometheus-adapter would fill it in.
+fn filled_in(rule: &Value, matchers: &str) -> String {
     let query = rule["metricsQuery"].as_str().expect("a rule has a query");
-    query.replace("<<.LabelMatchers>>", &deployment.matchers()).replace("<<.GroupBy>>", "pod")
+    query.replace("<<.LabelMatchers>>", matchers).replace("<<.GroupBy>>", "pod")
 }
 
 /// The values by pod; panics if a pod has two.
@@ -190,9 +210,9 @@ fn by_pod(samples: &[Sample]) -> BTreeMap<String, u64> {
 fn the_users_configuration_gives_one_value_per_pod() {
     let _lock = SystemLock::acquire();
     let api = api();
-    let daemon = named(&api);
+    let daemon = named(&api, &[]);
     let deployment = Deployment::start(&api, &daemon);
-    let prometheus = Prometheus::start(&[agent(&daemon, "node-a")]);
+    let prometheus = Prometheus::start(&[Agent::of(&daemon, "node-a")]);
     prometheus.wait_for_targets("observer", 1);
     prometheus.wait_for_targets("observer-self", 1);
 
@@ -236,7 +256,7 @@ fn the_users_configuration_gives_one_value_per_pod() {
 
     // The recording rules find what they ask for.
     prometheus.wait_until("observer:agents_up:ratio", |s| s.len() == 1 && s[0].is(1));
-    let rates = "namespace_pod:websocket_connections:rate1m";
+    let rates = "namespacepod:websocket_connections:rate1m";
     prometheus.wait_until(rates, |samples| samples.len() == deployment.replicas.len());
     let workload = r#"{workload_kind="Deployment",workload="chat"}"#;
     let sum = format!("namespace_workload:websocket_connections_active:sum{workload}");
@@ -251,51 +271,14 @@ fn the_users_configuration_gives_one_value_per_pod() {
     daemon.stop();
 }
 
-/// The first event of a kind is one that `increase()` sees, in text and over protobuf, which have the same values.
-#[test]
-fn the_first_reset_is_seen_and_all_formats_agree() -> anyhow::Result<()> {
-    let _lock = SystemLock::acquire();
-    let daemon = Daemon::start(&["--self-listen", "127.0.0.1:0", "--detail", "standard"]);
-    let (near, far) = (Pod::new(), Pod::new());
-    let (mut server, mut client) =
-        (Peer::start(&near.cgroup, None), Peer::start(&far.cgroup, None));
-    let address = server.listen((LOOPBACK, 0).into(), false)?;
-    client.ask(&format!("connect {address}"))?;
-    server.ask("accept")?;
-    let agents = [agent(&daemon, "node-a")];
-    let readers = [Prometheus::start(&agents), Prometheus::start_native(&agents)];
-    let resets = format!(
-        r#"tcp_connections_closed_total{{pod="{}",role="server",reason="reset_peer"}}"#,
-        near.name
-    );
-    for reader in &readers {
-        reader.wait_until(&resets, |samples| samples.len() == 1 && samples[0].is(0));
-    }
-    client.ask("reset")?;
-    for reader in &readers {
-        let seen = format!("increase({resets}[5m]) >= 1");
-        reader.wait_until(&seen, |samples| samples.len() == 1);
-        reader.wait_until(&resets, |samples| samples.len() == 1 && samples[0].is(1));
-    }
-    let [text, native] = &readers;
-    let of = format!(r#"{{pod="{}",role="server"}}"#, near.name);
-    let classic = format!("tcp_connection_duration_seconds_count{of}");
-    text.wait_until(&classic, |samples| samples.len() == 1 && samples[0].is(1));
-    let whole = format!("histogram_count(tcp_connection_duration_seconds{of})");
-    native.wait_until(&whole, |samples| samples.len() == 1 && samples[0].is(1));
-    drop((server, client));
-    daemon.stop();
-    Ok(())
-}
-
 #[test]
 fn agents_that_overlap_count_once() {
     let _lock = SystemLock::acquire();
     let api = api();
-    let old = named(&api);
+    let old = named(&api, &[]);
     let mut deployment = Deployment::start(&api, &old);
-    // The second one knows only of connections that come after its start.
-    let new = named(&api);
+    // The second one knows only of connections that come after its start, and tells of them at once.
+    let new = named(&api, &["--settling", "0s"]);
     let clients = &deployment.clients;
     deployment.replicas.iter_mut().for_each(|replica| replica.connect(clients, 0, 2));
     deployment.wait_for_counts(&old);
@@ -303,7 +286,7 @@ fn agents_that_overlap_count_once() {
         new.wait_for(PATIENCE, &[replica.expected(2)]);
     }
     // What tells them apart stands for whatever does in a cluster: here, two names of one node.
-    let agents = [agent(&old, "node-a"), agent(&new, "node-a.example")];
+    let agents = [Agent::of(&old, "node-a"), Agent::of(&new, "node-a.example")];
     let prometheus = Prometheus::start(&agents);
     prometheus.wait_for_targets("observer", 2);
 
@@ -324,13 +307,136 @@ fn agents_that_overlap_count_once() {
 
 /// The query of the `ScaledObject`, for the pods of the deployment.
 fn keda_query(deployment: &Deployment) -> String {
+    keda_query_for(&deployment.matchers())
+}
+
+fn keda_query_for(matchers: &str) -> String {
     let path = tools::checkout().join("deploy/components/keda/scaled-object.yaml");
     let text = fs::read_to_string(path).expect("it is shipped");
     let object: Value = serde_saphyr::from_str(&text).expect("it is YAML");
     let query = object["spec"]["triggers"][0]["metadata"]["query"].as_str().expect("a query");
     let theirs = r#"namespace="default",pod=~"websocket-app-.+""#;
     assert!(query.contains(theirs), "{query}");
-    query.replace(theirs, &deployment.matchers())
+    query.replace(theirs, matchers)
+}
+
+/// What autoscalers ask has no answer while a pod that they ask for is withheld, nor as long as that lies within the minute
+/// that they average over: for whatever reason, and with the pod's old number still in that minute, or none ever.
+#[test]
+fn no_autoscaler_gets_an_answer_while_a_pod_is_withheld() {
+    const MATCHERS: &str = r#"namespace="shop",pod=~"chat-1|chat-2""#;
+    let queries = ["config.yaml", "users-rule.yaml"].into_iter().flat_map(adapter_rules);
+    let mut queries: Vec<_> = queries.map(|rule| filled_in(&rule, MATCHERS)).collect();
+    assert_eq!(queries.len(), 3, "{queries:?}");
+    queries.push(keda_query_for(MATCHERS));
+    let series = |name: &str, labels: &str, values: &str| serde_json::json!({ "series": format!("{name}{{{labels}}}"), "values": values });
+    let of = |pod: &str| format!(r#"namespace="shop",pod="{pod}",job="observer""#);
+    let mut input = vec![series("up", r#"instance="node-a",job="observer""#, "1x40")];
+    for protocol in ["websocket", "grpc"] {
+        let name = format!("{protocol}_connections_active");
+        input.push(series(&name, &of("chat-1"), "90x40"));
+        // Known, withheld from 2 m to 4 m, known again.
+        input.push(series(&name, &of("chat-2"), "30x7 stale _x7 30x24"));
+    }
+    let withheld = |reason, values| {
+        series("observer_pod_withheld", &format!(r#"{},reason="{reason}""#, of("chat-2")), values)
+    };
+    input.push(withheld("settling", "_x8 1x3 stale"));
+    input.push(withheld("incomplete", "_x12 1x1 stale"));
+    input.push(withheld("blind", "_x14 1x1 stale"));
+    // That of others changes nothing.
+    let other = format!(r#"{},reason="blind""#, of("other"));
+    input.push(series("observer_pod_withheld", &other, "1x40"));
+    let value = |at: &str, query: &String| {
+        serde_json::json!({ "expr": format!("count({query})"), "eval_time": at, "exp_samples": [
+            { "labels": "{}", "value": if query.contains("up{") { 1 } else { 2 } },
+        ] })
+    };
+    let none = |at: &str, query: &String| serde_json::json!({ "expr": query, "eval_time": at, "exp_samples": [] });
+    let mut tests = Vec::new();
+    for query in &queries {
+        tests.push(value("1m45s", query));
+        tests.extend(["2m", "2m45s", "3m15s", "3m45s", "4m", "4m30s"].map(|at| none(at, query)));
+        tests.push(value("5m", query));
+    }
+    let directory = tempfile::tempdir().expect("it can be written");
+    let file = directory.path().join("autoscalers.test.yaml");
+    let test = serde_json::json!({ "rule_files": [], "evaluation_interval": "15s", "tests": [
+        { "interval": "15s", "input_series": input, "promql_expr_test": tests },
+    ] });
+    fs::write(&file, test.to_string()).expect("it can be written");
+    promtool(&["test", "rules", &file.display().to_string()]);
+}
+
+/// How many replicas the controller of a `HorizontalPodAutoscaler` wants by an answer: of pods without a value it assumes
+/// that they are at their target, on the way down; without any value it does nothing.
+fn wanted(answer: &[Sample], replicas: usize, target: f64) -> usize {
+    if answer.is_empty() {
+        return replicas;
+    }
+    let missing = (replicas - answer.len()) as f64 * target;
+    let sum = answer.iter().map(Sample::value).sum::<f64>() + missing;
+    let ratio = sum / (replicas as f64 * target);
+    let is_near = (ratio - 1.0).abs() <= 0.1;
+    if is_near { replicas } else { (ratio * replicas as f64).ceil() as usize }
+}
+
+/// Another number of cells is another kernel side: what is open is found anew, and is not known for a while.
+#[test]
+fn an_autoscaler_does_not_move_when_the_kernel_side_is_replaced() {
+    let _lock = SystemLock::acquire();
+    let (api, bpffs) = (api(), Bpffs::new());
+    let kubeconfig = api.kubeconfig();
+    let start = |listen: &str, own: &str, more: [&str; 2]| {
+        let mut command = Command::new(executable());
+        command.args(["run", "--log-format", "json", "--listen", listen, "--self-listen", own]);
+        command.args(["--node-name", NODE, "--kube"]).arg(&kubeconfig);
+        command.args(["--pin", bpffs.pins(), "--settling", "1h"]).args(more);
+        Daemon::spawn(&mut command)
+    };
+    let any = "127.0.0.1:0";
+    let old = start(any, any, ["--cells", "4096"]);
+    let mut deployment = Deployment::start(&api, &old);
+    let here = Agent::of(&old, "node-a");
+    let (listen, own) = (here.workloads.to_string(), here.own.to_string());
+    let prometheus = Prometheus::start(&[here]);
+    prometheus.wait_for_targets("observer", 1);
+    let queries = ["config.yaml", "users-rule.yaml"].map(|file| adapter_query(file, &deployment));
+    let replicas = deployment.replicas.len();
+    let target = deployment.held().values().sum::<u64>() as f64 / replicas as f64;
+    for query in &queries {
+        prometheus.wait_until(query, |answer| by_pod(answer) == deployment.held());
+    }
+
+    // Another size is told at the next start; what is counted stays.
+    old.stop();
+    let resized = start(&listen, &own, ["--cells", "8192"]);
+    deployment.wait_for_counts(&resized);
+    for query in &queries {
+        prometheus.wait_until(query, |answer| by_pod(answer) == deployment.held());
+    }
+
+    // Another root is another kernel side, which has seen no connection begin.
+    resized.stop();
+    let root = deployment.replicas[0].pod.cgroup.path().ancestors().nth(3);
+    let root = root.and_then(Path::to_str).expect("a slice of pods").to_owned();
+    let new = start(&listen, &own, ["--cgroup-root", &root]);
+    let stands = |until: &str| {
+        prometheus.wait_until(until, |samples| {
+            for query in &queries {
+                let answer = prometheus.query(query);
+                assert_eq!(wanted(&answer, replicas, target), replicas, "{answer:#?}");
+            }
+            !samples.is_empty()
+        });
+    };
+    // Those with connections are not known; the third is, and tells nothing about the others.
+    stands(r#"count(count_over_time(observer_pod_withheld{reason="incomplete"}[1m]) >= 4) == 2"#);
+    for query in queries.iter().chain([&keda_query(&deployment)]) {
+        assert!(prometheus.query(query).is_empty(), "{query}");
+    }
+    deployment.replicas.clear();
+    new.stop();
 }
 
 /// Names that a cgroup can have and that a careless exporter breaks on.
@@ -392,7 +498,7 @@ fn odd_names_arrive_under_load_as_they_are() {
             Driver::start(&drive, &clients, None)
         })
         .collect();
-    let prometheus = Prometheus::start(&[agent(&daemon, "node-a")]);
+    let prometheus = Prometheus::start(&[Agent::of(&daemon, "node-a")]);
     // As fast as they can be had, while connections come and go.
     let wanted = ODD_NAMES.map(|name| format!("/{name}"));
     for _ in 0..20 {

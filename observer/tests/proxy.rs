@@ -349,6 +349,51 @@ fn nginx_before_websocket_and_http1() {
     check(0, begun + 2 * LONG, upstream);
 }
 
+/// nginx and its server in one container: the hop between the two is internal, and makes no user more.
+#[test]
+fn nginx_beside_its_server() {
+    let _lock = SystemLock::acquire();
+    let (client_pod, pod) = (Pod::new(31), Pod::new(32));
+    let server = pod.serve(Protocol::Ws);
+    let proxy = nginx(pod, 1, |addresses| {
+        format!(
+            "server {{
+                listen {};
+                proxy_http_version 1.1;
+                proxy_set_header Upgrade $http_upgrade;
+                proxy_set_header Connection $connection_upgrade;
+                location /echo {{ proxy_pass http://{}; }}
+            }}",
+            addresses[0], server.addr
+        )
+    });
+    let daemon = Daemon::start(&[]);
+    let mut driver = client_pod.drive(Protocol::Ws, proxy.addresses[0]);
+    driver.ready();
+    let check = |active, each_way| {
+        let hop = |role, path, count| {
+            let labels = [("pod", proxy.pod.uid.as_str()), ("role", role), ("path", path)];
+            Expected::sum("tcp_connections_opened_total", &labels, count)
+        };
+        let mut expected = vec![
+            hop("server", "external", ALL),
+            hop("client", "internal", ALL),
+            hop("server", "internal", ALL),
+            hop("client", "external", 0),
+            Expected::sum("websocket_connections_active", &[("pod", &proxy.pod.uid)], active),
+        ];
+        expected.extend(messages(&proxy.pod, each_way));
+        let metrics = daemon.wait_for(PATIENCE, &expected);
+        assert_users_families(&metrics, "websocket", &proxy.pod, ALL, active);
+    };
+    let begun = SHORT * MESSAGES + LONG;
+    check(LONG, begun);
+    driver.talk();
+    check(LONG, begun + LONG);
+    driver.close();
+    check(0, begun + LONG);
+}
+
 /// gRPC on every end, though nginx opens the second connection with frames of its own making.
 #[test]
 fn nginx_before_grpc() {

@@ -58,10 +58,12 @@ struct Counts {
     adopted: u64,
     /// Of the adopted.
     left: u64,
+    /// Whether they have spoken since then.
+    recognised: bool,
 }
 
 impl Counts {
-    const NONE: Self = Self { opened: 0, active: 0, adopted: 0, left: 0 };
+    const NONE: Self = Self { opened: 0, active: 0, adopted: 0, left: 0, recognised: false };
 
     /// The loads that are counted, with the long connections up.
     fn up() -> Self {
@@ -76,7 +78,7 @@ impl Counts {
 
     /// The same beside connections from before the start, of which so many are open.
     fn beside(self, left: u64) -> Self {
-        Self { adopted: held_open(), left, ..self }
+        Self { adopted: held_open(), left, recognised: true, ..self }
     }
 }
 
@@ -96,7 +98,8 @@ impl Pod {
     }
 
     /// What is to be exported of the pod.
-    fn expected(&self, Counts { opened, active, adopted, left }: Counts) -> Vec<Expected> {
+    fn expected(&self, counts: Counts) -> Vec<Expected> {
+        let Counts { opened, active, adopted, left, recognised } = counts;
         // What its connections are taken for, one after the other.
         let path: &[_] = match self.protocol {
             Protocol::Ws => &["http1", "websocket"],
@@ -111,30 +114,46 @@ impl Pod {
         let tcp = [pod[0], ("role", self.role), ("protocol", "tcp")];
         let closed = opened - active;
         let gone = adopted - left;
-        // What was adopted is not known to be more than TCP.
-        let same = u64::from(last == "tcp");
+        // What was adopted is not known to be more than TCP until it has spoken, and then not to have been HTTP/1 before.
+        let (same, known) = (u64::from(last == "tcp"), u64::from(recognised || last == "tcp"));
+        let found = if recognised { adopted } else { 0 };
+        let again = |protocol| protocol != "http1" || last == "http1";
         let identified = "tcp_connections_identified_total";
         let mut expected = vec![
             // The other role has nothing, or the pod would have more than the end.
             Expected::sum("tcp_connections_opened_total", &pod, opened),
             Expected::sum("tcp_connections_opened_total", &end, opened),
-            Expected::sum(identified, &end, opened * path.len() as u64),
+            Expected::sum(
+                identified,
+                &end,
+                opened * path.len() as u64
+                    + found * path.iter().filter(|protocol| again(**protocol)).count() as u64,
+            ),
             Expected::sum("tcp_connections_adopted_total", &end, adopted),
             Expected::sum("tcp_connections_active", &end, active + left),
-            Expected::sum("tcp_connections_active", &now, active + same * left),
-            Expected::sum("tcp_connections_active", &tcp, same * active + left),
+            Expected::sum("tcp_connections_active", &now, active + known * left),
+            Expected::sum(
+                "tcp_connections_active",
+                &tcp,
+                same * active + if known == same { left } else { 0 },
+            ),
             Expected::sum("tcp_connections_closed_total", &end, closed + gone),
-            Expected::sum("tcp_connections_closed_total", &now, closed + same * gone),
+            Expected::sum("tcp_connections_closed_total", &now, closed + known * gone),
             Expected::sum("tcp_adopted_connection_duration_seconds_count", &end, gone),
             Expected::sum("tcp_connection_duration_seconds_count", &end, closed),
         ];
         for protocol in path {
             let met = [pod[0], ("role", self.role), ("protocol", *protocol)];
-            expected.push(Expected::sum(identified, &met, opened));
+            let found = if again(*protocol) { found } else { 0 };
+            expected.push(Expected::sum(identified, &met, opened + found));
         }
         for protocol in ["websocket", "grpc"] {
             let counts = self.role == "server" && last == protocol;
-            let (opened, active) = if counts { (opened, active) } else { (0, 0) };
+            let (opened, active) = if counts {
+                (opened + found, active + if recognised { left } else { 0 })
+            } else {
+                (0, 0)
+            };
             expected.push(Expected::sum(&format!("{protocol}_connections_total"), &pod, opened));
             expected.push(Expected::sum(&format!("{protocol}_connections_active"), &pod, active));
         }
@@ -262,8 +281,9 @@ fn kill_and_restart(daemon: Daemon, numbers: u32, before: &BpfSnapshot) -> Daemo
     let daemon = Daemon::start(&[]);
     assert_plausible(&daemon.scrape());
     let adopted = Counts::NONE.beside(held_open());
-    Load::all_have(&held, &daemon, adopted);
+    Load::all_have(&held, &daemon, Counts { recognised: false, ..adopted });
     for load in &mut held {
+        load.client.driver().talk();
         load.client.driver().talk();
     }
     Load::all_have(&held, &daemon, adopted);

@@ -3,7 +3,7 @@
 #[expect(dead_code, reason = "each test file uses its part of the support library")]
 mod support;
 
-use std::{io::Read as _, time::Duration};
+use std::{collections::BTreeMap, io::Read as _, time::Duration};
 
 use flate2::read::GzDecoder;
 use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model::MetricFamily;
@@ -77,6 +77,15 @@ fn lines_of(metrics: &Metrics, pod: &Pod) -> usize {
     metrics.samples.iter().filter(of_pod).count()
 }
 
+/// How many series of each name a pod has.
+fn families<'a>(metrics: &'a Metrics, pod: &Pod) -> BTreeMap<&'a str, usize> {
+    let mut families = BTreeMap::new();
+    for sample in metrics.samples.iter().filter(|s| s.labels.get("pod") == Some(&pod.name)) {
+        *families.entry(sample.name.as_str()).or_default() += 1;
+    }
+    families
+}
+
 /// The families that the daemon serves as protobuf.
 fn protobuf(daemon: &Daemon) -> Vec<MetricFamily> {
     let (head, bytes) =
@@ -105,6 +114,7 @@ fn an_ordinary_pod_is_affordable() {
             .filter(|metric| metric.label.iter().any(|l| l.name == "pod" && l.value == *pod))
             .count();
         println!("{detail}: {text} series in text, {native} with native histograms");
+        println!("  {:?}", families(&daemon.scrape(), &ordinary.pod));
         figures.push((detail, text, native));
         assert!(text <= most, "{detail}: {text}");
         ordinary.finish();

@@ -26,7 +26,7 @@ use support::{
 const PATIENCE: Duration = Duration::from_mins(2);
 const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 /// Whatever tells the end of a connection.
-const HOOKS: [&str; 3] = ["socket_callback", "socket_state", "socket_destroyed"];
+const HOOKS: [&str; 3] = ["sock_ops", "inet_sock_set_state", "tcp_destroy_sock"];
 
 /// Connections that are held, between two pods.
 struct Held {

@@ -7,6 +7,7 @@
 //! | [`kernel`] | the kernel's run-time statistics of a process's BPF programs |
 //! | [`compare`] | throughput with and without a watcher, interleaved |
 //! | [`pods`] | memory and scrape time of the daemon with many pods |
+//! | [`detail`] | series and bytes of typical pods, at each level of detail |
 //! | [`held`] | memory of the daemon with very many connections |
 //! | [`report`] | the targets, the Markdown table and the JSON |
 //!
@@ -14,6 +15,7 @@
 //! statistics is put back.
 
 mod compare;
+mod detail;
 mod held;
 mod kernel;
 mod loads;
@@ -32,16 +34,17 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use kernel::Statistics;
 use loads::{Load, Servers};
 use report::{BpfTime, ProgramRow, Results};
+use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use watcher::{Kind, Watcher};
 
-use crate::cmd;
 use crate::machine::Machine;
 use crate::setup::{self, Purpose};
+use crate::{cmd, documents};
 
 /// What the bench is told on its command line.
 #[derive(Args)]
@@ -49,9 +52,38 @@ pub(crate) struct Options {
     /// Shorter runs: about two minutes in all
     #[arg(long)]
     quick: bool,
+    /// Only this part
+    #[arg(long)]
+    only: Option<Part>,
+    /// Put the tables into docs/cost.md and docs/cardinality.md; with --only, those that there are
+    #[arg(long)]
+    write_docs: bool,
     /// The directory of the programs, once they are built
     #[arg(long, hide = true)]
     programs: Option<PathBuf>,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Part {
+    /// The programs in the kernel, and what they cost the loads
+    Kernel,
+    /// The daemon with many pods and with many connections
+    Daemon,
+    /// Series and bytes of typical pods
+    Series,
+}
+
+impl Part {
+    /// How the documents mark its tables.
+    const fn mark(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Daemon => "daemon",
+            Self::Series => "series",
+        }
+    }
 }
 
 /// How much is measured.
@@ -79,7 +111,7 @@ impl Plan {
 /// Builds what is measured, and measures it as root.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(programs) = &options.programs {
-        return measure(programs, options.quick);
+        return measure(programs, options);
     }
     setup::ensure(&[Purpose::Build, Purpose::Bench])?;
     let build = ["build", "--release", "--package", "observer"];
@@ -87,20 +119,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     cmd::run(cmd::cargo(&build).args(["--example", "workload"]))?;
     let programs = cmd::target_directory()?.join("release");
     if cmd::is_root() {
-        return measure(&programs, options.quick);
+        return measure(&programs, options);
     }
     let mut again = cmd::as_root(env::current_exe()?)?;
     again.arg("bench").arg("--programs").arg(programs);
     again.args(options.quick.then_some("--quick"));
+    again.args(options.write_docs.then_some("--write-docs"));
+    if let Some(part) = options.only.and_then(|part| part.to_possible_value()) {
+        again.args(["--only", part.get_name()]);
+    }
     cmd::show(&again);
     Err(Error::new(again.exec()).context("starting the bench"))
 }
 
 /// Measures everything and writes the results to the directory `bench` beside `programs`.
-fn measure(programs: &Path, quick: bool) -> Result<()> {
+fn measure(programs: &Path, options: &Options) -> Result<()> {
     let interrupted = Interrupted::watch()?;
     let _alone = alone(&interrupted)?;
-    let plan = Plan::new(quick);
+    let plan = Plan::new(options.quick);
     let directory = programs.parent().context("the programs lie in a directory")?.join("bench");
     fs::create_dir_all(&directory)?;
     let log = File::create(directory.join("bench.log"))?;
@@ -108,34 +144,40 @@ fn measure(programs: &Path, quick: bool) -> Result<()> {
     let bench = Bench { programs, plan, log, interrupted };
 
     let machine = Machine::look()?;
-    let mut servers = Servers::start(&bench)?;
-    let (kinds, mut skipped) = bench.watchers();
-    let (programs, bpf_times) = bench.bpf_time(&mut servers, &kinds)?;
-    let (comparisons, start_up) = compare::run(&bench, &mut servers, &kinds)?;
-    drop(servers);
-    let pods = pods::measure(&bench)?;
-    let held = match held::measure(&bench) {
-        Ok(held) => Some(held),
-        Err(error) => {
-            skipped.push(format!("many connections: {error:#}"));
-            None
+    let wants = |part| options.only.is_none_or(|only| only == part);
+    let mut results = Results::of(machine, options.quick);
+    if wants(Part::Kernel) {
+        let mut servers = Servers::start(&bench)?;
+        let (kinds, skipped) = bench.watchers();
+        results.skipped = skipped;
+        (results.programs, results.bpf_times) = bench.bpf_time(&mut servers, &kinds)?;
+        let (comparisons, start_up) = compare::run(&bench, &mut servers, &kinds)?;
+        (results.comparisons, results.start_up_ms) = (comparisons, Some(start_up));
+    }
+    if wants(Part::Daemon) {
+        results.pods = pods::measure(&bench)?;
+        match held::measure(&bench) {
+            Ok(held) => results.held = Some(held),
+            Err(error) => results.skipped.push(format!("many connections: {error:#}")),
         }
-    };
-
-    let mut results = Results {
-        machine,
-        quick,
-        programs,
-        bpf_times,
-        comparisons,
-        start_up_ms: start_up,
-        pods,
-        held,
-        skipped,
-        targets: Vec::new(),
-    };
+    }
+    if wants(Part::Series) {
+        results.detail = detail::measure(&bench)?;
+    }
     results.judge();
-    let markdown = results.markdown();
+    let mut markdown = String::new();
+    for (part, page) in
+        [(Part::Kernel, "cost"), (Part::Daemon, "cost"), (Part::Series, "cardinality")]
+    {
+        if wants(part) {
+            let tables = results.markdown(part);
+            if options.write_docs {
+                let page = cmd::workspace().join(format!("docs/{page}.md"));
+                documents::write(&page, part.mark(), &tables)?;
+            }
+            markdown.push_str(&tables);
+        }
+    }
     print!("{markdown}");
     fs::write(directory.join("results.md"), markdown)?;
     fs::write(directory.join("results.json"), serde_json::to_string_pretty(&results)?)?;

@@ -3,6 +3,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | repetitions | each program of tests that load programs into the kernel, again and again on a busy machine |
+//! | places | the receive path's test, each load so many times with its ends on different processors, on one, and anywhere |
 //! | properties | the property tests, with many more cases than usual |
 //! | soak | `cargo xtask soak` for an hour |
 //!
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::leftovers::Snapshot;
@@ -30,10 +31,14 @@ use crate::test::programs::{self, Program};
 use crate::{cmd, image, soak};
 use busy::Busy;
 
+/// Tests that have a smaller size for the gate have their full one.
+const DEEP: (&str, &str) = ("OBSERVER_TEST_DEEP", "1");
+
 /// What there is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     Repetitions,
+    Places,
     Properties,
     Soak,
 }
@@ -47,7 +52,7 @@ pub(crate) struct Options {
     /// Of the repetitions only this program of tests, such as `restart`; may be repeated
     #[arg(long = "program", value_name = "NAME")]
     programs: Vec<String>,
-    /// How often each program of tests runs
+    /// How often each program of tests runs, and each load in each place
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     times: usize,
     /// Threads that compute beside the repetitions [default: one for each processor]
@@ -78,11 +83,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let machine = Machine::look()?;
     let wanted = |part| options.only.is_empty() || options.only.contains(&part);
     let mut rows = Vec::new();
-    if wanted(Part::Repetitions) || wanted(Part::Properties) {
+    if [Part::Repetitions, Part::Places, Part::Properties].into_iter().any(wanted) {
         image::ensure_built()?;
         let programs = programs::build()?;
         if wanted(Part::Repetitions) {
             rows.extend(repetitions(options, &programs, &directory)?);
+        }
+        if wanted(Part::Places) {
+            rows.push(places(options, &programs, &directory)?);
         }
         if wanted(Part::Properties) {
             rows.extend(properties(options, &programs, &directory)?);
@@ -129,7 +137,19 @@ fn repetitions(options: &Options, programs: &[Program], directory: &Path) -> Res
         None => thread::available_parallelism()?.get(),
     };
     let _busy = Busy::start(threads);
-    chosen.iter().map(|program| repeat(program, &[ONE_ROUND], options.times, directory)).collect()
+    chosen
+        .iter()
+        .map(|program| repeat(program, &[ONE_ROUND, DEEP], options.times, directory))
+        .collect()
+}
+
+/// Each load of the receive path in each place, `times` times. Nothing else computes: both processors are wanted.
+fn places(options: &Options, programs: &[Program], directory: &Path) -> Result<Row> {
+    let receive = programs.iter().find(|program| program.name.ends_with("/receive"));
+    let receive = receive.context("there is no test of the receive path")?;
+    let times = options.times.to_string();
+    let row = repeat(receive, &[("OBSERVER_RECEIVE_TIMES", &times)], 1, directory)?;
+    Ok(Row { what: format!("{}, {times} times in each place", row.what), ..row })
 }
 
 /// The property tests are among the tests of libraries.

@@ -1,10 +1,11 @@
 //! `cargo xtask run --demo`: something to look at.
 //!
-//! Four cgroups shaped like pods: a WebSocket server and its clients, a gRPC server and its
-//! clients. The clients connect, talk, leave and reset all the time, and a table read from the
+//! Four cgroups shaped like pods, with names from a stand-in for the API server: a WebSocket server
+//! and its clients, a gRPC server and its clients. The clients connect, talk, leave and reset all the time, and a table read from the
 //! daemon's own `/metrics` shows what it makes of that. At the end all that was started is
 //! stopped and the cgroups are removed.
 
+pub(crate) mod api;
 mod clients;
 pub(crate) mod metrics;
 pub(crate) mod pods;
@@ -23,9 +24,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use api::Api;
 use clap::Args;
 use clients::Clients;
-use pods::Pods;
+use pods::{Pod, Pods};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use workload::Workload;
@@ -40,8 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who serves what to whom.
 const SERVICES: &[Service] = &[
-    Service { server: "chat", clients: "chat-clients", protocol: "ws", held: 12, passing: 30 },
-    Service { server: "quotes", clients: "quotes-clients", protocol: "grpc", held: 5, passing: 10 },
+    Service { server: "chat-0", clients: "browsers-0", protocol: "ws", held: 12, passing: 30 },
+    Service { server: "quotes-0", clients: "traders-0", protocol: "grpc", held: 5, passing: 10 },
 ];
 
 /// A server pod and the pod of its clients.
@@ -91,18 +93,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 
     // Values are dropped in the reverse order: clients, servers, daemon, cgroups.
-    let pods = Pods::new("observer-demo")?;
-    let mut observer = Observer::start(options)?;
+    let cgroups = Pods::new("observer-demo")?;
+    let names = SERVICES.iter().flat_map(|service| [service.server, service.clients]);
+    let pods: Vec<Pod> = names.map(|name| cgroups.create(name)).collect::<Result<_>>()?;
+    let api = Api::serve(&pods)?;
+    let mut observer = Observer::start(options, &api)?;
     println!("metrics: http://{LISTEN}/metrics");
     println!("log of the daemon: {}", observer.log_path.display());
     let workload = options.programs.join("examples/workload");
-    let mut shown = Vec::new();
     let mut servers = Vec::new();
     let mut clients = Vec::new();
-    for service in SERVICES {
+    for (service, [server_pod, clients_pod]) in SERVICES.iter().zip(pods.as_chunks().0) {
         let log = observer.log()?;
-        let server_pod = pods.create(service.server)?;
-        let clients_pod = pods.create(service.clients)?;
         let mut serve = server_pod.command(&workload);
         serve.args(["serve", "--protocol", service.protocol, "--listen", "127.0.0.1:0"]);
         let (server, ready) = Workload::start(&mut serve, &log)?;
@@ -110,7 +112,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ready["ready"].as_str().context("the server does not say where it listens")?;
         clients.push(Clients::start(service, clients_pod.command(&workload), address, log));
         servers.push(server);
-        shown.extend([server_pod, clients_pod]);
     }
 
     let end = options.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
@@ -120,7 +121,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         if Instant::now() >= next {
             next += Duration::from_secs(1);
             observer.still_runs()?;
-            table.show(&shown, &metrics::read(LISTEN)?);
+            table.show(&pods, &metrics::read(LISTEN)?);
         }
         sleep(Duration::from_millis(50));
     }
@@ -139,12 +140,13 @@ struct Observer {
 
 impl Observer {
     /// Starts the daemon and waits until it is ready.
-    fn start(options: &Options) -> Result<Self> {
+    fn start(options: &Options, api: &Api) -> Result<Self> {
         let log_path = options.programs.join("observer-demo.log");
         File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
         let log = append_to(&log_path)?;
         let mut command = cmd::command(options.programs.join("observer"));
-        command.args(["run", "--listen", LISTEN]).args(&options.args);
+        command.args(["run", "--listen", LISTEN, "--node-name", api::NODE, "--kube"]);
+        command.arg(api.kubeconfig()).args(&options.args);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut observer = Self { child: start(&mut command)?, log_path };
         let deadline = Instant::now() + PATIENCE;

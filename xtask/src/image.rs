@@ -28,6 +28,9 @@ pub(crate) struct Options {
     program_only: bool,
 }
 
+/// How large the program may be, as `deploy/README.md` tells those who have to store it.
+const MOST_MB: u64 = 18;
+
 /// Where the archive is written, and where the tests look for it.
 fn default_output() -> PathBuf {
     cmd::workspace().join("target/image/observer.tar")
@@ -40,6 +43,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("{}", program.display());
         return Ok(());
     }
+    let size = fs::metadata(&program)?.len();
+    ensure!(size < MOST_MB * 1_000_000, "the program has {size} bytes: deploy/README.md says less");
     let usual = default_output();
     build(&program, options.output.as_deref().unwrap_or(&usual))
 }
@@ -100,7 +105,14 @@ fn revision() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::asks_for_an_interpreter;
+    use super::{MOST_MB, asks_for_an_interpreter};
+    use crate::cmd;
+
+    #[test]
+    fn the_documents_tell_how_large_it_is() {
+        let text = std::fs::read_to_string(cmd::workspace().join("deploy/README.md")).unwrap();
+        assert!(text.contains(&format!("statically linked file of less than {MOST_MB} MB")));
+    }
 
     #[test]
     fn our_own_test_program_is_linked_dynamically() {

@@ -25,6 +25,7 @@ mod circles;
 mod cmd;
 mod deep;
 mod demo;
+mod documents;
 mod image;
 mod lab;
 mod leftovers;
@@ -34,6 +35,8 @@ mod run;
 mod setup;
 mod soak;
 mod spread;
+#[path = "../../observer/build/strip.rs"]
+mod strip;
 mod suite;
 mod test;
 #[path = "../../observer/build/toolchain.rs"]
@@ -86,6 +89,8 @@ enum Command {
     Image(image::Options),
     /// Check formatting, clippy (warnings are errors) and, offline, the dependencies
     Lint,
+    /// Write the reference of metrics into docs/metrics.md
+    Docs,
     /// Boot real distribution kernels in QEMU and run the tests of the kernel inside
     Lab(lab::LabArgs),
     /// Measure what the kernel programs and the daemon cost, as root; installs first what it lacks
@@ -133,6 +138,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Test(TestArgs { args }) => test::run(&args),
         Command::Image(options) => image::run(&options),
         Command::Lint => lint::run(),
+        Command::Docs => docs(),
         Command::Lab(args) => lab::run(&args),
         Command::Bench(options) => bench::run(&options),
         Command::Soak(options) => soak::run(&options),
@@ -140,6 +146,13 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Ci => ci(),
         Command::Demo(options) => demo::run(&options),
     }
+}
+
+/// What the tests hold the reference to is what writes it.
+fn docs() -> anyhow::Result<()> {
+    setup::ensure(&[Purpose::Build])?;
+    let test = ["test", "--package", "observer", "--test", "docs", "the_reference"];
+    cmd::run(cmd::cargo(&test).env("OBSERVER_WRITE_DOCS", "1"))
 }
 
 /// All that is missing is installed at once.

@@ -32,6 +32,11 @@ pub(crate) enum Purpose {
     Arm64,
 }
 
+/// Whether there is a Prometheus that is newer than the distribution's.
+pub(crate) fn has_newer_prometheus() -> bool {
+    tools::check_go(needs::PROMETHEUS).is_ok()
+}
+
 /// One thing that has to be on the machine.
 struct Need {
     name: &'static str,
@@ -62,6 +67,8 @@ enum Means {
     PythonModule { module: &'static str, packages: &'static [&'static str] },
     /// A program from a package that not every release of the distribution has.
     NewProgram { program: &'static str, package: &'static str },
+    /// A program of the module `xtask/go`, by its package there and the tags of its build.
+    GoProgram { program: &'static str, package: &'static str, tags: &'static str },
     /// An environment of Python with the packages of `xtask/python/requirements.txt`.
     PythonEnvironment,
     /// A program from a crate, of a version that the project's compiler builds.
@@ -100,13 +107,19 @@ fn meet(purposes: &[Purpose], mut tell: impl FnMut(&Need, &str)) -> Result<()> {
         })
         .collect();
     let mut apt = Apt::default();
-    // cargo builds while apt downloads and unpacks.
-    let crates = lacking.iter().filter(|(need, _)| matches!(need.means, Means::Crate { .. }));
+    // cargo and Go build while apt downloads and unpacks.
+    let built = |means: &Means| matches!(means, Means::Crate { .. } | Means::GoProgram { .. });
+    let built = lacking.iter().filter(|(need, _)| built(&need.means));
     thread::scope(|scope| {
-        let building: Vec<_> =
-            crates.map(|(need, _)| scope.spawn(|| need.install(&mut Apt::default()))).collect();
+        let building: Vec<_> = built
+            .map(|(need, _)| (need, scope.spawn(|| need.install(&mut Apt::default()))))
+            .collect();
         install_packages(&lacking, &mut apt)?;
-        building.into_iter().try_for_each(|built| built.join().expect("no panic"))
+        building.into_iter().try_for_each(|(need, built)| match built.join().expect("no panic") {
+            // Told below, when it is missed.
+            Err(_) if need.optional => Ok(()),
+            built => built,
+        })
     })?;
     for (need, _) in lacking {
         match need.meet(&mut apt) {
@@ -172,6 +185,7 @@ impl Means {
                     .map_err(|_| format!("/usr/bin/python3 has no module {module}"))
             }
             Self::NewProgram { program, .. } => tools::check_program(program),
+            Self::GoProgram { program, .. } => tools::check_go(program),
             Self::PythonEnvironment => tools::check_python(),
             Self::Crate { program, .. } => components::version_of(program),
             Self::StaticProgram { program, .. } => cmd::which_static(program)
@@ -197,9 +211,11 @@ impl Means {
             | Self::File { package, .. } => apt.first_of(&[package]),
             Self::PythonEnvironment => tools::python_packages(apt),
             // Which LLVM it takes is known once there is a compiler.
-            Self::BpfLinker | Self::Crate { .. } | Self::Component { .. } | Self::Target { .. } => {
-                Ok(Vec::new())
-            }
+            Self::BpfLinker
+            | Self::Crate { .. }
+            | Self::GoProgram { .. }
+            | Self::Component { .. }
+            | Self::Target { .. } => Ok(Vec::new()),
         }
     }
 
@@ -223,6 +239,7 @@ impl Means {
             Self::PythonModule { packages, .. } => apt.install_any(packages),
             Self::NewProgram { program, package } => tools::install_program(program, package, apt),
             Self::PythonEnvironment => tools::install_python(apt),
+            Self::GoProgram { program, package, tags } => tools::install_go(program, package, tags),
             Self::Crate { program, version, arguments } => {
                 components::install_crate(program, version, arguments)
             }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::machine::Machine;
 use crate::setup::{self, Purpose};
 use crate::spread::Spread;
-use crate::{artifacts, cmd};
+use crate::{artifacts, cmd, documents};
 
 /// What the soak is told on its command line.
 #[derive(Args)]
@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// Connections held at a time in a round of load
     #[arg(long, value_name = "COUNT", default_value_t = HELD)]
     held: u64,
+    /// Put the table into docs/exactness.md
+    #[arg(long)]
+    write_docs: bool,
 }
 
 /// Connections held at a time in a round of load, unless one says otherwise.
@@ -38,7 +41,7 @@ const HELD: u64 = 100_000;
 impl Options {
     /// As many connections as usual, and any choices.
     pub(crate) fn lasting(length: Duration) -> Self {
-        Self { length, seed: None, held: HELD }
+        Self { length, seed: None, held: HELD, write_docs: false }
     }
 }
 
@@ -108,6 +111,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let results = Results { machine, equal, soak: serde_json::from_str(&rounds)? };
         let markdown = results.markdown();
         println!("\n{markdown}");
+        if options.write_docs {
+            documents::write(&cmd::workspace().join("docs/exactness.md"), "soak", &markdown)?;
+        }
         fs::write(directory.join("results.md"), markdown)?;
         fs::write(directory.join("results.json"), serde_json::to_string_pretty(&results)?)?;
         cmd::say("*", &format!("written to {}", directory.join("results.{md,json}").display()));

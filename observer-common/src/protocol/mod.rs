@@ -4,11 +4,14 @@
 
 use crate::{counters::Block, label::wire_enum, meaning::Meaning};
 
+pub mod adopted;
 pub mod automaton;
 pub mod first;
+pub mod guess;
 pub mod http1;
 pub mod http2;
 pub mod proxy;
+pub mod tls;
 pub mod websocket;
 
 /// The one list of protocols: what a connection speaks, its wire number and label, and the block of its counters if it
@@ -36,6 +39,7 @@ macro_rules! protocols {
         /// What the numbers of protocols mean, and the words of their blocks.
         pub(crate) const fn meaning(mut hash: Meaning) -> Meaning {
             hash = http2::meaning(automaton::meaning(hash.texts(Protocol::LABEL.values)));
+            hash = http1::exchange::meaning(hash);
             $($(hash = $block.meaning(hash);)?)+
             hash
         }

@@ -30,6 +30,8 @@ pub mod phase {
     pub const ABORTING: u32 = 6;
     /// An active open has ended; an error that is reported in the same call tells why, or else the socket's end.
     pub const FAILING: u32 = 7;
+    /// A connection that is older than the programs is being adopted.
+    pub const ADOPTING: u32 = 8;
 }
 
 /// Bits of [`Conn::flags`].
@@ -56,6 +58,9 @@ pub mod flag {
     pub const ADOPTED: u32 = 1 << 9;
     /// A FIN of the peer's has come to the hook.
     pub const FIN_HEARD: u32 = 1 << 10;
+    /// Both ends are in one pod. Settled before the connection is counted; a listener has it of the last handshake that it
+    /// has seen begin a state, which is a guess for the next.
+    pub const INTERNAL: u32 = 1 << 11;
 }
 
 /// Connections that one run of the adopting iterator takes at most.
@@ -63,6 +68,11 @@ pub const MAX_FOUND: usize = 65_536;
 
 /// `Conn::cell` of a connection that is in no cell.
 pub const NO_CELL: u32 = u32::MAX;
+
+/// With [`Role::Server`] in [`Conn::role`]: the connection was adopted when nobody knew whose it is, and turned out to be a
+/// server's. Its streams keep the places that they have had since then, those of a client's: what is called the request
+/// stream is from server to client, and the other way round. One byte tells both, so that it changes at once.
+pub const MIRRORED: u8 = 1 << 7;
 
 /// Per-socket state.
 ///
@@ -74,8 +84,9 @@ pub const NO_CELL: u32 = u32::MAX;
 pub struct Conn {
     /// The cgroup (v2) id of the socket, 0 while unknown.
     pub cgroup: u64,
-    /// `CLOCK_MONOTONIC` nanoseconds at ESTABLISHED.
-    pub born_ns: u64,
+    /// The lower half of the kernel's `jiffies` at the last payload of the request and of the response stream: as long as it
+    /// stays the same, so does the coarse clock.
+    pub ticks: [u32; 2],
     /// What both streams know: [`crate::protocol::http1::exchange::Facts`]. Changed by compare-and-swap.
     pub facts: u64,
     /// Coarse monotonic nanoseconds of the last sample of the round-trip time.
@@ -91,7 +102,7 @@ pub struct Conn {
     pub flags: u32,
     /// The server's port, host order.
     pub port: u16,
-    /// [`Role`].
+    /// [`Role`], and [`MIRRORED`].
     pub role: u8,
     /// [`crate::label::ResetCause`] of the reset we sent.
     pub reset_cause: u8,
@@ -100,6 +111,8 @@ pub struct Conn {
 
     /// The kernel's cookie of the socket.
     pub cookie: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds at ESTABLISHED.
+    pub born_ns: u64,
     /// `CLOCK_MONOTONIC` nanoseconds at CLOSE.
     pub closed_ns: u64,
     /// `CLOCK_MONOTONIC` nanoseconds of the last error that the socket reported before CLOSE, 0 without any.
@@ -117,7 +130,7 @@ pub struct Conn {
     /// Sequence number of the peer's FIN, with [`flag::FIN_HEARD`].
     pub fin_seq: u32,
     /// Room.
-    pub room_1: [u32; 3],
+    pub room_1: u32,
 
     /// From client to server.
     pub request: Stream,
@@ -150,7 +163,8 @@ pub const fn direction(role: u8, request: bool) -> usize {
     if is_request(role, RX) == request { RX } else { TX }
 }
 
-/// Whether the client's bytes go in this direction at the socket of `role`.
+/// Whether the client's bytes go in this direction at the socket of `role`. Those of a connection whose role is not known, or
+/// was not when it was adopted ([`MIRRORED`]), have the places that a client's have.
 #[inline(always)]
 #[must_use]
 pub const fn is_request(role: u8, direction: usize) -> bool {
@@ -162,7 +176,9 @@ pub(crate) const fn meaning(hash: Meaning) -> Meaning {
     let offsets = [
         size_of::<Conn>() as u64,
         offset_of!(Conn, cell) as u64,
+        offset_of!(Conn, ticks) as u64,
         offset_of!(Conn, cookie) as u64,
+        offset_of!(Conn, born_ns) as u64,
         offset_of!(Conn, retransmits) as u64,
         offset_of!(Conn, request) as u64,
         offset_of!(Conn, local_addr) as u64,
@@ -177,6 +193,7 @@ pub(crate) const fn meaning(hash: Meaning) -> Meaning {
         phase::CLOSED,
         phase::ABORTING,
         phase::FAILING,
+        phase::ADOPTING,
     ];
     let flags = [
         flag::CONFIRMED,
@@ -190,6 +207,7 @@ pub(crate) const fn meaning(hash: Meaning) -> Meaning {
         flag::RESET_LEFT,
         flag::ADOPTED,
         flag::FIN_HEARD,
+        flag::INTERNAL,
     ];
     hash.numbers(&offsets).words(&phases).words(&flags)
 }

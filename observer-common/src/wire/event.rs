@@ -54,8 +54,3 @@ pub struct ConnRecord {
 }
 
 const _: () = assert!(size_of::<ConnRecord>() == 104);
-
-/// What the words of a record mean.
-pub(crate) const fn meaning(hash: crate::meaning::Meaning) -> crate::meaning::Meaning {
-    hash.number(size_of::<ConnRecord>() as u64)
-}

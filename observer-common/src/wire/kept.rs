@@ -4,6 +4,10 @@
 //! A kept segment is an entry in a list of its stream, and its bytes, if anybody may have to read them, lie in a block of one
 //! of two sizes. All of it is allocated once and bounded: when there is no room, the stream loses track, which is counted.
 
+use core::mem::offset_of;
+
+use crate::meaning::Meaning;
+
 /// One kept segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -31,6 +35,23 @@ pub const LARGE: u32 = 1 << 31;
 /// In [`Kept::flags`]: the bytes are in sequence and counted, they only have not been read.
 pub const COUNTED: u32 = 1;
 
+/// In the list of lists that were let go: this one was handed over, its length is not known, and its entries are still
+/// counted as in use.
+pub const UNCOUNTED: u32 = 1 << 31;
+
+/// The segment with payload that has just completed a handshake: it has passed the listener's hook, and the child that it
+/// makes is established later in the same softirq, on the same processor, and takes it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Note {
+    /// Port and last four bytes of the address of the peer.
+    pub peer: u64,
+    /// The kept segment, its index plus one; 0 without any.
+    pub kept: u32,
+    /// Whether both ends of what the last handshake on this processor opens are in one pod.
+    pub internal: u32,
+}
+
 /// Kept segments in all: 128 KiB.
 pub const ENTRIES: usize = 4_096;
 /// The largest segment that goes into a small block: one of a common MTU.
@@ -39,9 +60,30 @@ pub const SMALL: usize = 2_048;
 pub const SMALL_BYTES: usize = 2 * SMALL;
 /// Small blocks: 4 MiB.
 pub const SMALL_BLOCKS: usize = 1_024;
-/// Bytes of a large block: the largest segment but those of BIG TCP.
-pub const LARGE_BYTES: usize = 65_536;
-/// Large blocks: 3 MiB.
-pub const LARGE_BLOCKS: usize = 48;
+/// Bytes of a large block: larger segments are kept in parts.
+pub const LARGE_BYTES: usize = 16_384;
+/// Large blocks: 3.75 MiB.
+pub const LARGE_BLOCKS: usize = 240;
 /// Kept segments of one stream; more lose track.
 pub const PER_STREAM: usize = 256;
+
+/// What the words of kept segments mean, and how many there are.
+pub(crate) const fn meaning(hash: Meaning) -> Meaning {
+    let layout = [
+        size_of::<Kept>() as u64,
+        offset_of!(Kept, next) as u64,
+        offset_of!(Kept, block) as u64,
+        offset_of!(Kept, from) as u64,
+        offset_of!(Kept, flags) as u64,
+        size_of::<Note>() as u64,
+        offset_of!(Note, kept) as u64,
+    ];
+    let geometry = [ENTRIES, SMALL, SMALL_BYTES, SMALL_BLOCKS, LARGE_BYTES, LARGE_BLOCKS];
+    let mut hash = hash.numbers(&layout).words(&[LARGE, COUNTED, UNCOUNTED]);
+    let mut i = 0;
+    while i < geometry.len() {
+        hash = hash.number(geometry[i] as u64);
+        i += 1;
+    }
+    hash
+}

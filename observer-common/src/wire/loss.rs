@@ -22,10 +22,13 @@ pub enum Loss {
     /// A socket has gone while its connection was still counted as active: no hook has told the end. Counted by the daemon,
     /// which finds it by a reconciliation of the sockets' states.
     UnseenEnd = 7,
+    /// A connection has ended for which other payload bytes were counted as received than the kernel has: bytes that the hooks have
+    /// not seen in order, which are counted then, or bytes that were counted and that TCP has not taken.
+    Miscounted = 8,
 }
 
 /// Number of loss counters in the kernel's array.
-pub const LOSSES: usize = 8;
+pub const LOSSES: usize = 9;
 
 impl Loss {
     /// Every loss, in the order of the counters.
@@ -38,6 +41,7 @@ impl Loss {
         Self::Malformed,
         Self::MisplacedEnd,
         Self::UnseenEnd,
+        Self::Miscounted,
     ];
 
     /// The text used as a label value.
@@ -52,6 +56,7 @@ impl Loss {
             Self::Malformed => "malformed",
             Self::MisplacedEnd => "misplaced_end",
             Self::UnseenEnd => "unseen_end",
+            Self::Miscounted => "miscounted",
         }
     }
 }

@@ -6,4 +6,5 @@ pub mod conn;
 pub mod event;
 pub mod kept;
 pub mod loss;
+pub mod replica;
 pub mod slot;

@@ -1,4 +1,4 @@
-//! Slots of 1 KiB, in one table with one life cycle: all counters of one (cgroup, role, protocol, server port).
+//! Slots of 1 KiB, in one table with one life cycle: all counters of one (cgroup, role, protocol, server port, path).
 //!
 //! Such a combination is a *cell*. It has a base slot ([`BASE`]), and under it, made when there is something to count, a slot
 //! for ends ([`ENDS`]) and one for the counters of its protocol (those in [`crate::protocol`]). All words are written by
@@ -31,13 +31,17 @@ pub struct CellKey {
     pub role: u8,
     /// [`Protocol`].
     pub protocol: u8,
+    /// [`crate::label::Path`].
+    pub path: u8,
+    /// Always 0.
+    pub zero: u8,
     /// [`RETIRED`], or 0.
-    pub state: u32,
+    pub state: u16,
 }
 
 /// [`CellKey::state`] of a cell that is about to be freed: no key that anybody looks for equals it, so that a listener's
 /// children, which inherit the cell's index, are born into another one.
-pub const RETIRED: u32 = 1;
+pub const RETIRED: u16 = 1;
 
 /// A slot: what it is, and its counters.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +68,12 @@ const _: () = assert!(offset_of!(Slot, counters) == 8 * HEADER_WORDS);
 /// Slots in the table, unless the daemon asks for another number: 16 MiB.
 pub const DEFAULT_SLOTS: u32 = 16_384;
 
-/// Base slots at the start of the table that take what finds no cell of its own, one per role and protocol. As many slots for
-/// ends follow, and then as many for protocols.
-pub const OVERFLOW_CELLS: u32 = 16;
+/// Words that are kept beside the table.
+pub const TABLE_WORDS: usize = 4;
+
+/// Base slots at the start of the table that take what finds no cell of its own, one per role and protocol, whatever the path.
+/// As many slots for ends follow, and then as many for protocols.
+pub const OVERFLOW_CELLS: u32 = 24;
 /// Slots at the start of the table that are never free.
 pub const RESERVED_SLOTS: u32 = 3 * OVERFLOW_CELLS;
 
@@ -74,7 +81,8 @@ pub const RESERVED_SLOTS: u32 = 3 * OVERFLOW_CELLS;
 #[inline(always)]
 #[must_use]
 pub const fn overflow_cell(role: u8, protocol: u8) -> u32 {
-    ((role as u32 & 1) << 3) | (protocol as u32 & 7)
+    let role = if role < 2 { role as u32 } else { 2 };
+    role << 3 | (protocol as u32 & 7)
 }
 
 /// Whether so much of a table is in use that ports are no longer told apart in new cells: what is left belongs to cgroups that
@@ -85,7 +93,7 @@ pub const fn is_nearly_full(used: u64, capacity: u64) -> bool {
     used * 32 >= capacity * 31
 }
 
-/// Combinations of role, protocol and port that one cgroup may have cells for; further ones do not tell ports apart. So no pod
+/// Combinations of role, protocol, port and path that one cgroup may have cells for; further ones do not tell ports apart. So no pod
 /// can take the table, or the scrape, from the others.
 pub const CELLS_PER_CGROUP: u32 = 64;
 /// Cgroups whose cells are counted.
@@ -133,19 +141,20 @@ counters! {
             level: Level::Full,
             zeros: Zeros::None,
         };
-        /// Nothing.
-        ROOM_1: 1;
+        /// Of the connections that were found here: those of which it is known by now what they speak, or that it is nothing
+        /// that is recognised, and those that are over.
+        SETTLED: 1;
         /// Connections that ended here.
         CLOSED: 8 by [Reason::LABEL] => Family {
             name: "tcp_connections_closed",
             help: "Connections that ended, by the protocol they spoke last and by how they ended.",
             rows: Rows::Series,
             level: Level::Standard,
-            zeros: Zeros::Of(&[
-                Reason::ResetLocal as usize,
-                Reason::ResetPeer as usize,
-                Reason::Timeout as usize,
-            ]),
+            // A client that resets does so on purpose; of a server whose clients vanish, the protocol's own errors tell.
+            zeros: Zeros::Of {
+                server: &[Reason::ResetLocal as usize, Reason::ResetPeer as usize],
+                client: &[Reason::ResetPeer as usize, Reason::Timeout as usize],
+            },
         };
         /// Failed attempts to connect.
         FAILED: 4 by [Failure::LABEL] => Family {
@@ -153,10 +162,20 @@ counters! {
             help: "Attempts to connect that failed, by reason.",
             rows: Rows::Series,
             level: Level::Standard,
+            zeros: Zeros::Attempts(&[Failure::Refused as usize, Failure::TimedOut as usize]),
+        };
+        /// Connections that came here because they were recognised in mid-stream.
+        RECOGNISED: 1 => Family {
+            name: "tcp_connections_recognised",
+            help: "Adopted connections whose protocol was recognised in mid-stream.",
+            rows: Rows::Series,
+            level: Level::Standard,
             zeros: Zeros::None,
         };
         /// Nothing.
-        ROOM_2: 4;
+        ROOM_2: 1;
+        /// Nothing.
+        ROOM_3: 2;
         /// Lifetimes of the connections that ended here, adopted ones left out.
         LIFETIME: 1 histogram &LIFETIMES => Family {
             name: "tcp_connection_duration_seconds",
@@ -168,7 +187,7 @@ counters! {
         /// Sampled smoothed round-trip times.
         ROUND_TRIP: 1 histogram &ROUND_TRIPS => Family {
             name: "tcp_round_trip_seconds",
-            help: "Smoothed round-trip times as the kernel estimates them, sampled at most once a second per connection.",
+            help: "Smoothed round-trip times as the kernel estimates them, sampled with payload, at most once a second per connection.",
             rows: Rows::Endpoint,
             level: Level::Full,
             zeros: Zeros::None,
@@ -298,6 +317,10 @@ static IDLE_BOUNDS_NS: [u64; IDLE_BUCKETS] = {
 #[inline(always)]
 #[must_use]
 pub fn idle_bucket(ns: u64) -> u32 {
+    // Most ends come soon after the last payload.
+    if ns <= IDLE_BOUNDS_NS[0] {
+        return 0;
+    }
     // The mask changes nothing, and shows the verifier that the index is inside.
     let above = |i: usize| exceeds(ns & NS_MASK, IDLE_BOUNDS_NS[i & (IDLE_BUCKETS - 1)]) as usize;
     let eights = 8 * (above(7) + above(15) + above(23));
@@ -313,15 +336,21 @@ pub const RTT_BUCKETS: usize = 20;
 #[inline(always)]
 #[must_use]
 pub const fn rtt_bucket(us: u32) -> u32 {
+    if us > 4_000_000 {
+        return (RTT_BUCKETS - 1) as u32;
+    }
     // The bound of bucket `i`, 2^(i-16) s, is 10^6 * 2^i / 2^16 us: both sides are scaled by 2^16.
     let scaled = (us as u64) << 16;
-    let mut bucket = 0;
+    let bound = 1_000_000_u64;
+    let eights = 8 * (exceeds(scaled, bound << 7) + exceeds(scaled, bound << 15));
+    let bound = bound << (eights & 31);
+    let mut ones = 0;
     let mut i = 0;
-    while i < RTT_BUCKETS - 1 {
-        bucket += exceeds(scaled, 1_000_000_u64 << i);
+    while i < 7 {
+        ones += exceeds(scaled, bound << i);
         i += 1;
     }
-    bucket as u32
+    (eights + ones) as u32
 }
 
 /// The bucket of a lifetime in nanoseconds; always below [`LIFETIME_USED`].
@@ -366,6 +395,7 @@ pub const fn meaning(hash: Meaning) -> Meaning {
     let hash = hash.number(SHARES as u64).number(RESERVED_SLOTS as u64);
     let hash = hash.number(CELLS_PER_CGROUP as u64).number(CGROUPS as u64).number(IDLE_CLOSE_NS);
     let hash = hash.number(offset_of!(Slot, ends) as u64).number(offset_of!(Slot, protocol) as u64);
+    let hash = hash.number(offset_of!(CellKey, path) as u64).number(TABLE_WORDS as u64);
     hash.number(size_of::<CellKey>() as u64)
 }
 
@@ -410,6 +440,12 @@ mod tests {
         fn idle_bucket_equals_the_definition(ns in 0_u64..5_000_000_000_000) {
             let naive = IDLE_BOUNDS.iter().filter(|&&bound| u64::from(bound) * 1_000_000_000 < ns).count();
             prop_assert_eq!(idle_bucket(ns) as usize, naive);
+        }
+
+        #[test]
+        fn rtt_bucket_equals_the_definition(us in prop_oneof![0_u32..5_000_000, any::<u32>()]) {
+            let naive = (0..19_u32).filter(|i| u64::from(us) << 16 > 1_000_000 << i).count();
+            prop_assert_eq!(rtt_bucket(us) as usize, naive);
         }
 
         #[test]

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use observer_common::{
     counters::Counter,
-    label::{Direction, ResetCause},
+    label::{Direction, Failure, ResetCause, Timeout},
     recorder::Recorder,
     wire::{
         conn::NO_CELL,
@@ -36,6 +36,17 @@ fn counted(conn: Shared) -> Option<*mut Slot> {
 pub(crate) fn one(conn: Shared, counter: &Counter, combination: usize) {
     if let Some(cell) = current(conn) {
         slots::add(cell, counter, combination, 1);
+    }
+}
+
+/// Counts a failed attempt to connect.
+#[inline(always)]
+pub(crate) fn failure(conn: Shared, failure: Failure) {
+    if let Some(cell) = current(conn) {
+        slots::add(cell, &slot::FAILED, failure as usize, 1);
+        if failure == Failure::TimedOut {
+            slots::add(cell, &slot::TIMEOUTS, Timeout::Connect as usize, 1);
+        }
     }
 }
 
@@ -88,11 +99,29 @@ impl Recorder for ProtocolBlock {
     #[inline(always)]
     fn add(&mut self, counter: &Counter, combination: usize, value: u64) {
         if let Some(block) = counted(self.0).and_then(slots::protocol) {
-            if counter.shared {
-                share(block, counter, combination, value);
-            } else {
-                slots::add(block, counter, combination, value);
-            }
+            Block(block).add(counter, combination, value);
+        }
+    }
+}
+
+/// Counts in a block that exists.
+pub(crate) struct Block(*mut Slot);
+
+impl Block {
+    /// The block of the connection's protocol, if there is one.
+    #[inline(always)]
+    pub(crate) fn of(conn: Shared) -> Option<Self> {
+        counted(conn).and_then(slots::existing_protocol).map(Self)
+    }
+}
+
+impl Recorder for Block {
+    #[inline(always)]
+    fn add(&mut self, counter: &Counter, combination: usize, value: u64) {
+        if counter.shared {
+            share(self.0, counter, combination, value);
+        } else {
+            slots::add(self.0, counter, combination, value);
         }
     }
 }

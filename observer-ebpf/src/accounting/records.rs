@@ -63,7 +63,7 @@ fn send(conn: Shared, kind: u8, at_ns: u64, reason: u8) {
         peer_addr: peer,
         local_port: conn.local_port(),
         peer_port: conn.peer_port(),
-        role: conn.role(),
+        role: conn.plain_role(),
         protocol: conn.facts().protocol,
         reason,
         reset_cause: conn.reset_cause(),

@@ -91,6 +91,16 @@ pub(crate) fn protocol(cell: *mut Slot) -> Option<*mut Slot> {
     under(cell, offset_of!(Slot, protocol), 2 * OVERFLOW_CELLS)
 }
 
+/// The slot of its protocol under a cell, if there is one.
+#[inline(always)]
+pub(crate) fn existing_protocol(cell: *mut Slot) -> Option<*mut Slot> {
+    // SAFETY: an aligned word of a map value.
+    match unsafe { ptr::read_volatile(&raw const (*cell).protocol) } {
+        0 => None,
+        index => slot(index),
+    }
+}
+
 /// The slot that the word at `link` of a cell names; the one of the overflow cell's if none can be made.
 #[inline(always)]
 fn under(cell: *mut Slot, link: usize, overflows: u32) -> Option<*mut Slot> {

@@ -7,8 +7,8 @@
 
 use observer_common::{
     counters::Counter,
-    label::Reason,
-    protocol::Protocol,
+    label::{Path, Reason},
+    protocol::{Protocol, http1::exchange::Facts},
     wire::{
         conn::{NO_CELL, flag, phase},
         loss::Loss,
@@ -29,7 +29,9 @@ use crate::memory::{atomic, shared::Shared};
 /// The cell that `conn` belongs to when it speaks `protocol`.
 #[inline(always)]
 pub(crate) fn key(conn: Shared, protocol: u8) -> CellKey {
-    CellKey { cgroup: conn.cgroup(), port: conn.port(), role: conn.role(), protocol, state: 0 }
+    let path = u8::from(conn.has(flag::INTERNAL)) * Path::Internal as u8;
+    let (cgroup, port, role) = (conn.cgroup(), conn.port(), conn.plain_role());
+    CellKey { cgroup, port, role, protocol, path, zero: 0, state: 0 }
 }
 
 /// Counts a connection as opened: its cgroup and port are known and it is established.
@@ -86,12 +88,39 @@ fn enter(conn: Shared, index: u32, counter: &Counter) -> bool {
 #[inline(always)]
 pub(crate) fn transition(conn: Shared, before: u8) {
     let found = conn.facts().protocol;
-    if found == Protocol::Grpc as u8 && before == Protocol::Tcp as u8 {
-        step(conn, Protocol::Http2 as u8);
+    let mut next = if found == Protocol::Grpc as u8 && before == Protocol::Tcp as u8 {
+        Protocol::Http2 as u8
+    } else {
+        found
+    };
+    // A loop, for what is inlined twice is verified twice.
+    for _ in 0..2 {
+        step(conn, next);
+        if next == found {
+            break;
+        }
+        next = found;
     }
-    step(conn, found);
     if conn.phase() == phase::COUNTED {
         records::identified(conn);
+    }
+}
+
+/// What an adopted connection speaks is settled; it was counted in the cell `found_in` until now.
+#[inline(always)]
+pub(crate) fn settle(found_in: u32) {
+    if let Some(cell) = slots::slot(found_in) {
+        slots::add(cell, &slot::SETTLED, 0, 1);
+    }
+}
+
+/// Moves an adopted connection, whose protocol has been recognised in mid-stream, from the cell that it was found in.
+#[inline(always)]
+pub(crate) fn recognise(conn: Shared, found_in: u32) {
+    settle(found_in);
+    transition(conn, Protocol::Tcp as u8);
+    if let Some(cell) = slots::slot(conn.cell()) {
+        slots::add(cell, &slot::RECOGNISED, 0, 1);
     }
 }
 
@@ -130,8 +159,28 @@ pub(crate) fn close(conn: Shared, reason: Reason, now: u64) -> bool {
         return false;
     };
     conn.set_phase(phase::CLOSED);
+    if conn.has(flag::ADOPTED) {
+        leave_unsettled(conn, cell);
+    }
     end(conn, cell, reason, now);
     true
+}
+
+/// An adopted connection is over; of what it has spoken nothing is expected any more.
+#[inline(always)]
+fn leave_unsettled(conn: Shared, cell: *mut Slot) {
+    // Somebody may write another byte of the facts at the same time.
+    for _ in 0..4 {
+        let word = conn.facts_word();
+        let facts = Facts::from_word(word);
+        if facts.guessing == 0 {
+            return;
+        }
+        if conn.swap_facts(word, Facts { guessing: 0, ..facts }) {
+            slots::add(cell, &slot::SETTLED, 0, 1);
+            return;
+        }
+    }
 }
 
 /// Takes the connection out of its cell, and says which it was; [`NO_CELL`] if it was in none.
@@ -156,6 +205,9 @@ fn end(conn: Shared, cell: *mut Slot, reason: Reason, now: u64) {
     let bucket = lifetime_bucket(lifetime) as usize & (LIFETIME_BUCKETS - 1);
     slots::add(cell, &slot::CLOSED, reason as usize, 1);
     slots::add(cell, &slot::ACTIVE, 0, u64::MAX);
+    if reason == Reason::ResetPeer {
+        slots::add(cell, &slot::RESETS_RECEIVED, 0, 1);
+    }
     let ends = slots::ends(cell);
     if !conn.has(flag::ADOPTED) {
         observe(cell, &slot::LIFETIME, 0, lifetime, bucket);
@@ -187,10 +239,11 @@ fn observe(slot: *mut Slot, histogram: &Counter, combination: usize, ns: u64, bu
     }
 }
 
-/// Time since the last payload in either direction, or since the birth without any. The payload's clock is coarse and
-/// may be ahead of a reading by less than a tick.
+/// Time since the last payload in either direction, or since the birth without any. The payload's clock is coarse: it may be
+/// ahead of a reading by less than a tick, and behind the birth, which only payload of an adopted connection can be.
 #[inline(always)]
 fn idle_ns(conn: Shared, now: u64) -> u64 {
-    let payload = conn.payload_ns();
-    now.saturating_sub(if payload == 0 { conn.born_ns() } else { payload })
+    let (payload, born) = (conn.payload_ns(), conn.born_ns());
+    let from = if payload < born && !conn.has(flag::ADOPTED) { born } else { payload };
+    now.saturating_sub(from)
 }

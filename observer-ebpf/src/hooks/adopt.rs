@@ -40,21 +40,33 @@ pub(crate) extern "C" fn adopt_socket(ctx: *const c_void) -> i32 {
     }
     // SAFETY: every kind of socket has a cookie.
     let cookie = unsafe { bpf_get_socket_cookie(sk.cast_mut()) };
-    let Some(found) = FOUND.get_ptr(cookie) else { return 0 };
-    // SAFETY: an entry that only the daemon changes, and not while this runs.
-    let found = unsafe { &*found };
-    // SAFETY: the hook's socket.
+    let Some(found) = FOUND.get_ptr_mut(cookie) else { return 0 };
+    // SAFETY: the hook's socket, and an entry that the daemon does not change while this runs.
+    if unsafe { give_state(sk, &*found) } {
+        // SAFETY: as above; the daemon looks for those that were met.
+        unsafe { (*found).phase = phase::COUNTED };
+    }
+    0
+}
+
+/// Gives the socket the state that was found for it, if it has none; whether it has one now.
+///
+/// # Safety
+/// `sk` is the hook's socket.
+#[inline(always)]
+unsafe fn give_state(sk: *const c_void, found: &Conn) -> bool {
+    // SAFETY: the caller's promise.
     if let Some(conn) = unsafe { storage::get(sk) } {
         attribute(conn, found);
-        return 0;
+        return true;
     }
     // SAFETY: as above.
-    let Some(conn) = (unsafe { storage::get_or_copy(sk, found) }) else { return 0 };
+    let Some(conn) = (unsafe { storage::get_or_copy(sk, found) }) else { return false };
     if conn.phase() == phase::ESTABLISHED && conn.has(flag::ADOPTED) {
         transitions::adopt(conn);
         watch(sk);
     }
-    0
+    true
 }
 
 /// A connection that was established while the programs were being attached, and has had no segment since.
@@ -73,7 +85,7 @@ fn attribute(conn: Shared, found: &Conn) {
         (*conn.as_ptr()).local_addr = found.local_addr;
         (*conn.as_ptr()).peer_addr = found.peer_addr;
     }
-    conn.mark(flag::CONFIRMED | flag::ADDRESSED);
+    conn.mark(flag::CONFIRMED | flag::ADDRESSED | (found.flags & flag::INTERNAL));
     transitions::open(conn, NO_CELL);
 }
 

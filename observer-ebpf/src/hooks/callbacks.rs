@@ -41,39 +41,43 @@ pub(crate) fn socket_callback(ctx: SockOpsContext) -> u32 {
     if empty() {
         return PASS;
     }
-    match ctx.op() {
-        CONNECT => watch(&ctx),
-        op @ (ACTIVE_ESTABLISHED | PASSIVE_ESTABLISHED) => {
-            watch(&ctx);
-            established(&ctx, op == PASSIVE_ESTABLISHED);
-        }
-        STATE if ctx.arg(1) == CLOSE => {
-            let old = ctx.arg(0) as i32;
-            let Some(sk) = socket(&ctx) else { return PASS };
-            // SAFETY: the hook's socket.
-            if let Some(conn) = unsafe { storage::get(sk) } {
-                // SAFETY: context fields.
-                let (unanswered, received) =
-                    unsafe { ((*ctx.ops).packets_out != 0, (*ctx.ops).bytes_received) };
-                note::forget(conn);
-                settle::received(conn, received);
-                lifecycle::closed(conn, old, unanswered);
-            }
-        }
-        _ => {}
+    let op = ctx.op();
+    let opens = matches!(op, ACTIVE_ESTABLISHED | PASSIVE_ESTABLISHED);
+    if opens || op == CONNECT {
+        watch(&ctx);
+    }
+    let closes = op == STATE && ctx.arg(1) == CLOSE;
+    if !opens && !closes {
+        return PASS;
+    }
+    let Some(sk) = socket(&ctx) else { return PASS };
+    // SAFETY: the hook's socket.
+    let conn = unsafe { if opens { storage::get_or_create(sk) } else { storage::get(sk) } };
+    let Some(conn) = conn else { return PASS };
+    let accepted = op == PASSIVE_ESTABLISHED;
+    let old = ctx.arg(0) as i32;
+    if accepted {
+        lifecycle::accepting(conn, note::is_internal());
+    }
+    if opens {
+        lifecycle::assign_role(conn, if accepted { Role::Server } else { Role::Client });
+    }
+    if opens || lifecycle::is_unborn(conn, old) {
+        lifecycle::opened(conn);
+    }
+    if accepted {
+        // SAFETY: a context field.
+        note::give(conn, peer(&ctx), unsafe { (*ctx.ops).rcv_nxt });
+    }
+    if closes {
+        // SAFETY: context fields.
+        let (unanswered, received, next) =
+            unsafe { ((*ctx.ops).packets_out != 0, (*ctx.ops).bytes_received, (*ctx.ops).rcv_nxt) };
+        note::forget(conn);
+        settle::received(conn, received, next);
+        lifecycle::closed(conn, old, unanswered);
     }
     PASS
-}
-
-#[inline(always)]
-fn established(ctx: &SockOpsContext, accepted: bool) {
-    let Some(sk) = socket(ctx) else { return };
-    // SAFETY: the hook's socket.
-    let Some(conn) = (unsafe { storage::get_or_create(sk) }) else { return };
-    lifecycle::established(conn, if accepted { Role::Server } else { Role::Client });
-    if accepted {
-        note::give(conn, peer(ctx));
-    }
 }
 
 /// The peer, as `stream/packet.rs` has it.
@@ -106,5 +110,8 @@ fn socket(ctx: &SockOpsContext) -> Option<*const c_void> {
 /// Asks for the callbacks of state changes, beside what others have asked for.
 #[inline(always)]
 fn watch(ctx: &SockOpsContext) {
-    let _ = ctx.set_cb_flags(ctx.cb_flags() as i32 | STATE_FLAG);
+    let flags = ctx.cb_flags() as i32;
+    if flags & STATE_FLAG == 0 {
+        let _ = ctx.set_cb_flags(flags | STATE_FLAG);
+    }
 }

@@ -2,7 +2,9 @@
 
 mod adopt;
 pub(crate) mod callbacks;
+mod dispatch;
 mod error;
+mod older;
 mod reconcile;
 mod reset;
 mod segment;

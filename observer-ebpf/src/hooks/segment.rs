@@ -9,6 +9,8 @@
 //! - Costs: one bare comparison for a pure ACK; one storage look-up, a claim and its release, and a few comparisons for a
 //!   segment of a connection whose protocol is known; one table look-up per byte for a head that may ask for an upgrade.
 
+use core::ptr;
+
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::generated::{
@@ -18,22 +20,23 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use observer_common::{
-    stream::{flag as of_stream, mode, order as ask, program},
+    stream::{flag as of_stream, mode, program},
     wire::conn::{RX, TX, flag, phase},
 };
 
 use crate::{
     accounting::add,
+    clock,
+    detour::detour,
     floor::empty,
     memory::shared::Shared,
-    socket::{identity, lifecycle, storage},
+    socket::{identity, lifecycle, path, storage},
     stream::{
         claim::{Claim, Claimed, claim},
         inline,
         job::{self, Job, Why},
         kept, note, order,
         packet::{self, Segment},
-        parsers,
     },
 };
 
@@ -84,25 +87,29 @@ fn segment(ctx: &SkBuffContext, direction: usize) {
             return;
         }
     }
-    let tells = segment.flags & (packet::SYN | packet::FIN | packet::RST) != 0;
-    // A pure ACK is looked at only while something waits for an event.
+    let opens = direction == TX && segment.flags & (packet::SYN | packet::ACK) == packet::SYN;
+    // A SYN that answers one tells nothing that the opening of either end does not.
+    let tells = opens || segment.flags & (packet::FIN | packet::RST) != 0;
+    // Neither does a pure ACK: it is looked at only while something waits for an event.
     if segment.payload == 0 && !tells && !kept::is_any() {
         return;
     }
     // SAFETY: the socket of the packet.
-    let Some(conn) = (unsafe { storage::get(sk.cast()) }) else {
-        if direction == TX && segment.flags & (packet::SYN | packet::ACK) == packet::SYN {
-            connect(ctx, sk, &segment);
+    let known = unsafe { storage::get(sk.cast()) };
+    let Some(conn) = known.or_else(|| if opens { make(sk) } else { None }) else {
+        if segment.payload != 0 && !tells {
+            job(&segment, direction == TX).begin(skb);
+            job::call(ctx, program::ADOPT);
         }
         return;
     };
     if tells {
-        control(skb, conn, sk, &segment, direction);
+        control(conn, sk, &segment, direction, opens);
     }
     if conn.phase() != phase::COUNTED || !conn.has(flag::ADDRESSED) {
-        catch_up(skb, conn, sk);
+        catch_up(skb, conn, sk, &segment, direction);
     }
-    if conn.phase() == phase::CLOSED {
+    if matches!(conn.phase(), phase::CLOSED | phase::ADOPTING | phase::NEW) {
         return;
     }
     if segment.payload != 0 {
@@ -112,54 +119,34 @@ fn segment(ctx: &SkBuffContext, direction: usize) {
     }
 }
 
-/// The first SYN of a socket that has no state yet.
+/// The state of a socket whose first SYN leaves; `None` for a raw socket that sends TCP segments of its own making.
 #[inline(always)]
-fn connect(ctx: &SkBuffContext, sk: *mut bpf_sock, segment: &Segment) {
-    let skb = ctx.skb.skb;
+fn make(sk: *mut bpf_sock) -> Option<Shared> {
     // SAFETY: the socket of the packet; the helper returns null for what is no full socket.
-    let stream = unsafe { bpf_sk_fullsock(sk).as_ref() }.is_some_and(|sk| sk.type_ == SOCK_STREAM);
-    if !stream {
-        // A raw socket that sends TCP segments of its own making.
-        return;
+    let full = unsafe { bpf_sk_fullsock(sk).as_ref() }?;
+    if full.type_ != SOCK_STREAM {
+        return None;
     }
     // SAFETY: as above.
-    let Some(conn) = (unsafe { storage::get_or_create(sk.cast()) }) else { return };
-    syn_sent(skb, conn, sk);
-    if segment.payload != 0 {
-        payload(ctx, conn, sk, segment, TX);
-    }
+    unsafe { storage::get_or_create(sk.cast()) }
 }
 
-/// A SYN leaves: an active open, or another try of it.
+/// A segment that opens or ends a stream. `opens`: it is the SYN of an active open, or another try of it.
 #[inline(always)]
-fn syn_sent(skb: *mut __sk_buff, conn: Shared, sk: *mut bpf_sock) {
-    if matches!(conn.phase(), phase::NEW | phase::CLOSED | phase::ABORTING | phase::FAILING) {
-        lifecycle::connecting(conn);
-        identity::introduce(skb, conn, sk);
-    }
-    // SAFETY: no arguments.
-    conn.set_syn_ns(unsafe { bpf_ktime_get_coarse_ns() });
-}
-
-/// A segment that opens or ends a stream.
-#[inline(always)]
-fn control(
-    skb: *mut __sk_buff,
-    conn: Shared,
-    sk: *mut bpf_sock,
-    segment: &Segment,
-    direction: usize,
-) {
+fn control(conn: Shared, sk: *mut bpf_sock, segment: &Segment, direction: usize, opens: bool) {
     let seen = conn.phase();
     // Neither has a stream, whatever strangers send to it, and the kernel for it. A listener's children would inherit what
-    // is noted, and an attempt may still succeed.
-    if seen == phase::LISTENER || (seen == phase::CONNECTING && segment.flags & packet::SYN == 0) {
+    // is noted, and an attempt may still succeed. (What arrives here in the phase of a listener is for a child that is about to be
+    // established.)
+    if (seen == phase::LISTENER && direction == TX) || (seen == phase::CONNECTING && !opens) {
         return;
     }
-    if segment.flags & (packet::SYN | packet::ACK) == packet::SYN {
-        if direction == TX {
-            syn_sent(skb, conn, sk);
+    if opens {
+        if matches!(seen, phase::NEW | phase::CLOSED | phase::ABORTING | phase::FAILING) {
+            lifecycle::connecting(conn);
         }
+        // SAFETY: no arguments.
+        conn.set_syn_ns(unsafe { bpf_ktime_get_coarse_ns() });
     } else if segment.flags & packet::RST != 0 {
         if direction == TX {
             return conn.mark(flag::RESET_LEFT);
@@ -170,30 +157,49 @@ fn control(
             conn.mark(flag::RESET_SEEN);
         }
     } else if segment.flags & packet::FIN != 0 {
+        let mut tells = 0;
         if direction == RX && !conn.has(flag::FIN_HEARD) {
             conn.set_fin_seq(segment.seq.wrapping_add(segment.payload));
-            conn.mark(flag::FIN_HEARD);
+            tells = flag::FIN_HEARD;
         }
         if !conn.has(flag::FIN_LOCAL | flag::FIN_PEER) {
-            conn.mark(if direction == TX { flag::FIN_LOCAL } else { flag::FIN_PEER });
+            tells |= if direction == TX { flag::FIN_LOCAL } else { flag::FIN_PEER };
+        }
+        if tells != 0 {
+            conn.mark(tells);
         }
     }
 }
 
-/// Does what an event has not done: the first segment at a socket's own hook tells its addresses, and one that comes
-/// before its opening was seen proves it.
+/// Does what an event has not done: the first segment at a socket's own hook, be it a SYN, tells its addresses, and one that
+/// comes before its opening was seen proves it.
 #[inline(always)]
-fn catch_up(skb: *mut __sk_buff, conn: Shared, sk: *mut bpf_sock) {
+fn catch_up(
+    skb: *mut __sk_buff,
+    conn: Shared,
+    sk: *mut bpf_sock,
+    segment: &Segment,
+    direction: usize,
+) {
+    if matches!(conn.phase(), phase::NEW | phase::ADOPTING) {
+        return;
+    }
+    let mut begins = false;
     if matches!(conn.phase(), phase::LISTENER | phase::CONNECTING) {
         // SAFETY: `state` is readable on every kind of socket.
         let state = unsafe { (*sk).state };
-        if matches!(state, TCP_SYN_SENT | TCP_SYN_RECV | TCP_LISTEN | TCP_CLOSE) {
+        if !matches!(state, TCP_SYN_SENT | TCP_SYN_RECV | TCP_LISTEN | TCP_CLOSE) {
+            begins = lifecycle::establish(conn);
+        } else if direction == RX || conn.phase() == phase::LISTENER || conn.has(flag::CONFIRMED) {
+            // Who connects is told by its own SYN, and by nothing else before the answer.
             return;
         }
-        lifecycle::opened(conn);
     }
     if !conn.has(flag::ADDRESSED) {
-        identity::introduce(skb, conn, sk);
+        begins |= identity::introduce(skb, conn, sk, segment.tcp, direction);
+    }
+    if begins {
+        lifecycle::begin(conn);
     }
 }
 
@@ -206,10 +212,12 @@ fn handshake(ctx: &SkBuffContext, sk: *mut bpf_sock, segment: &Segment) {
     }
     // SAFETY: the socket of the packet.
     let Some(conn) = (unsafe { storage::get_or_create(sk.cast()) }) else { return };
+    let internal = path::is_internal(ctx.skb.skb, sk, segment.tcp, RX, false);
+    note::path(internal);
     if conn.phase() != phase::LISTENER {
         // SAFETY: a socket that the verifier knows; the port is readable on every kind of socket, in host order.
         let (cgroup, port) = unsafe { (bpf_sk_cgroup_id(sk.cast()), (*sk).src_port as u16) };
-        lifecycle::listening(conn, cgroup, port);
+        lifecycle::listening(conn, cgroup, port, internal);
     }
     if segment.payload != 0 {
         note::expect(packet::peer(ctx.skb.skb, segment));
@@ -233,13 +241,10 @@ fn payload(
     direction: usize,
 ) {
     let request = conn.is_request(direction);
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if now.wrapping_sub(conn.rtt_ns()) >= RTT_INTERVAL_NS {
-        sample_rtt(conn, sk, now);
-    }
     let skb = ctx.skb.skb;
     job(segment, request).begin(skb);
+    let synced = conn.is_synced(request);
+    let start = if synced { segment.seq } else { start(conn, sk, segment, direction) };
     let (mut claimed, simple) = match claim(conn, request) {
         Claim::Alone(claimed) => (claimed, true),
         Claim::WithInbox(claimed) => (claimed, false),
@@ -248,41 +253,66 @@ fn payload(
             return job::call(ctx, program::KEEP);
         }
     };
-    claimed.set_payload_ns(now);
-    let parser = *claimed.parser();
-    if parser.flags & of_stream::SYNCED == 0 {
-        synchronise(&mut claimed, sk, segment, direction);
+    let tick = clock::tick();
+    if tick != conn.tick(request) {
+        conn.set_tick(request, tick);
+        timed(&mut claimed, sk);
     }
+    if claimed.parser().flags & of_stream::SYNCED == 0 {
+        claimed.set_next_seq(start);
+    }
+    order::obey(&mut claimed);
+    let parser = *claimed.parser();
     let in_sequence = segment.seq == claimed.next_seq();
     let behind = conn.is_behind_request(request, parser.mode);
     let waits = parser.mode == mode::WAIT || parser.flags & of_stream::PARKED != 0;
-    if !(simple && in_sequence) || behind || waits || conn.asked(request) != ask::NONE {
+    if !(simple && in_sequence) || behind || waits {
         job::call(ctx, program::ORDER);
         return claimed.abandon();
     }
-    claimed.accept(segment.payload);
+    claimed.accept_in(direction, segment.payload);
     let facts = conn.facts();
     if !request && facts.asked == 0 && facts.unanswered != 0 {
         conn.set_unanswered(0);
     }
-    if inline::read(skb, &mut claimed) {
+    if !detour() && inline::read(skb, &mut claimed, direction) {
         return order::finish(ctx, claimed);
     }
-    parsers::proceed(ctx, claimed);
+    job::call(ctx, u32::from(claimed.parser().mode));
+    job::because(skb, Why::Rest);
+    job::call(ctx, program::KEEP);
+    claimed.abandon();
 }
 
-/// The first segment of a stream.
+/// Takes note of when payload has passed: what the clock tells changes only with the tick.
 #[inline(always)]
-fn synchronise(claimed: &mut Claimed, sk: *mut bpf_sock, segment: &Segment, direction: usize) {
-    let mut next_seq = segment.seq;
-    if direction == RX {
-        // The first segment to arrive need not be the first of the stream; TCP has taken none before it.
+fn timed(claimed: &mut Claimed, sk: *mut bpf_sock) {
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    claimed.set_payload_ns(now);
+    let conn = claimed.conn();
+    if now.wrapping_sub(conn.rtt_ns()) >= RTT_INTERVAL_NS {
+        sample_rtt(conn, sk, now);
+    }
+}
+
+/// Where a stream begins of which no segment has been seen. To be asked before the stream is claimed: what is handed over after that
+/// TCP may have taken at once.
+#[inline(always)]
+pub(super) fn start(conn: Shared, sk: *mut bpf_sock, segment: &Segment, direction: usize) -> u32 {
+    if direction == RX || conn.has(flag::ADOPTED) {
+        // The first segment to arrive need not be the first of the stream; TCP has taken none before it. The first that an
+        // adopted connection sends may be sent again.
         // SAFETY: the socket of the packet; the helper returns null for what is not TCP.
         if let Some(tcp) = unsafe { bpf_tcp_sock(sk).as_ref() } {
-            next_seq = tcp.rcv_nxt;
+            // Both are read and then chosen from, see `socket/identity.rs`.
+            // SAFETY: fields of what the helper returned.
+            let of_tcp = |word: *const u32| unsafe { ptr::read_volatile(word) };
+            let (received, sent) = (of_tcp(&raw const tcp.rcv_nxt), of_tcp(&raw const tcp.snd_nxt));
+            return if direction == RX { received } else { sent };
         }
     }
-    claimed.set_next_seq(next_seq);
+    segment.seq
 }
 
 #[inline(always)]

@@ -40,13 +40,13 @@ pub(crate) fn socket_state(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: the hook's socket argument.
     let Some(conn) = (unsafe { storage::get(sk) }) else { return 0 };
-    if new == TCP_ESTABLISHED {
+    if new == TCP_ESTABLISHED || lifecycle::is_unborn(conn, old) {
         lifecycle::opened(conn);
-        debug!(&ctx, "established from {}", old);
-    } else {
-        lifecycle::closed(conn, old, false);
-        debug!(&ctx, "closed from {}", old);
     }
+    if new == TCP_CLOSE {
+        lifecycle::closed(conn, old, false);
+    }
+    debug!(&ctx, "state {} after {}", new, old);
     0
 }
 

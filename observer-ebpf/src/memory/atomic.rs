@@ -24,6 +24,18 @@ pub(crate) unsafe fn or(word: *mut u32, bits: u32) {
     }
 }
 
+/// Flips `bits` in the word at `word` (kernel 5.12).
+///
+/// # Safety
+/// `word` points into a map value and is aligned.
+#[inline(always)]
+pub(crate) unsafe fn xor(word: *mut u32, bits: u32) {
+    // SAFETY: one instruction that touches the four bytes the caller vouches for.
+    unsafe {
+        asm!("lock *(u32 *)({p} + 0) ^= w1", p = in(reg) word, in("r1") u64::from(bits));
+    }
+}
+
 /// Replaces `*word` by `new` if it equals `old`; returns what was there.
 ///
 /// # Safety

@@ -6,7 +6,7 @@ use core::ptr::{self, NonNull};
 
 use observer_common::{
     protocol::http1::exchange::Facts,
-    stream::{Stream, mode},
+    stream::{Stream, flag, mode},
     wire::conn::{self, Conn},
 };
 
@@ -111,6 +111,13 @@ impl Shared {
         unsafe { atomic::or(&raw mut (*self.as_ptr()).flags, flags) }
     }
 
+    /// Changes flags, whatever another processor sets at the same time.
+    #[inline(always)]
+    pub(crate) fn flip(self, flags: u32) {
+        // SAFETY: an aligned word of the state.
+        unsafe { atomic::xor(&raw mut (*self.as_ptr()).flags, flags) }
+    }
+
     /// Whether any of the flags is set.
     #[inline(always)]
     pub(crate) fn has(self, flags: u32) -> bool {
@@ -154,6 +161,38 @@ impl Shared {
         }
     }
 
+    /// The [`observer_common::label::Role`] alone: [`Self::role`] tells where the streams are, too.
+    #[inline(always)]
+    pub(crate) fn plain_role(self) -> u8 {
+        self.role() & !conn::MIRRORED
+    }
+
+    /// Whether a stream is the client's, whatever it is called.
+    #[inline(always)]
+    pub(crate) fn is_clients(self, request: bool) -> bool {
+        request != (self.role() & conn::MIRRORED != 0)
+    }
+
+    /// The kernel's tick at the last payload of a stream.
+    #[inline(always)]
+    pub(crate) fn tick(self, request: bool) -> u32 {
+        // SAFETY: an aligned word of the state.
+        unsafe { ptr::read_volatile(self.tick_of(request)) }
+    }
+
+    /// Sets the tick at the last payload of a stream, for whoever has claimed it.
+    #[inline(always)]
+    pub(crate) fn set_tick(self, request: bool, tick: u32) {
+        // SAFETY: an aligned word of the state.
+        unsafe { ptr::write_volatile(self.tick_of(request), tick) };
+    }
+
+    #[inline(always)]
+    fn tick_of(self, request: bool) -> *mut u32 {
+        // SAFETY: a word within the state.
+        unsafe { &raw mut (*self.as_ptr()).ticks[usize::from(!request) & 1] }
+    }
+
     /// Which stream goes in this direction at this socket: true for the client's bytes.
     #[inline(always)]
     pub(crate) fn is_request(self, direction: usize) -> bool {
@@ -184,6 +223,13 @@ impl Shared {
     pub(crate) fn ask(self, request: bool, order: u32) {
         // SAFETY: an aligned word of the state.
         unsafe { atomic::exchange(self.order(request), order) };
+    }
+
+    /// Asks nothing of a stream that nobody works on.
+    #[inline(always)]
+    pub(crate) fn forget_order(self, request: bool) {
+        // SAFETY: an aligned word of the state.
+        unsafe { ptr::write_volatile(self.order(request), 0) };
     }
 
     /// What a stream is asked to do, without taking it.
@@ -250,10 +296,43 @@ impl Shared {
         unsafe { ptr::read_volatile(&raw const (*self.stream(request)).parser.mode) }
     }
 
-    /// Whether a response, whose parser is in `mode`, comes behind segments of a request that have to be read first.
+    /// Whether it is known where a stream is.
+    #[inline(always)]
+    pub(crate) fn is_synced(self, request: bool) -> bool {
+        self.parser_flags(request) & flag::SYNCED != 0
+    }
+
+    /// Whether a response, whose parser is in `mode`, comes behind segments of a request that have to be read first, or are being
+    /// read.
     #[inline(always)]
     pub(crate) fn is_behind_request(self, request: bool, mode: u8) -> bool {
-        !request && mode == mode::HTTP1 && self.has_kept(true) && self.mode(true) != mode::WAIT
+        !request && mode == mode::HTTP1 && self.is_open(true) && self.mode(true) != mode::WAIT
+    }
+
+    /// Whether a response is parked and not behind its request any more.
+    #[inline(always)]
+    pub(crate) fn may_answer(self, request: bool) -> bool {
+        !request
+            && self.mode(false) == mode::HTTP1
+            && self.parser_flags(false) & flag::PARKED != 0
+            && !self.is_behind_request(false, mode::HTTP1)
+    }
+
+    #[inline(always)]
+    fn parser_flags(self, request: bool) -> u8 {
+        // SAFETY: a byte of the state.
+        unsafe { ptr::read_volatile(&raw const (*self.stream(request)).parser.flags) }
+    }
+
+    /// Whether a stream is being worked on, or segments of it are kept.
+    #[inline(always)]
+    fn is_open(self, request: bool) -> bool {
+        let stream = self.stream(request);
+        // SAFETY: aligned words of the state.
+        unsafe {
+            ptr::read_volatile(&raw const (*stream).gate) != 0
+                || ptr::read_volatile(&raw const (*stream).kept) != 0
+        }
     }
 
     /// Whether segments of a stream are kept, or were handed over. Of a stream that is being worked on that may change at once.

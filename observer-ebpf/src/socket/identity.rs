@@ -8,21 +8,39 @@ use aya_ebpf::{
 };
 use observer_common::{
     label::Role,
-    wire::conn::{NO_CELL, flag, phase},
+    wire::conn::{flag, phase},
 };
 
-use crate::{accounting::transitions, memory::shared::Shared};
+use super::path;
+use crate::memory::shared::Shared;
 
 const AF_INET: u32 = 2;
 /// Third word of an IPv4-mapped IPv6 address.
 const MAPPED: u32 = 0xffff_u32.to_be();
 
-/// Takes cgroup, ports and addresses from the socket.
+/// The server's port; 0 where nobody knows who that is.
 #[inline(always)]
-pub(crate) fn introduce(skb: *mut __sk_buff, conn: Shared, sk: *mut bpf_sock) {
+fn servers_port(conn: Shared) -> u16 {
+    match conn.plain_role() {
+        role if role == Role::Server as u8 => conn.local_port(),
+        role if role == Role::Client as u8 => conn.peer_port(),
+        _ => 0,
+    }
+}
+
+/// Takes cgroup, ports and addresses from the socket, and its path from a segment in `direction` whose TCP header is at `tcp`;
+/// true if the connection is established already, and is to be counted now that its cgroup is known.
+#[inline(always)]
+pub(crate) fn introduce(
+    skb: *mut __sk_buff,
+    conn: Shared,
+    sk: *mut bpf_sock,
+    tcp: u32,
+    direction: usize,
+) -> bool {
     let seen = conn.phase();
     if seen == phase::LISTENER || seen == phase::CLOSED {
-        return;
+        return false;
     }
     // SAFETY: fields that are readable on every kind of socket; the local port is in host order, the peer's in network
     // order.
@@ -55,18 +73,18 @@ pub(crate) fn introduce(skb: *mut __sk_buff, conn: Shared, sk: *mut bpf_sock) {
         (*state).local_addr = if v4 { [0, 0, MAPPED, local.0] } else { local.1 };
         (*state).peer_addr = if v4 { [0, 0, MAPPED, peer.0] } else { peer.1 };
     }
-    conn.mark(flag::ADDRESSED);
     // SAFETY: the packet's socket has a cookie.
     conn.set_cookie(unsafe { bpf_get_socket_cookie(skb.cast()) });
-    if !conn.has(flag::CONFIRMED) {
-        // SAFETY: the socket of the packet.
-        conn.set_cgroup(unsafe { bpf_sk_cgroup_id(sk.cast()) });
-        let server = conn.role() == Role::Server as u8;
-        conn.set_port(if server { conn.local_port() } else { conn.peer_port() });
-        conn.mark(flag::CONFIRMED);
-        // Of this and an opening on another processor one must see what the other has written.
-        if conn.is_settled_in(phase::ESTABLISHED) {
-            transitions::open(conn, NO_CELL);
-        }
+    if conn.has(flag::CONFIRMED) {
+        conn.mark(flag::ADDRESSED);
+        return false;
     }
+    // SAFETY: the socket of the packet.
+    conn.set_cgroup(unsafe { bpf_sk_cgroup_id(sk.cast()) });
+    conn.set_port(servers_port(conn));
+    let opens = seen == phase::CONNECTING;
+    let internal = path::is_internal(skb, sk, tcp, direction, opens);
+    conn.mark(flag::ADDRESSED | flag::CONFIRMED | if internal { flag::INTERNAL } else { 0 });
+    // Of this and an opening on another processor one must see what the other has written. The SYN has not left yet.
+    !opens && conn.is_settled_in(phase::ESTABLISHED)
 }

@@ -7,10 +7,10 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use observer_common::{
     label::{Failure, Reason, ResetCause, Role, Timeout},
     protocol::{
-        Protocol,
+        Protocol, guess,
         http1::exchange::{self, Facts},
     },
-    stream::{Parser, Stream, order},
+    stream::{Parser, Stream},
     wire::{
         conn::{NO_CELL, TX, flag, phase},
         loss::Loss,
@@ -44,15 +44,14 @@ const SAME_CALL_NS: u64 = 1_000_000;
 pub(crate) fn connecting(conn: Shared) {
     // An earlier life whose end nothing has explained.
     match conn.phase() {
-        phase::ABORTING => late(conn, true),
-        phase::FAILING => fail(conn, Failure::Cancelled),
+        phase::ABORTING => settle(conn, End::Late { by_program: true }),
+        phase::FAILING => settle(conn, End::Failed(Failure::Cancelled)),
         _ => {}
     }
     renew(conn, Role::Client);
-    conn.set_phase(phase::CONNECTING);
 }
 
-/// Makes `conn` the state of a new connection.
+/// Makes `conn` the state of a connection that is to be established.
 #[inline(always)]
 fn renew(conn: Shared, role: Role) {
     conn.set_role(role as u8);
@@ -61,16 +60,40 @@ fn renew(conn: Shared, role: Role) {
     conn.set_error_ns(0);
     conn.set_retransmits(0);
     conn.set_reset_cause(0);
-    begin_streams(conn);
+    begin_streams(conn, Facts::default(), exchange::begin());
+    conn.set_phase(phase::CONNECTING);
 }
 
 /// Nothing has been seen of either stream.
 #[inline(always)]
-fn begin_streams(conn: Shared) {
-    conn.set_facts(Facts::default());
-    let [request, response] = exchange::begin();
+fn begin_streams(conn: Shared, facts: Facts, [request, response]: [Parser; 2]) {
+    conn.set_facts(facts);
     begin_stream(conn, true, request);
     begin_stream(conn, false, response);
+}
+
+/// Makes `conn`, which is fresh, the state of a connection that is older than the programs, whose addresses are to be filled in;
+/// false if somebody else is about to do so.
+#[inline(always)]
+pub(crate) fn adopting(conn: Shared, role: Role) -> bool {
+    if !conn.advance(phase::NEW, phase::ADOPTING) {
+        return false;
+    }
+    conn.set_role(role as u8);
+    conn.set_cell(NO_CELL);
+    conn.mark(flag::ADOPTED);
+    // SAFETY: no arguments.
+    conn.set_born_ns(unsafe { bpf_ktime_get_ns() });
+    begin_streams(conn, exchange::adopted(), [guess::begin(), guess::begin()]);
+    true
+}
+
+/// The state that [`adopting`] has begun is complete. The end of a connection that has ended in between is counted when its
+/// socket goes.
+#[inline(always)]
+pub(crate) fn adopted(conn: Shared) {
+    conn.advance(phase::ADOPTING, phase::ESTABLISHED);
+    transitions::adopt(conn);
 }
 
 /// Clears a stream word by word: as a whole it would take room on the stack.
@@ -86,120 +109,155 @@ fn begin_stream(conn: Shared, is_request: bool, parser: Parser) {
         ptr::write_volatile(&raw mut (*stream).parser.state, parser.state);
         ptr::write_volatile(conn.kept_count(is_request), 0);
     }
-    conn.ask(is_request, order::NONE);
+    conn.set_tick(is_request, 0);
+    conn.forget_order(is_request);
 }
 
 /// Makes `conn` the state of a listener of this cgroup and port, which its children get a copy of; `cell` is what they are
-/// born into.
+/// born into, if their path is that of the first of them.
 #[inline(always)]
-pub(crate) fn listening(conn: Shared, cgroup: u64, port: u16) {
+pub(crate) fn listening(conn: Shared, cgroup: u64, port: u16, internal: bool) {
     conn.set_cgroup(cgroup);
     conn.set_port(port);
     conn.set_role(Role::Server as u8);
-    conn.set_flags(flag::CONFIRMED);
-    begin_streams(conn);
+    conn.set_flags(flag::CONFIRMED | if internal { flag::INTERNAL } else { 0 });
+    begin_streams(conn, Facts::default(), exchange::begin());
     conn.set_cell(slots::find_or_make(transitions::key(conn, Protocol::Tcp as u8)));
     // Last: a child that is born from now on finds all of it. Nobody else may have been faster with something else.
     conn.advance(phase::NEW, phase::LISTENER);
 }
 
+/// A listener's child is about to be established: its state has the path of the listener's first, which need not be its own.
+#[inline(always)]
+pub(crate) fn accepting(conn: Shared, internal: bool) {
+    if conn.phase() == phase::LISTENER && conn.has(flag::INTERNAL) != internal {
+        conn.flip(flag::INTERNAL);
+    }
+}
+
 /// A handshake is done, and so is the role known: a socket whose handshake began before the programs were attached has a
 /// fresh state, and gets its role here.
 #[inline(always)]
-pub(crate) fn established(conn: Shared, role: Role) {
+pub(crate) fn assign_role(conn: Shared, role: Role) {
     if conn.phase() == phase::NEW {
-        // Before it is established: from then on a segment may count it.
         renew(conn, role);
-        conn.advance(phase::NEW, phase::ESTABLISHED);
-        begin(conn);
-    } else {
-        opened(conn);
     }
 }
 
 /// A connection is established; does nothing if that is known.
 #[inline(always)]
 pub(crate) fn opened(conn: Shared) {
+    if establish(conn) {
+        begin(conn);
+    }
+}
+
+/// A connection is established; true if it is to be counted: that was not known, and its cgroup is.
+#[inline(always)]
+pub(crate) fn establish(conn: Shared) -> bool {
+    let seen = conn.phase();
     // Looked at first: most events come for connections whose opening is known, and swaps cost even when they fail.
-    match conn.phase() {
-        phase::LISTENER if conn.advance(phase::LISTENER, phase::ESTABLISHED) => accepted(conn),
-        phase::CONNECTING if conn.advance(phase::CONNECTING, phase::ESTABLISHED) => {
-            begin(conn);
-        }
-        _ => {}
+    if !matches!(seen, phase::LISTENER | phase::CONNECTING)
+        || !conn.advance(seen, phase::ESTABLISHED)
+    {
+        return false;
+    }
+    // SAFETY: no arguments.
+    conn.set_born_ns(unsafe { bpf_ktime_get_ns() });
+    conn.has(flag::CONFIRMED)
+}
+
+/// Counts an established connection whose cgroup is known.
+#[inline(always)]
+pub(crate) fn begin(conn: Shared) {
+    // A listener's child has the listener's.
+    let inherited = conn.cell();
+    transitions::open(conn, inherited);
+    // What a SYN has carried (fast open) was sent before there was a cell to count it in.
+    let early = conn.bytes(conn.is_request(TX));
+    if inherited == NO_CELL && early != 0 {
+        add::bytes(conn, TX, early);
     }
 }
 
+/// Whether a socket that has reached CLOSE from `old` is a child whose birth was skipped, and which has had no segment since.
 #[inline(always)]
-fn begin(conn: Shared) {
-    // SAFETY: no arguments.
-    conn.set_born_ns(unsafe { bpf_ktime_get_ns() });
-    if conn.has(flag::CONFIRMED) {
-        transitions::open(conn, NO_CELL);
-        // What a SYN has carried (fast open) was sent before there was a cell to count it in.
-        let early = conn.bytes(conn.is_request(TX));
-        if early != 0 {
-            add::bytes(conn, TX, early);
-        }
-    }
+pub(crate) fn is_unborn(conn: Shared, old: i32) -> bool {
+    conn.phase() == phase::LISTENER && (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT)
 }
 
-/// A child of a listener: its state is a copy of the listener's.
+/// How a connection, or an attempt at one, has ended.
+enum End {
+    /// For this reason.
+    Known(Reason),
+    /// By an error, and not by the program; neither side had ended it in order.
+    Broken,
+    /// CLOSE has not explained it: an error that follows does, or the socket's end if events were skipped.
+    Late { by_program: bool },
+    /// The attempt has failed.
+    Failed(Failure),
+    /// What follows will tell, or there is nothing to tell.
+    Open,
+}
+
+/// Counts an end.
 #[inline(always)]
-fn accepted(conn: Shared) {
-    // SAFETY: no arguments.
-    conn.set_born_ns(unsafe { bpf_ktime_get_ns() });
-    transitions::open(conn, conn.cell());
+fn settle(conn: Shared, end: End) {
+    let reason = match end {
+        End::Known(reason) => reason,
+        End::Broken => broken(conn, false, false),
+        End::Late { by_program } => broken(conn, true, by_program),
+        End::Failed(failure) => return fail(conn, failure),
+        End::Open => return,
+    };
+    let now = conn.closed_ns();
+    if transitions::close(conn, reason, now) {
+        records::ended(conn, now, reason);
+    }
 }
 
 /// A socket has reached CLOSE from `old`; does nothing if that is known. `unanswered`: it is known to wait for the answer
 /// to a segment.
 #[inline(always)]
 pub(crate) fn closed(conn: Shared, old: i32, unanswered: bool) {
-    // A child whose birth was skipped, and which has had no segment since.
-    if conn.phase() == phase::LISTENER && (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT) {
-        opened(conn);
-    }
-    match conn.phase() {
+    let end = match conn.phase() {
         phase::COUNTED => ended(conn, old),
         phase::CONNECTING => failed(conn, unanswered),
         phase::ESTABLISHED => {
             lost(Loss::Unattributed);
             conn.set_phase(phase::CLOSED);
+            End::Open
         }
-        _ => {}
-    }
+        _ => End::Open,
+    };
+    settle(conn, end);
 }
 
 /// The last traces of a socket are removed: what CLOSE has not settled is settled here.
 #[inline(always)]
 pub(crate) fn destroyed(conn: Shared) {
+    let seen = conn.phase();
     // Over, and in a cell all the same: whatever went wrong, a socket that is gone is not active.
-    let misplaced = conn.phase() == phase::CLOSED && conn.cell() != NO_CELL;
+    let misplaced = seen == phase::CLOSED && conn.cell() != NO_CELL;
     if misplaced {
         lost(Loss::MisplacedEnd);
     }
-    match conn.phase() {
+    let end = match seen {
         // A program that aborts destroys the socket in the same call; one that learns of an error closes it later.
         phase::ABORTING => {
             // SAFETY: no arguments.
             let now = unsafe { bpf_ktime_get_ns() };
-            late(conn, now.wrapping_sub(conn.closed_ns()) < SAME_CALL_NS);
+            End::Late { by_program: now.wrapping_sub(conn.closed_ns()) < SAME_CALL_NS }
         }
-        phase::CONNECTING | phase::FAILING => fail(conn, Failure::Cancelled),
-        phase::ESTABLISHED => lost(Loss::Unattributed),
+        phase::CONNECTING | phase::FAILING => End::Failed(Failure::Cancelled),
+        phase::ESTABLISHED => {
+            lost(Loss::Unattributed);
+            End::Open
+        }
         seen if seen == phase::COUNTED || misplaced => ended(conn, UNSEEN),
-        _ => {}
-    }
-}
-
-/// An end that CLOSE has not explained: an error that follows does, or the socket's end if events were skipped.
-#[inline(always)]
-fn late(conn: Shared, by_program: bool) {
-    // A reset has left since CLOSE, or it would have explained it: that of an abort, whose event was skipped.
-    let reason =
-        if count_skipped_reset(conn) || by_program { Reason::ResetLocal } else { broken(conn) };
-    finish(conn, reason);
+        _ => End::Open,
+    };
+    settle(conn, end);
 }
 
 /// Counts the reset that this side has sent, if its event was skipped; its cause is not known. Whether it has sent one.
@@ -231,7 +289,8 @@ pub(crate) fn reset_sent(conn: Shared, cause: u8) {
             note_reset(conn, cause);
             if seen == phase::ABORTING {
                 let unread = cause == ResetCause::AbortOnClose as u8;
-                finish(conn, if unread { Reason::Aborted } else { Reason::ResetLocal });
+                let reason = if unread { Reason::Aborted } else { Reason::ResetLocal };
+                settle(conn, End::Known(reason));
             }
         }
     }
@@ -240,25 +299,36 @@ pub(crate) fn reset_sent(conn: Shared, cause: u8) {
 /// The socket has reported an error.
 #[inline(always)]
 pub(crate) fn errored(conn: Shared) {
-    match conn.phase() {
-        phase::ABORTING => late(conn, false),
+    let end = match conn.phase() {
+        phase::ABORTING => End::Late { by_program: false },
         phase::FAILING => broken_off(conn),
-        phase::CONNECTING => conn.mark(flag::ERROR),
-        // SAFETY: no arguments.
-        _ => conn.set_error_ns(unsafe { bpf_ktime_get_ns() }),
-    }
+        phase::CONNECTING => {
+            conn.mark(flag::ERROR);
+            End::Open
+        }
+        _ => {
+            // SAFETY: no arguments.
+            conn.set_error_ns(unsafe { bpf_ktime_get_ns() });
+            End::Open
+        }
+    };
+    settle(conn, end);
 }
 
-/// Why an error, and not the program, has ended a connection that neither side had ended in order.
+/// Why an error, or if `by_program` the program, has ended a connection that neither side had ended in order. `late`: a reset that
+/// has left since CLOSE, or it would have explained it, is that of an abort whose event was skipped.
 #[inline(always)]
-fn broken(conn: Shared) -> Reason {
-    if conn.has(flag::RESET_SEEN) {
-        add::one(conn, &slot::RESETS_RECEIVED, 0);
-        return Reason::ResetPeer;
-    }
+fn broken(conn: Shared, late: bool, by_program: bool) -> Reason {
+    let heard = conn.has(flag::RESET_SEEN);
     // Keep-alive probes are given up with a reset, retransmissions without; a destroyed socket (`ss --kill`) also sends
     // one, for another cause.
-    count_skipped_reset(conn);
+    let left = (late || !heard) && count_skipped_reset(conn);
+    if late && (left || by_program) {
+        return Reason::ResetLocal;
+    }
+    if heard {
+        return Reason::ResetPeer;
+    }
     let kind = if !conn.has(flag::RESET_LOCAL) {
         Timeout::Retransmission
     } else if conn.reset_cause() == ResetCause::KeepaliveTimeout as u8
@@ -274,7 +344,7 @@ fn broken(conn: Shared) -> Reason {
 
 /// A counted connection has reached CLOSE from `old`.
 #[inline(always)]
-fn ended(conn: Shared, old: i32) {
+fn ended(conn: Shared, old: i32) -> End {
     // SAFETY: no arguments.
     conn.set_closed_ns(unsafe { bpf_ktime_get_ns() });
     let flags = conn.flags();
@@ -283,71 +353,58 @@ fn ended(conn: Shared, old: i32) {
     let broke = error_first
         && conn.error_ns() != 0
         && conn.closed_ns().wrapping_sub(conn.error_ns()) < SAME_CALL_NS;
-    let reason = if has(flag::RESET_PEER) {
-        add::one(conn, &slot::RESETS_RECEIVED, 0);
-        Reason::ResetPeer
-    } else {
-        match old {
-            // The reset of an abort is sent after this event: one that has left already is no program's.
-            TCP_ESTABLISHED | TCP_CLOSE_WAIT if broke || has(flag::RESET_LEFT) => broken(conn),
-            // Neither side has ended it in order, and nothing has happened to it yet: either we abort, and the reset
-            // (`tcp_close`, `tcp_disconnect`) says why, on kernels that say; or an error follows.
-            TCP_ESTABLISHED | TCP_CLOSE_WAIT => {
-                conn.set_phase(phase::ABORTING);
-                return;
-            }
-            TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSING => Reason::Local,
-            TCP_LAST_ACK => Reason::Peer,
-            _ if has(flag::RESET_SEEN) => broken(conn),
-            _ if has(flag::RESET_LOCAL) => Reason::ResetLocal,
-            _ if has(flag::FIN_LOCAL) => Reason::Local,
-            _ if has(flag::FIN_PEER) => Reason::Peer,
-            _ => Reason::Unknown,
-        }
-    };
-    finish(conn, reason);
-}
-
-/// Counts and records the end of a connection that CLOSE has passed.
-#[inline(always)]
-pub(crate) fn finish(conn: Shared, reason: Reason) {
-    let now = conn.closed_ns();
-    if transitions::close(conn, reason, now) {
-        records::ended(conn, now, reason);
+    if has(flag::RESET_PEER) {
+        return End::Known(Reason::ResetPeer);
     }
+    let reason = match old {
+        // The reset of an abort is sent after this event: one that has left already is no program's.
+        TCP_ESTABLISHED | TCP_CLOSE_WAIT if broke || has(flag::RESET_LEFT) => return End::Broken,
+        // Neither side has ended it in order, and nothing has happened to it yet: either we abort, and the reset
+        // (`tcp_close`, `tcp_disconnect`) says why, on kernels that say; or an error follows.
+        TCP_ESTABLISHED | TCP_CLOSE_WAIT => {
+            conn.set_phase(phase::ABORTING);
+            return End::Open;
+        }
+        TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSING => Reason::Local,
+        TCP_LAST_ACK => Reason::Peer,
+        _ if has(flag::RESET_SEEN) => return End::Broken,
+        _ if has(flag::RESET_LOCAL) => Reason::ResetLocal,
+        _ if has(flag::FIN_LOCAL) => Reason::Local,
+        _ if has(flag::FIN_PEER) => Reason::Peer,
+        _ => Reason::Unknown,
+    };
+    End::Known(reason)
 }
 
 /// An attempt to connect has ended without a connection. Before it ends one the kernel forgets the SYN
 /// (`tcp_done_with_error`, or before 6.10 reports the error first): with a SYN that still waits for its answer
 /// (`unanswered`) the program has given up. It may report an error all the same (`tcp_disconnect`, by `SO_LINGER` 0).
 #[inline(always)]
-fn failed(conn: Shared, unanswered: bool) {
+fn failed(conn: Shared, unanswered: bool) -> End {
     // SAFETY: no arguments.
     conn.set_closed_ns(unsafe { bpf_ktime_get_ns() });
     if conn.has(flag::RESET_PEER) {
-        fail(conn, Failure::Refused);
+        End::Failed(Failure::Refused)
     } else if conn.has(flag::ERROR) {
-        broken_off(conn);
+        broken_off(conn)
     } else if unanswered {
-        fail(conn, Failure::Cancelled);
+        End::Failed(Failure::Cancelled)
     } else {
         // The program has given up, or an error follows.
         conn.set_phase(phase::FAILING);
+        End::Open
     }
 }
 
 /// An attempt to connect has ended by an error, without a reset.
 #[inline(always)]
-fn broken_off(conn: Shared) {
-    if conn.closed_ns().saturating_sub(conn.syn_ns()) < SYN_TIMEOUT_NS {
-        return fail(conn, Failure::Unreachable);
-    }
-    add::one(conn, &slot::TIMEOUTS, Timeout::Connect as usize);
-    fail(conn, Failure::TimedOut);
+fn broken_off(conn: Shared) -> End {
+    let early = conn.closed_ns().saturating_sub(conn.syn_ns()) < SYN_TIMEOUT_NS;
+    End::Failed(if early { Failure::Unreachable } else { Failure::TimedOut })
 }
 
 #[inline(always)]
 fn fail(conn: Shared, failure: Failure) {
     conn.set_phase(phase::CLOSED);
-    add::one(conn, &slot::FAILED, failure as usize);
+    add::failure(conn, failure);
 }

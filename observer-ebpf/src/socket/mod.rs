@@ -2,4 +2,5 @@
 
 pub(crate) mod identity;
 pub(crate) mod lifecycle;
+pub(crate) mod path;
 pub(crate) mod storage;

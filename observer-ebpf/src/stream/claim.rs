@@ -148,13 +148,19 @@ impl Claimed {
     /// Counts payload that is in sequence.
     #[inline(always)]
     pub(crate) fn accept(&mut self, bytes: u32) {
+        self.accept_in(self.conn.direction(self.request), bytes);
+    }
+
+    /// Counts payload that is in sequence, the direction of the stream being known.
+    #[inline(always)]
+    pub(crate) fn accept_in(&mut self, direction: usize, bytes: u32) {
         self.set_next_seq(self.next_seq().wrapping_add(bytes));
         // SAFETY: the claim makes writes exclusive; others may look.
         unsafe {
             let total = &raw mut (*self.stream).bytes;
             ptr::write_volatile(total, (*self.stream).bytes + u64::from(bytes));
         }
-        add::bytes(self.conn, self.conn.direction(self.request), u64::from(bytes));
+        add::bytes(self.conn, direction, u64::from(bytes));
     }
 
     /// Takes what was handed over: the first of the list, its index plus one. `None` if others are handing over so fast that it

@@ -12,20 +12,28 @@ use aya_ebpf::{
     helpers::generated::bpf_ktime_get_coarse_ns, macros::cgroup_skb, programs::SkBuffContext,
 };
 use observer_common::{
+    framing::{Framing, follow},
+    protocol::websocket::{Tally, WebSocket},
     stream::{flag, mode, order as ask, program},
-    wire::{conn::RX, kept::COUNTED},
+    wire::{
+        conn::RX,
+        kept::{COUNTED, SMALL_BYTES},
+    },
 };
 
 use super::{
     claim::{Claim, Claimed, claim},
     job::{self, Job},
-    kept::{self, First},
+    kept::{self, First, KeptBytes},
     order, parsers,
 };
+use crate::accounting::add::ProtocolBlock;
 
 const PASS: i32 = 1;
-/// Kept segments that one run goes on with, if none of them has to be read.
+/// Steps of one run: in each a kept segment is put in order, read, or let go.
 const AT_ONCE: usize = 4;
+/// WebSocket frames of a small kept segment that are followed in one step.
+const FRAMES: usize = 8;
 
 /// Segments that were handed over which one run takes into the stream's list.
 const HANDED_OVER: usize = 64;
@@ -50,34 +58,36 @@ pub(crate) fn drain_segments(ctx: SkBuffContext) -> i32 {
     let mut claimed = Claimed::held(conn, request);
     order::obey(&mut claimed);
     // Before the inbox is taken: what TCP has taken by now was handed over before.
-    let taken =
-        if conn.direction(request) == RX { order::received_up_to(&ctx, conn) } else { None };
+    let taken = taken(&ctx, &claimed);
     collect(&mut claimed);
     kept::reclaim();
+    let mut next = Next::More;
     for _ in 0..AT_ONCE {
-        let next = if let Some(first) = kept::first(&claimed) {
+        next = if let Some(first) = kept::first(&claimed) {
             go_on(&ctx, &mut claimed, &first, taken)
         } else {
             claimed.parser().flags &= !flag::PARKED;
-            catch_up(&mut claimed, taken, u32::MAX);
+            if conn.direction(request) == RX {
+                catch_up(&mut claimed, taken);
+            }
             Next::Rest
         };
-        match next {
-            Next::More => {}
-            Next::Read => {
-                let mode = u32::from(claimed.parser().mode);
-                job::call(&ctx, kept::source_of(kept::block_of_job(skb)) + mode);
-                parsers::put_back(skb, &mut claimed);
-                claimed.abandon();
-                return PASS;
-            }
-            Next::Rest => {
-                rest(&ctx, claimed);
-                return PASS;
-            }
+        if !matches!(next, Next::More) {
+            break;
         }
     }
-    job::call(&ctx, program::DRAIN);
+    match next {
+        Next::More => job::call(&ctx, program::DRAIN),
+        Next::Read => {
+            let mode = u32::from(claimed.parser().mode);
+            job::call(&ctx, kept::source_of(kept::block_of_job(skb)) + mode);
+            parsers::put_back(skb, &mut claimed);
+        }
+        Next::Rest => {
+            rest(&ctx, claimed);
+            return PASS;
+        }
+    }
     claimed.abandon();
     PASS
 }
@@ -101,7 +111,7 @@ fn collect(claimed: &mut Claimed) -> bool {
 }
 
 #[inline(always)]
-fn go_on(ctx: &SkBuffContext, claimed: &mut Claimed, first: &First, taken: Option<u32>) -> Next {
+fn go_on(ctx: &SkBuffContext, claimed: &mut Claimed, first: &First, taken: u32) -> Next {
     // SAFETY: an entry of a list that the claim makes exclusive.
     let (seq, len, counted) =
         unsafe { ((*first.entry).seq, (*first.entry).len, (*first.entry).flags & COUNTED != 0) };
@@ -113,7 +123,7 @@ fn go_on(ctx: &SkBuffContext, claimed: &mut Claimed, first: &First, taken: Optio
     let seen = claimed.next_seq().wrapping_sub(seq).cast_signed();
     if seen < 0 {
         let before = claimed.next_seq();
-        catch_up(claimed, taken, seq);
+        catch_up(claimed, if taken.wrapping_sub(seq).cast_signed() < 0 { taken } else { seq });
         return if claimed.next_seq() == before { Next::Rest } else { Next::More };
     }
     let seen = seen.unsigned_abs();
@@ -133,16 +143,23 @@ fn go_on(ctx: &SkBuffContext, claimed: &mut Claimed, first: &First, taken: Optio
         (*first.entry).flags = COUNTED;
     }
     claimed.parser().flags |= flag::PARKED;
-    read(ctx, claimed, first)
+    // Others that are counted may come before what is left of it.
+    Next::More
 }
 
 /// Hands a segment in sequence to its parser, if it has to be read, and may be by now.
 #[inline(always)]
 fn read(ctx: &SkBuffContext, claimed: &mut Claimed, first: &First) -> Next {
+    let skb = ctx.skb.skb;
     let mode = claimed.parser().mode;
     let behind = claimed.conn().is_behind_request(claimed.is_request(), mode);
     if mode == mode::WAIT || behind {
         return Next::Rest;
+    }
+    if claimed.conn().asked(claimed.is_request()) != ask::NONE {
+        // By the request that it was behind until now.
+        order::obey(claimed);
+        return Next::More;
     }
     // SAFETY: an entry of a list that the claim makes exclusive.
     let (seq, len, from, block) = unsafe {
@@ -156,28 +173,48 @@ fn read(ctx: &SkBuffContext, claimed: &mut Claimed, first: &First) -> Next {
         kept::free(first.index);
         return Next::More;
     }
-    if !job::may_parse(ctx.skb.skb) {
+    let job = Job { offset: from, left: len, request: false, seq, kept: first.index };
+    job.put(skb);
+    if mode == mode::WEBSOCKET
+        && let Some(mut bytes) = KeptBytes::<SMALL_BYTES>::of_block(skb, block)
+    {
+        let mut tally = Tally::default();
+        follow::<WebSocket>(&mut bytes, claimed.parser(), &mut tally, FRAMES);
+        let (conn, request) = (claimed.conn(), claimed.is_request());
+        WebSocket::record(tally, conn.direction(request), &mut ProtocolBlock(conn));
+        if Job::left(skb) == 0 {
+            kept::unlink(claimed, first);
+            kept::free(first.index);
+        } else {
+            kept::shorten(skb, first.entry);
+        }
+        return Next::More;
+    }
+    if !job::may_parse(skb) {
         return Next::Rest;
     }
     kept::unlink(claimed, first);
-    let job = Job { offset: from, left: len, request: false, seq, kept: first.index };
-    job.put(ctx.skb.skb);
     Next::Read
 }
 
-/// Counts what TCP has taken, up to `limit`, and which is in no kept segment: there was no room for it.
+/// The sequence number up to which nothing comes any more that is not kept.
 #[inline(always)]
-fn catch_up(claimed: &mut Claimed, taken: Option<u32>, limit: u32) {
-    let Some(taken) = taken else { return };
+fn taken(ctx: &SkBuffContext, claimed: &Claimed) -> u32 {
+    let conn = claimed.conn();
+    if conn.direction(claimed.is_request()) != RX {
+        // Segments leave in order, one at a time: what is not kept has left without passing the hook.
+        return claimed.next_seq().wrapping_add(u32::MAX >> 2);
+    }
+    order::received_up_to(ctx, conn).unwrap_or(claimed.next_seq())
+}
+
+/// Counts what TCP has taken, up to `taken`, and which is in no kept segment: there was no room for it.
+#[inline(always)]
+fn catch_up(claimed: &mut Claimed, taken: u32) {
     if claimed.parser().flags & flag::SYNCED == 0 {
         return;
     }
-    let next = claimed.next_seq();
-    let mut missing = taken.wrapping_sub(next).cast_signed();
-    let room = limit.wrapping_sub(next).cast_signed();
-    if limit != u32::MAX && room < missing {
-        missing = room;
-    }
+    let missing = taken.wrapping_sub(claimed.next_seq()).cast_signed();
     if missing <= 0 {
         return;
     }
@@ -194,8 +231,11 @@ fn rest(ctx: &SkBuffContext, claimed: Claimed) {
     let (conn, request) = (claimed.conn(), claimed.is_request());
     let claimed = match claimed.release() {
         Err(claimed) => claimed,
-        // Of this and an order that was given meanwhile one must see what the other has written.
-        Ok(()) if conn.asked(request) != ask::NONE && conn.has_kept(request) => {
+        // Of this and an order that was given meanwhile, or a request that was done with, one must see what the other has written.
+        Ok(())
+            if (conn.asked(request) != ask::NONE || conn.may_answer(request))
+                && conn.has_kept(request) =>
+        {
             match claim(conn, request) {
                 Claim::Alone(claimed) | Claim::WithInbox(claimed) => claimed,
                 Claim::Busy => return,

@@ -54,7 +54,7 @@ const REQUEST: u32 = 1;
 const WHY_SHIFT: u32 = 1;
 const WHY_MASK: u32 = 7;
 const TURN: u32 = 1 << 4;
-const TURNS: u32 = 3 << 4;
+const TURNS: u32 = 7 << 4;
 const CALLS_SHIFT: u32 = 8;
 
 #[inline(always)]
@@ -67,6 +67,15 @@ fn read(skb: *mut __sk_buff, word: usize) -> u32 {
 fn write(skb: *mut __sk_buff, word: usize, value: u32) {
     // SAFETY: the control buffer is a context field that `cgroup_skb` programs may write; the kernel restores it.
     unsafe { ptr::write_volatile((&raw mut (*skb).cb).cast::<u32>().add(word), value) }
+}
+
+/// Takes the job out of the control buffer before a look-up of another socket: there the kernel keeps what it knows of the
+/// packet's route, and a bit of a sequence number would pass for that of a packet of a VRF (`inet_sdif`, `inet6_sdif`).
+#[inline(always)]
+pub(crate) fn clear(skb: *mut __sk_buff) {
+    for word in 0..5 {
+        write(skb, word, 0);
+    }
 }
 
 impl Job {

@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use observer_common::{
     stream::{flag, program},
-    wire::kept::COUNTED,
+    wire::kept::{COUNTED, Kept, LARGE_BYTES},
 };
 
 use super::{
@@ -35,69 +35,104 @@ pub(crate) fn keep_segment(ctx: SkBuffContext) -> i32 {
     if why <= Why::Rest as u32 && lengthen(&ctx, why, unread) {
         return PASS;
     }
-    let room = room(&ctx, why, unread);
+    let left = Job::left(skb);
+    let Some(room) = room(&ctx, why, unread) else {
+        return without_room(&ctx, why, left);
+    };
     if why == Why::FirstPayload as u32 {
-        note::put(room.map(|(index, _)| index));
-        return PASS;
+        note::put(room.index, room.entry);
+        return go_on(&ctx, room.bytes, None);
     }
     let Some(conn) = order::state(&ctx) else { return PASS };
     let request = Job::is_request(skb);
     if why == Why::Busy as u32 {
-        let Some((index, entry)) = room else { return PASS };
-        match hand_over(conn, request, index, entry) {
+        match hand_over(conn, request, room.index, room.entry) {
             Ok(Some(claimed)) => {
-                job::call(&ctx, program::DRAIN);
-                claimed.abandon();
+                job::because(skb, Why::Early);
+                return go_on(&ctx, room.bytes, Some(claimed));
             }
-            Ok(None) => {}
-            Err(()) => kept::free(index),
+            Ok(None) => return go_on(&ctx, room.bytes, None),
+            Err(()) => kept::free(room.index),
         }
         return PASS;
     }
     let mut claimed = Claimed::held(conn, request);
-    let left = Job::left(skb);
+    if !kept::push(&mut claimed, room.index, room.entry) {
+        kept::free(room.index);
+        return without_room(&ctx, why, left);
+    }
+    if why == Why::Parked as u32 {
+        claimed.accept(room.bytes);
+    }
+    if why != Why::Early as u32 {
+        claimed.parser().flags |= flag::PARKED;
+    }
+    go_on(&ctx, room.bytes, Some(claimed))
+}
+
+/// So many bytes of the job are kept: goes on with the rest of it, or with what is due of the stream if that is claimed.
+#[inline(always)]
+fn go_on(ctx: &SkBuffContext, bytes: u32, claimed: Option<Claimed>) -> i32 {
+    let skb = ctx.skb.skb;
+    if Job::left(skb) > bytes {
+        Job::advance(skb, bytes);
+        job::call(ctx, program::KEEP);
+    }
+    if let Some(claimed) = claimed {
+        job::call(ctx, program::DRAIN);
+        claimed.abandon();
+    }
+    PASS
+}
+
+/// What is left of the job cannot be kept.
+#[inline(always)]
+fn without_room(ctx: &SkBuffContext, why: u32, left: u32) -> i32 {
+    if why >= Why::Busy as u32 {
+        return PASS;
+    }
+    let Some(conn) = order::state(ctx) else { return PASS };
+    let mut claimed = Claimed::held(conn, Job::is_request(ctx.skb.skb));
     if why == Why::Parked as u32 {
         claimed.accept(left);
     }
-    let pushed = match room {
-        Some((index, entry)) => {
-            let pushed = kept::push(&mut claimed, index, entry);
-            if !pushed {
-                kept::free(index);
-            }
-            pushed
-        }
-        None => false,
-    };
     if why != Why::Early as u32 {
-        if pushed {
-            claimed.parser().flags |= flag::PARKED;
-        } else if !claimed.parser().skip_unread(u64::from(left)) {
+        // Behind bytes that wait to be read the parser is not where these are.
+        let parked = claimed.parser().flags & flag::PARKED != 0;
+        if parked || !claimed.parser().skip_unread(u64::from(left)) {
             order::desync(&mut claimed);
         }
     }
-    job::call(&ctx, program::DRAIN);
+    job::call(ctx, program::DRAIN);
     claimed.abandon();
     PASS
 }
 
-/// An entry for the segment of the job, with its bytes.
+/// An entry that nobody knows of yet.
+struct Room {
+    index: u32,
+    entry: *mut Kept,
+    /// Bytes of the job that it stands for.
+    bytes: u32,
+}
+
+/// An entry for the segment of the job, with its bytes, or as many of them as a block holds.
 #[inline(always)]
-fn room(
-    ctx: &SkBuffContext,
-    why: u32,
-    unread: bool,
-) -> Option<(u32, *mut observer_common::wire::kept::Kept)> {
+fn room(ctx: &SkBuffContext, why: u32, unread: bool) -> Option<Room> {
     let skb = ctx.skb.skb;
     let left = Job::left(skb);
     if left == 0 {
         return None;
     }
     let (index, entry) = kept::take()?;
+    let mut bytes = left;
     // SAFETY: the entry is in no list yet.
     unsafe { (*entry).block = 0 };
     if !unread {
-        let Some(block) = kept::copy(skb) else {
+        if bytes > LARGE_BYTES as u32 {
+            bytes = LARGE_BYTES as u32;
+        }
+        let Some(block) = kept::copy(skb, bytes) else {
             kept::free(index);
             return None;
         };
@@ -107,12 +142,12 @@ fn room(
     // SAFETY: as above; the packet's socket has a cookie.
     unsafe {
         (*entry).seq = Job::take(skb).seq;
-        (*entry).len = left;
+        (*entry).len = bytes;
         (*entry).from = 0;
         (*entry).flags = flags(why);
         (*entry).cookie = bpf_get_socket_cookie(skb.cast());
     }
-    Some((index, entry))
+    Some(Room { index, entry, bytes })
 }
 
 /// Whether nobody need read the bytes of a segment that came early.

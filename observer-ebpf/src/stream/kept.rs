@@ -7,7 +7,7 @@ use observer_common::{
     CHUNK,
     source::Source,
     stream::program,
-    wire::kept::{Kept, LARGE, LARGE_BYTES, PER_STREAM, SMALL, SMALL_BYTES},
+    wire::kept::{COUNTED, Kept, LARGE, LARGE_BYTES, PER_STREAM, SMALL, SMALL_BYTES, UNCOUNTED},
 };
 
 use super::{claim::Claimed, job::Job, packet, scratch::Scratches};
@@ -16,7 +16,7 @@ use crate::{
         GRAVES, KEPT, KEPT_FREE, LARGE_BLOCKS, LARGE_FREE, PENDING, SMALL_BLOCKS, SMALL_FREE,
         Scratch,
     },
-    memory::atomic,
+    memory::{atomic, registers},
 };
 
 /// The entry of an index plus one.
@@ -70,11 +70,11 @@ fn pop<const N: usize>(queue: &Queue<u32, N>) -> Option<u32> {
     queue.pop().ok().flatten()
 }
 
-/// Copies the job's bytes, of which there are some, into a block, and says which; `None` if there is no room or they cannot be
-/// read.
+/// Copies so many of the job's bytes, at least one and no more than a large block holds, into a block, and says which; `None` if
+/// there is no room or they cannot be read.
 #[inline(always)]
-pub(crate) fn copy(skb: *mut __sk_buff) -> Option<u32> {
-    let (offset, length) = (Job::offset(skb), Job::left(skb));
+pub(crate) fn copy(skb: *mut __sk_buff, length: u32) -> Option<u32> {
+    let offset = Job::offset(skb);
     if length as usize <= SMALL
         && let Some(block) = pop(&SMALL_FREE)
     {
@@ -86,9 +86,6 @@ pub(crate) fn copy(skb: *mut __sk_buff) -> Option<u32> {
             return Some(block);
         }
         free_block(block);
-        return None;
-    }
-    if length as usize > LARGE_BYTES {
         return None;
     }
     let block = pop(&LARGE_FREE)?;
@@ -115,7 +112,9 @@ pub(crate) fn append(skb: *mut __sk_buff, entry: *mut Kept) -> bool {
     let Some(room) = SMALL_BLOCKS.get_ptr_mut(block.wrapping_sub(1)) else { return false };
     // SAFETY: the block has room for the largest of both.
     unsafe {
-        let behind = (&raw mut (*room).bytes).cast::<u8>().add(packet::bounded::<SMALL>(used));
+        let behind = (&raw mut (*room).bytes)
+            .cast::<u8>()
+            .add(registers::masked::<SMALL>(u64::from(used)) as usize);
         packet::load::<{ SMALL as u32 }>(skb, offset, behind, length)
     }
 }
@@ -181,8 +180,18 @@ pub(crate) fn unlink(claimed: &mut Claimed, first: &First) {
     unsafe { *count = (*count).saturating_sub(1) };
 }
 
-/// In [`GRAVES`]: the list was handed over, and its length is not known; its entries are still counted as in use.
-const UNCOUNTED: u32 = 1 << 31;
+/// Leaves in the entry what is left of the job: bytes in sequence, and counted.
+#[inline(always)]
+pub(super) fn shorten(skb: *mut __sk_buff, entry: *mut Kept) {
+    let job = Job::take(skb);
+    // SAFETY: an entry that the claim makes exclusive.
+    unsafe {
+        (*entry).seq = job.seq;
+        (*entry).len = job.left;
+        (*entry).from = job.offset;
+        (*entry).flags = COUNTED;
+    }
+}
 
 /// Lets go of all of the stream's entries, and of what was handed over. The lists as they are go to where [`reclaim`] finds them:
 /// to walk over them here would be a loop in each program that sees a connection's end.
@@ -257,7 +266,13 @@ impl KeptBytes<SMALL_BYTES> {
     /// The bytes of the kept segment of the job, if they are in a small block.
     #[inline(always)]
     pub(crate) fn of_job(skb: *mut __sk_buff) -> Option<Self> {
-        let block = SMALL_BLOCKS.get_ptr(block_of_job(skb).wrapping_sub(1))?.cast();
+        Self::of_block(skb, block_of_job(skb))
+    }
+
+    /// The bytes of the kept segment of the job, which are in this block, if that is a small one.
+    #[inline(always)]
+    pub(crate) fn of_block(skb: *mut __sk_buff, block: u32) -> Option<Self> {
+        let block = SMALL_BLOCKS.get_ptr(block.wrapping_sub(1))?.cast();
         Some(Self { skb, block })
     }
 }
@@ -276,28 +291,8 @@ impl<const BYTES: usize> KeptBytes<BYTES> {
     #[inline(always)]
     fn words(&self, offset: u32) -> [u64; 2] {
         // SAFETY: the offset is masked to the block, behind which there are two more words.
-        unsafe { unaligned(self.block, u64::from(offset) & (BYTES as u64 - 1)) }
+        unsafe { registers::two_words(self.block, u64::from(offset) & (BYTES as u64 - 1)) }
     }
-}
-
-/// Two words, whatever they are aligned to: for an unaligned read LLVM would emit a load for each byte.
-///
-/// # Safety
-/// 16 bytes at `start + offset` can be read.
-#[inline(always)]
-unsafe fn unaligned(start: *const u8, offset: u64) -> [u64; 2] {
-    let (low, high): (u64, u64);
-    // SAFETY: the caller's promise.
-    unsafe {
-        core::arch::asm!(
-            "{low} = *(u64 *)({at} + 0)",
-            "{high} = *(u64 *)({at} + 8)",
-            at = in(reg) start.add(offset as usize),
-            low = out(reg) low,
-            high = lateout(reg) high,
-        );
-    }
-    [low, high]
 }
 
 impl<const BYTES: usize> Source for KeptBytes<BYTES> {

@@ -8,6 +8,7 @@
 //!
 //! Programs go on by tail calls; what one hands to the next is the [`job`] in the packet's control buffer, and the claim.
 
+mod adopted;
 pub(crate) mod claim;
 pub(crate) mod drain;
 pub(crate) mod inline;

@@ -3,58 +3,87 @@
 
 use observer_common::{
     stream::{flag, mode},
-    wire::{conn::phase, loss::Loss},
+    wire::{conn::phase, kept::Kept, loss::Loss},
 };
 
 use super::{
-    claim::{Claim, claim},
+    claim::{Claim, claim, hand_over},
     kept,
 };
 use crate::{accounting::losses::lost, maps::NOTE, memory::shared::Shared};
 
+/// Parts in which one segment may be kept.
+const PARTS: usize = 8;
+
+/// A handshake is being completed on this processor: whether both ends of the connection are in one pod.
+#[inline(always)]
+pub(crate) fn path(internal: bool) {
+    if let Some(note) = NOTE.get_ptr_mut(0) {
+        // SAFETY: this processor's element, used within a softirq.
+        unsafe { (*note).internal = u32::from(internal) };
+    }
+}
+
+/// Whether the connection that has just been accepted has both ends in one pod: its handshake was completed in the same softirq.
+#[inline(always)]
+pub(crate) fn is_internal() -> bool {
+    // SAFETY: this processor's element, used within a softirq.
+    NOTE.get_ptr_mut(0).is_some_and(|note| unsafe { (*note).internal } != 0)
+}
+
 /// A segment with payload from this peer is about to be kept. What no child has taken is let go.
 #[inline(always)]
 pub(crate) fn expect(peer: u64) {
-    put(None);
-    if let Some(note) = NOTE.get_ptr_mut(0) {
-        // SAFETY: this processor's element, used within a softirq.
-        unsafe { (*note).peer = peer };
+    let Some(note) = NOTE.get_ptr_mut(0) else { return };
+    // SAFETY: this processor's element, used within a softirq.
+    unsafe {
+        kept::let_go_of((*note).kept);
+        (*note).kept = 0;
+        (*note).peer = peer;
     }
 }
 
-/// Notes the kept segment.
+/// Notes a kept segment, or a part of one.
 #[inline(always)]
-pub(super) fn put(kept: Option<u32>) {
-    let Some(note) = NOTE.get_ptr_mut(0) else { return };
-    // SAFETY: this processor's element, used within a softirq.
-    let before = unsafe { core::mem::replace(&mut (*note).kept, kept.unwrap_or(0)) };
-    if before != 0 {
-        kept::free(before);
+pub(super) fn put(index: u32, entry: *mut Kept) {
+    let Some(note) = NOTE.get_ptr_mut(0) else { return kept::free(index) };
+    // SAFETY: this processor's element, used within a softirq; the entry is in no list.
+    unsafe {
+        (*entry).next = (*note).kept;
+        (*note).kept = index;
     }
 }
 
-/// Gives what was noted to a connection of that peer that has just been accepted.
+/// Gives what was noted to a connection of that peer that has just been accepted, and whose first byte has the number `start`.
 #[inline(always)]
-pub(crate) fn give(conn: Shared, peer: u64) {
+pub(crate) fn give(conn: Shared, peer: u64, start: u32) {
     let Some(note) = NOTE.get_ptr_mut(0) else { return };
     // SAFETY: this processor's element, used within a softirq.
-    let (index, of) = unsafe { ((*note).kept, (*note).peer) };
-    if index == 0 || of != peer || conn.phase() != phase::COUNTED {
+    let (mut index, of) = unsafe { ((*note).kept, (*note).peer) };
+    if index == 0 || of != peer || !matches!(conn.phase(), phase::ESTABLISHED | phase::COUNTED) {
         return;
     }
     // SAFETY: as above.
     unsafe { (*note).kept = 0 };
-    let Some(entry) = kept::entry(index) else { return };
-    // A segment that is faster than this finds the claim taken and hands itself over.
-    let (Claim::Alone(mut claimed) | Claim::WithInbox(mut claimed)) = claim(conn, true) else {
-        return kept::free(index);
-    };
-    // SAFETY: the entry is in no list.
-    claimed.set_next_seq(unsafe { (*entry).seq });
-    if !kept::push(&mut claimed, index, entry) {
-        kept::free(index);
+    for _ in 0..PARTS {
+        let Some(entry) = kept::entry(index) else { return };
+        // SAFETY: an entry of this processor's list.
+        let next = unsafe { (*entry).next };
+        // A segment that is faster than this, and at work on the stream, knows from TCP where the stream begins, and finds what is
+        // handed over.
+        match hand_over(conn, true, index, entry) {
+            Ok(Some(mut claimed)) => {
+                if claimed.parser().flags & flag::SYNCED == 0 {
+                    claimed.set_next_seq(start);
+                }
+                claimed.abandon();
+            }
+            Ok(None) => {}
+            Err(()) => kept::free(index),
+        }
+        index = next;
     }
-    claimed.abandon();
+    kept::let_go_of(index);
 }
 
 /// Lets go of what is kept of a connection that is over. That something of it has not been read is a loss.

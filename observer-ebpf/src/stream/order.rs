@@ -62,7 +62,7 @@ pub(super) fn received_up_to(ctx: &SkBuffContext, conn: Shared) -> Option<u32> {
 
 /// Does what the other stream has asked for.
 #[inline(always)]
-pub(super) fn obey(claimed: &mut Claimed) {
+pub(crate) fn obey(claimed: &mut Claimed) {
     let (conn, request) = (claimed.conn(), claimed.is_request());
     if conn.asked(request) != order::NONE {
         exchange::obey(claimed.parser(), conn.take_order(request));
@@ -105,12 +105,11 @@ pub(crate) fn order_segment(ctx: SkBuffContext) -> i32 {
             return PASS;
         }
         Job::advance(skb, seen);
-    } else if ahead > 0 && received {
-        if ahead > LARGEST_WINDOW {
-            // TCP cannot take it, whatever the window: a stray or a forgery.
-            finish(&ctx, claimed);
-            return PASS;
-        }
+    } else if received && ahead > LARGEST_WINDOW {
+        // TCP cannot take it, whatever the window: a stray or a forgery.
+        finish(&ctx, claimed);
+        return PASS;
+    } else if ahead > 0 && (received || conn.has_kept(request)) {
         job::because(skb, Why::Early);
         job::call(&ctx, program::KEEP);
         claimed.abandon();
@@ -122,8 +121,10 @@ pub(crate) fn order_segment(ctx: SkBuffContext) -> i32 {
             desync(&mut claimed);
         }
     }
+    let behind = conn.is_behind_request(request, claimed.parser().mode);
+    // The request that it was behind until now may have asked for something.
+    obey(&mut claimed);
     let parser = *claimed.parser();
-    let behind = conn.is_behind_request(request, parser.mode);
     if parser.mode == mode::WAIT || parser.flags & flag::PARKED != 0 || behind {
         job::because(skb, Why::Parked);
         job::call(&ctx, program::KEEP);

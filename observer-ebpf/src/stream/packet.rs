@@ -1,12 +1,12 @@
 //! Reads the IP and TCP headers of a segment at the `cgroup_skb` hooks, where the packet starts at its IP header.
 
-use core::{arch::asm, mem::MaybeUninit};
+use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use observer_common::{CHUNK, source::Source, wire::loss::Loss};
 
 use super::{job::Job, scratch::Scratches};
-use crate::{accounting::losses::lost, maps::Scratch};
+use crate::{accounting::losses::lost, maps::Scratch, memory::registers};
 
 /// TCP flag bits.
 pub(crate) const FIN: u8 = 0x01;
@@ -79,26 +79,12 @@ pub(crate) fn segment(skb: *mut __sk_buff) -> Option<Segment> {
         return None;
     }
     // SAFETY: 20 bytes from `tcp` were compared with the end.
-    let (seq, words, flags) = unsafe {
-        (
-            u32::from_be_bytes([byte(tcp, 4), byte(tcp, 5), byte(tcp, 6), byte(tcp, 7)]),
-            byte(tcp, 12) >> 4,
-            byte(tcp, 13),
-        )
-    };
+    let (seq, words, flags) =
+        unsafe { (u32::from_be(registers::word(tcp, 4)), byte(tcp, 12) >> 4, byte(tcp, 13)) };
     let offset = ip as u32 + (u32::from(words) << 2);
     // A SYN takes a sequence number of its own, before what it carries.
     let seq = seq.wrapping_add(u32::from(flags & SYN != 0));
     Some(Segment { seq, payload: length.saturating_sub(offset), tcp: ip as u32, offset, flags })
-}
-
-/// `number`, which is below `LIMIT`, a power of two, so that the verifier sees it: LLVM would drop a mask that changes nothing.
-#[inline(always)]
-pub(super) fn bounded<const LIMIT: usize>(number: u32) -> usize {
-    let mut bounded = u64::from(number);
-    // SAFETY: one instruction on a register.
-    unsafe { asm!("{0} &= {1}", inout(reg) bounded, const LIMIT - 1) };
-    bounded as usize
 }
 
 /// Loads `wanted` bytes, 1 to `MAX` (a power of two), from `offset` to `to`; false if the packet has no such range.
@@ -115,9 +101,7 @@ pub(crate) unsafe fn load<const MAX: u32>(
     to: *mut u8,
     wanted: u32,
 ) -> bool {
-    let mut bounded = u64::from(wanted.wrapping_sub(1));
-    // SAFETY: a register is copied to itself. (Without an instruction, two line records would share one.)
-    unsafe { asm!("{0} = {0}", inout(reg) bounded) };
+    let bounded = registers::hidden(u64::from(wanted.wrapping_sub(1)));
     let length = (bounded as u32 & (MAX - 1)) + 1;
     // SAFETY: the helper checks the packet's range; the caller promises the room.
     let failed = unsafe { bpf_skb_load_bytes(skb.cast(), offset, to.cast(), length) } != 0;

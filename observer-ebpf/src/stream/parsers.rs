@@ -20,10 +20,11 @@ use observer_common::{
     },
     source::Source,
     stream::{Parser, flag, mode, order as ask, program},
-    wire::kept::{COUNTED, LARGE_BYTES, SMALL_BYTES},
+    wire::kept::{LARGE_BYTES, SMALL_BYTES},
 };
 
 use super::{
+    adopted::{self, guess},
     claim::Claimed,
     job::{self, Job, Why},
     kept::{self, KeptBytes},
@@ -31,10 +32,7 @@ use super::{
     packet::Packet,
     scratch::{Chunk, Scratches, length},
 };
-use crate::{
-    accounting::{add::ProtocolBlock, transitions},
-    memory::shared::Shared,
-};
+use crate::accounting::{add::ProtocolBlock, transitions};
 
 const PASS: i32 = 1;
 /// WebSocket frames that one run follows in a packet: 27 runs get through the largest one, of 64 KiB, if its frames have three
@@ -92,12 +90,17 @@ parser! {
 }
 
 parser! {
+    /// What the bytes of an adopted connection are, and of one that was lost track of.
+    parse_guess, parse_guess_small, parse_guess_large => guess
+}
+
+parser! {
     /// The header of the PROXY protocol, version 2.
     parse_proxy, parse_proxy_small, parse_proxy_large => proxy_header
 }
 
 #[inline(always)]
-fn claimed(ctx: &SkBuffContext) -> Option<Claimed> {
+pub(super) fn claimed(ctx: &SkBuffContext) -> Option<Claimed> {
     Some(Claimed::held(order::state(ctx)?, Job::is_request(ctx.skb.skb)))
 }
 
@@ -122,30 +125,32 @@ fn conclude(claimed: &mut Claimed, run: Run) -> Outcome {
     let (conn, request) = (claimed.conn(), claimed.is_request());
     let mut outcome = Outcome { rest_is_void: true, order: ask::NONE };
     let before = *claimed.parser();
+    let cell = conn.cell();
     // The other stream may change the facts at the same time; it does so once or twice in a connection.
     for _ in 0..2 {
         let word = conn.facts_word();
         let old = Facts::from_word(word);
         let mut facts = old;
         let mut parser = before;
-        outcome = exchange::conclude(request, &mut parser, &mut facts, run);
+        let is_clients = adopted::is_clients(conn, request, old);
+        outcome = exchange::conclude(is_clients, &mut parser, &mut facts, run);
         if facts == old || conn.swap_facts(word, facts) {
+            if old.guessing != facts.guessing {
+                adopted::tell_role(conn, is_clients == request);
+                transitions::recognise(conn, cell);
+            } else if old.protocol != facts.protocol {
+                transitions::transition(conn, old.protocol);
+            }
+            // What the other stream reads from then on is counted where the connection is by now.
+            if outcome.order != ask::NONE {
+                conn.ask(!request, outcome.order);
+            }
+            // Last: a response waits for the order of its request, unless that waits for the response.
             *claimed.parser() = parser;
-            settle(conn, request, old.protocol, facts.protocol, outcome);
             break;
         }
     }
     outcome
-}
-
-#[inline(always)]
-fn settle(conn: Shared, request: bool, before: u8, found: u8, outcome: Outcome) {
-    if outcome.order != ask::NONE {
-        conn.ask(!request, outcome.order);
-    }
-    if before != found {
-        transitions::transition(conn, before);
-    }
 }
 
 #[inline(always)]
@@ -228,18 +233,12 @@ pub(crate) fn proceed(ctx: &SkBuffContext, mut claimed: Claimed) {
 /// Puts what is left of the job's kept segment back among the stream's.
 #[inline(always)]
 pub(super) fn put_back(skb: *mut __sk_buff, claimed: &mut Claimed) {
-    let job = Job::take(skb);
-    let Some(entry) = kept::entry(job.kept) else { return };
-    // SAFETY: an entry that is in no list.
-    unsafe {
-        (*entry).seq = job.seq;
-        (*entry).len = job.left;
-        (*entry).from = job.offset;
-        (*entry).flags = COUNTED;
-    }
+    let index = Job::kept(skb);
+    let Some(entry) = kept::entry(index) else { return };
+    kept::shorten(skb, entry);
     claimed.parser().flags |= flag::PARKED;
-    if !kept::push(claimed, job.kept, entry) {
-        kept::free(job.kept);
+    if !kept::push(claimed, index, entry) {
+        kept::free(index);
         order::desync(claimed);
     }
 }

@@ -16,7 +16,8 @@
 //! - [`books`]: the counters and how they are printed
 //! - [`net`]: sockets: listening, connecting, closing, and the counted connection
 //! - [`control`]: commands from stdin
-//! - [`serve`], [`drive`]: the two subcommands, the same for every protocol
+//! - [`serve`], [`drive`]: the two subcommands that speak, the same for every protocol
+//! - [`relay`]: the one that only passes on
 //! - [`ws`], [`http1`], [`grpc`], [`tcp`]: one protocol each, server and client side
 
 mod books;
@@ -25,6 +26,7 @@ mod drive;
 mod grpc;
 mod http1;
 mod net;
+mod relay;
 mod serve;
 mod tcp;
 mod ws;
@@ -47,6 +49,8 @@ enum Command {
     Serve(serve::Args),
     /// Open short and long connections to a server.
     Drive(drive::Args),
+    /// Pass connections on to another address.
+    Relay(relay::Args),
 }
 
 /// What is spoken on the connections.
@@ -70,6 +74,7 @@ async fn main() -> Result<ExitCode> {
     let all_well = match cli.command {
         Command::Serve(args) => serve::run(&args).await?,
         Command::Drive(args) => drive::run(&args).await?,
+        Command::Relay(args) => relay::run(&args).await?,
     };
     Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

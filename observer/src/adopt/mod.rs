@@ -5,32 +5,63 @@
 //! state, under each socket's lock. The programs are attached before: what is opened meanwhile they see themselves, and
 //! the iterator leaves it alone.
 
-use std::{collections::HashSet, fs, ops::RangeInclusive};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    net::SocketAddr,
+    ops::RangeInclusive,
+};
 
 use anyhow::Context as _;
-use observer_common::label::Role;
+use observer_common::{
+    label::{Path, Role},
+    wire::replica,
+};
 use tracing::{info, warn};
 
 use crate::bpf::adoption::{Adopter, Existing};
 
-mod namespaces;
-mod sockets;
+pub(crate) mod namespaces;
+pub(crate) mod sockets;
 
 use sockets::Socket;
 
-/// Twice: a socket that moves between the kernel's tables during a dump may be left out of it.
+/// At least so often: a socket that moves between the kernel's tables during a dump may be left out of it.
 const PASSES: u32 = 2;
+/// And until all that is listed has been met by the iterator, which before Linux 6.16 may skip sockets when it is resumed, but no
+/// more often than this: among very many short connections some are always gone by then.
+const MAX_PASSES: u32 = 16;
+
+/// Where connections from before the start were looked for.
+#[derive(Debug, Default)]
+pub struct Visit {
+    /// Whether that was in every network namespace.
+    pub everywhere: bool,
+    /// The cgroups of all sockets that were there.
+    pub cgroups: HashSet<u64>,
+}
 
 /// Adopts the established connections of every network namespace that can be entered; says in the log how many, and
-/// what could not be entered.
-pub fn adopt_all(mut adopter: Adopter<'_>) {
-    let mut found = HashSet::new();
+/// what could not be entered. `number` is that of whom a cgroup belongs to.
+pub fn adopt_all(mut adopter: Adopter<'_>, number: impl Fn(u64) -> Option<u64> + Sync) -> Visit {
+    let (mut found, mut cgroups) = (HashSet::new(), HashSet::new());
     let visited = namespaces::visit_all(|| {
-        for _ in 0..PASSES {
+        let mut missed = 0;
+        for pass in 0..MAX_PASSES {
             let sockets = sockets::dump()?;
-            let existing = existing(&sockets, &client_ports());
+            cgroups.extend(sockets.iter().map(|socket| socket.cgroup));
+            let existing = existing(&sockets, &client_ports(), &number);
             found.extend(existing.iter().map(|socket| socket.cookie));
-            adopter.adopt(&existing).context("the kernel's iterator failed")?;
+            missed = adopter.adopt(&existing).context("the kernel's iterator failed")?;
+            if missed == 0 && pass + 1 >= PASSES {
+                break;
+            }
+        }
+        if missed != 0 {
+            info!(
+                connections = missed,
+                "the kernel lists connections that are adopted once they speak"
+            );
         }
         Ok(())
     });
@@ -45,10 +76,24 @@ pub fn adopt_all(mut adopter: Adopter<'_>) {
         namespaces = visited.entered,
         "looked for connections from before the start"
     );
+    Visit { everywhere: visited.failures.is_empty(), cgroups }
 }
 
-/// The connections among the sockets of the thread's namespace.
-fn existing(sockets: &[Socket], ports: &RangeInclusive<u16>) -> Vec<Existing> {
+/// The connections among the sockets of the thread's namespace. Both ends of one that is internal are among them.
+fn existing(
+    sockets: &[Socket],
+    ports: &RangeInclusive<u16>,
+    number: impl Fn(u64) -> Option<u64>,
+) -> Vec<Existing> {
+    let cgroups: HashMap<(SocketAddr, SocketAddr), u64> =
+        sockets.iter().map(|socket| ((socket.local, socket.peer), socket.cgroup)).collect();
+    let path = |socket: &Socket| {
+        let other = cgroups.get(&(socket.peer, socket.local)).and_then(|&cgroup| number(cgroup));
+        match (number(socket.cgroup), other) {
+            (Some(own), Some(other)) if own == other && own != replica::NONE => Path::Internal,
+            _ => Path::External,
+        }
+    };
     let listening: HashSet<u16> =
         sockets.iter().filter(|socket| socket.listens).map(|socket| socket.local.port()).collect();
     sockets
@@ -58,6 +103,7 @@ fn existing(sockets: &[Socket], ports: &RangeInclusive<u16>) -> Vec<Existing> {
             cookie: socket.cookie,
             cgroup: socket.cgroup,
             role: role(socket, &listening, ports),
+            path: path(socket),
             local: socket.local,
             peer: socket.peer,
             quiet: socket.quiet,
@@ -89,7 +135,7 @@ fn client_ports() -> RangeInclusive<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{net::SocketAddr, time::Duration};
+    use std::time::Duration;
 
     fn socket(local: u16, peer: u16) -> Socket {
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -125,8 +171,24 @@ mod tests {
     #[test]
     fn listeners_are_no_connections() {
         let listener = Socket { listens: true, ..socket(80, 0) };
-        assert!(existing(&[listener], &CLIENTS).is_empty());
-        assert_eq!(existing(&[socket(80, 33_000)], &CLIENTS).len(), 1);
+        assert!(existing(&[listener], &CLIENTS, |_| None).is_empty());
+        assert_eq!(existing(&[socket(80, 33_000)], &CLIENTS, |_| None).len(), 1);
+    }
+
+    #[test]
+    fn both_ends_in_one_pod_are_internal() {
+        let server = socket(80, 33_000);
+        let client = Socket { cgroup: 2, ..socket(33_000, 80) };
+        let stranger = Socket { cgroup: 3, ..socket(80, 34_000) };
+        let sockets = [server, client, stranger];
+        let paths = |number: fn(u64) -> Option<u64>| -> Vec<Path> {
+            existing(&sockets, &CLIENTS, number).iter().map(|found| found.path).collect()
+        };
+        assert_eq!(paths(|_| Some(6)), [Path::Internal, Path::Internal, Path::External]);
+        let no_pod = [Path::External; 3];
+        assert_eq!(paths(|_| Some(replica::NONE)), no_pod);
+        assert_eq!(paths(|cgroup| Some(2 * cgroup)), no_pod);
+        assert_eq!(paths(|cgroup| (cgroup == 1).then_some(6)), no_pod);
     }
 
     #[test]

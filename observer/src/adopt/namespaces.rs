@@ -12,16 +12,16 @@ use anyhow::Context as _;
 use nix::sched::{CloneFlags, setns};
 
 /// How a visit went.
-pub(super) struct Visited {
+pub(crate) struct Visited {
     /// Namespaces in which the visitor did its work.
-    pub(super) entered: usize,
+    pub(crate) entered: usize,
     /// Why others were not visited.
-    pub(super) failures: Vec<anyhow::Error>,
+    pub(crate) failures: Vec<anyhow::Error>,
 }
 
 /// Runs `visit` once in each namespace, on a thread of its own: only a thread can change its namespace without taking the
 /// whole process along.
-pub(super) fn visit_all(mut visit: impl FnMut() -> anyhow::Result<()> + Send) -> Visited {
+pub(crate) fn visit_all(mut visit: impl FnMut() -> anyhow::Result<()> + Send) -> Visited {
     let own = identity(Path::new("/proc/self/ns/net"));
     let mut others = paths();
     if let Some(own) = own {

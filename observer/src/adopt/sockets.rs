@@ -1,10 +1,16 @@
 //! The TCP sockets of the thread's network namespace, from the kernel's `sock_diag` (`sock_diag(7)`).
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsRawFd as _, BorrowedFd},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _,
+    NLA_F_NESTED, NLA_TYPE_MASK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, Nla as _,
 };
 use netlink_packet_sock_diag::{
     SockDiagMessage,
@@ -13,6 +19,16 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket as Netlink, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
+/// `INET_DIAG_REQ_SK_BPF_STORAGES` and `INET_DIAG_SK_BPF_STORAGES`, `linux/inet_diag.h`, since Linux 5.7; what is nested in
+/// them is in `linux/sock_diag.h`.
+const ASK_STATES: u16 = 2;
+const STATES: u16 = 20;
+/// `SK_DIAG_BPF_STORAGE_REQ_MAP_FD`
+const ASK_MAP: u16 = 1;
+/// `SK_DIAG_BPF_STORAGE`
+const STATE: u16 = 1;
+/// `SK_DIAG_BPF_STORAGE_MAP_VALUE`
+const VALUE: u16 = 3;
 /// `INET_DIAG_CGROUP_ID`, `linux/inet_diag.h`, since Linux 5.8.
 const CGROUP_ID: u16 = 21;
 /// Offsets of `tcpi_last_data_sent` and `tcpi_last_data_recv`, milliseconds, in `struct tcp_info` (linux/tcp.h).
@@ -36,32 +52,95 @@ pub(super) struct Socket {
 /// # Errors
 /// If the kernel has no `sock_diag` for TCP, or answers what cannot be read.
 pub(super) fn dump() -> anyhow::Result<Vec<Socket>> {
-    let mut sockets = dump_family(AF_INET, SocketId::new_v4())?;
-    sockets.extend(dump_family(AF_INET6, SocketId::new_v6())?);
+    let mut sockets = Vec::new();
+    for (family, any) in families() {
+        visit(&request(family, any, ExtensionFlags::INFO), &mut |response| {
+            sockets.push(socket_of(response));
+            Ok(())
+        })?;
+    }
     Ok(sockets)
 }
 
-fn dump_family(family: u8, any: SocketId) -> anyhow::Result<Vec<Socket>> {
+/// Shows what the kernel programs keep in the storage `states` of each of these sockets.
+///
+/// # Errors
+/// As [`dump`], if the kernel does not show the storage (before Linux 5.7), or what `see` says.
+pub(crate) fn visit_states(
+    states: BorrowedFd<'_>,
+    see: &mut impl FnMut(&[u8]) -> io::Result<()>,
+) -> anyhow::Result<()> {
+    for (family, any) in families() {
+        let mut request = request(family, any, ExtensionFlags::empty());
+        ask_states(&mut request, states);
+        visit(&request, &mut |response| {
+            let attributes = response.nlas.iter().filter_map(|attribute| match attribute {
+                Nla::Other(other) if other.kind() & NLA_TYPE_MASK == STATES => Some(other),
+                _ => None,
+            });
+            for attribute in attributes {
+                let mut bytes = vec![0; attribute.value_len()];
+                attribute.emit_value(&mut bytes);
+                let state = nested(&bytes, STATE).and_then(|state| nested(state, VALUE));
+                state.map_or(Ok(()), &mut *see)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn families() -> [(u8, SocketId); 2] {
+    [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())]
+}
+
+/// Adds to a request that the storage of this map is to be shown.
+fn ask_states(request: &mut Vec<u8>, states: BorrowedFd<'_>) {
+    let inner = [8_u16.to_ne_bytes(), ASK_MAP.to_ne_bytes()].concat();
+    let outer = [12_u16.to_ne_bytes(), (ASK_STATES | NLA_F_NESTED).to_ne_bytes()].concat();
+    request.extend([&outer[..], &inner, &states.as_raw_fd().to_ne_bytes()].concat());
+    let length = (request.len() as u32).to_ne_bytes();
+    request[..4].copy_from_slice(&length);
+}
+
+/// The value of the first attribute of this type among several (`netlink(7)`).
+fn nested(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    while let Some((head, _)) = attributes.split_first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let is = u16::from_ne_bytes([head[2], head[3]]) & NLA_TYPE_MASK;
+        let value = attributes.get(4..length)?;
+        if is == kind {
+            return Some(value);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+/// Asks, and shows each answer.
+fn visit(
+    request: &[u8],
+    see: &mut dyn FnMut(&InetResponse) -> io::Result<()>,
+) -> anyhow::Result<()> {
     let mut netlink = Netlink::new(NETLINK_SOCK_DIAG).context("cannot open sock_diag")?;
     netlink.bind_auto().context("cannot bind to sock_diag")?;
     netlink.connect(&NetlinkAddr::new(0, 0)).context("cannot reach sock_diag")?;
-    netlink.send(&request(family, any), 0).context("cannot ask sock_diag")?;
-    let mut sockets = Vec::new();
+    netlink.send(request, 0).context("cannot ask sock_diag")?;
     loop {
         let (answer, _) = netlink.recv_from_full().context("sock_diag does not answer")?;
-        if !read(&answer, &mut sockets)? {
-            return Ok(sockets);
+        if !read(&answer, see)? {
+            return Ok(());
         }
     }
 }
 
-fn request(family: u8, any: SocketId) -> Vec<u8> {
+fn request(family: u8, any: SocketId, extensions: ExtensionFlags) -> Vec<u8> {
     let not_wanted =
         StateFlags::SYN_SENT | StateFlags::SYN_RECV | StateFlags::TIME_WAIT | StateFlags::CLOSE;
     let request = InetRequest {
         family,
         protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::INFO,
+        extensions,
         states: StateFlags::all() - not_wanted,
         socket_id: any,
     };
@@ -75,13 +154,16 @@ fn request(family: u8, any: SocketId) -> Vec<u8> {
 }
 
 /// Reads one datagram of answers; false once the dump is complete.
-fn read(mut answer: &[u8], sockets: &mut Vec<Socket>) -> anyhow::Result<bool> {
+fn read(
+    mut answer: &[u8],
+    see: &mut dyn FnMut(&InetResponse) -> io::Result<()>,
+) -> anyhow::Result<bool> {
     while !answer.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(answer)
             .context("sock_diag's answer cannot be read")?;
         match message.payload {
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
-                sockets.push(socket_of(&socket));
+                see(&socket)?;
             }
             NetlinkPayload::Done(_) => return Ok(false),
             NetlinkPayload::Error(error) => {
@@ -152,8 +234,21 @@ mod tests {
 
     #[test]
     fn answers_that_make_no_sense_are_refused() {
-        assert!(read(&[1; 40], &mut Vec::new()).is_err());
-        assert!(read(&[], &mut Vec::new()).unwrap());
+        assert!(read(&[1; 40], &mut |_| Ok(())).is_err());
+        assert!(read(&[], &mut |_| Ok(())).unwrap());
+    }
+
+    #[test]
+    fn attributes_are_found_among_others() {
+        // Five bytes of a type that is not asked for, padded to eight; then one of the type that is.
+        let bytes = [[5, 0, 9, 0], [7, 0, 0, 0], [6, 0, 3, 0x80], [1, 2, 0, 0]].concat();
+        assert_eq!(nested(&bytes, 3), Some(&[1, 2][..]));
+        assert_eq!(nested(&bytes, 9), Some(&[7][..]));
+        assert_eq!(nested(&bytes, 4), None);
+        for cut in 0..bytes.len() - 2 {
+            assert_eq!(nested(&bytes[..cut], 3), None, "{cut}");
+        }
+        assert_eq!(nested(&[0; 8], 3), None, "a length that cannot be");
     }
 
     #[test]

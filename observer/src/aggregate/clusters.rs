@@ -7,12 +7,15 @@ use std::{
 };
 
 use observer_common::{
-    label::{Role, Side},
+    label::{Reason, Role, Side},
     protocol::Protocol,
-    wire::slot::{IDLE_BOUNDS, IDLE_USED},
+    wire::slot::{self, IDLE_BOUNDS, IDLE_USED},
 };
 
-use crate::attribute::{Identity, Kind};
+use crate::{
+    attribute::{Identity, Kind},
+    model::Counts,
+};
 
 /// Ends in one narrow bucket that make a cluster.
 const ENOUGH: u64 = 10;
@@ -55,6 +58,16 @@ pub struct Cluster {
     pub ends: u64,
     /// Ends after any silence that is longer than those of connections in use.
     pub of: u64,
+}
+
+/// How long the connections had idled that silence may have ended, by bucket, of those that `side` has ended.
+#[must_use]
+pub fn silent_ends(counts: &Counts, side: Side) -> Option<&[u64]> {
+    let histogram = counts.histogram(&slot::IDLE, side as usize)?;
+    // What this node closes in order is its own decision, and no news.
+    let closed = |reason: Reason| counts.count(&slot::CLOSED, reason as usize);
+    let orderly = closed(Reason::Local) + closed(Reason::Aborted);
+    (side != Side::Local || closed(Reason::ResetLocal) >= orderly).then_some(histogram.buckets)
 }
 
 /// The cluster in an idle histogram: the narrow bucket with at least [`ENOUGH`] ends, and half of those after silence.
@@ -125,6 +138,7 @@ pub fn sentence(whose: &Ends, cluster: Cluster) -> String {
         (Side::Peer, Role::Client) => {
             "from the peer: a timeout of the server, or of a proxy before it"
         }
+        (Side::Peer, Role::Unknown) => "from the peer, whichever end that is",
         (Side::Local, _) => "by a reset from here: a timeout of its own",
     };
     format!(

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use observer_common::{label::Role, protocol::Protocol};
+use observer_common::{
+    label::{Path, Role},
+    protocol::Protocol,
+};
 
 use crate::{
     attribute::Identity,
@@ -20,6 +23,8 @@ pub struct SeriesKey {
     pub protocol: Protocol,
     /// The server's port, 0 when ports are not told apart.
     pub port: u16,
+    /// Where the other ends are.
+    pub path: Path,
 }
 
 /// One series.
@@ -37,17 +42,18 @@ pub fn fold(cells: impl IntoIterator<Item = (Arc<Identity>, CellSnapshot)>) -> V
     let mut cells: Vec<_> = cells.into_iter().collect();
     let ranks = ranks(&cells);
     let place = |(identity, cell): &(Arc<Identity>, CellSnapshot)| {
-        (ranks[&Arc::as_ptr(identity)], cell.role, cell.protocol, cell.port)
+        (ranks[&Arc::as_ptr(identity)], cell.role, cell.protocol, cell.port, cell.path)
     };
     cells.sort_by_cached_key(place);
     let mut series: Vec<Series> = Vec::with_capacity(cells.len());
     let mut last = None;
     for cell in cells {
         let here = Some(place(&cell));
-        let (identity, CellSnapshot { role, protocol, port, counts, .. }) = cell;
+        let (identity, CellSnapshot { role, protocol, port, path, counts, .. }) = cell;
         match series.last_mut() {
             Some(series) if last == here => series.counts.add(&counts),
-            _ => series.push(Series { key: SeriesKey { identity, role, protocol, port }, counts }),
+            _ => series
+                .push(Series { key: SeriesKey { identity, role, protocol, port, path }, counts }),
         }
         last = here;
     }
@@ -83,7 +89,8 @@ mod tests {
         let mut counts = Counts::default();
         counts.words_mut(&slot::OPENED)[0] = opened;
         counts.words_mut(&slot::ACTIVE)[0] = 1;
-        CellSnapshot { cgroup, port: 80, role: Role::Server, protocol: Protocol::Tcp, counts }
+        let (role, protocol, path) = (Role::Server, Protocol::Tcp, Path::External);
+        CellSnapshot { cgroup, port: 80, role, protocol, path, counts }
     }
 
     #[test]

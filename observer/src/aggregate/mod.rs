@@ -7,12 +7,14 @@ mod expire;
 mod fold;
 mod reconciliation;
 mod replicas;
+mod withhold;
 mod workloads;
 
 pub use age::{Ages, Used};
-pub use clusters::{Cluster, Clusters, Ends, cluster, sentence};
+pub use clusters::{Cluster, Clusters, Ends, cluster, sentence, silent_ends};
 pub use expire::{Action, Ending, Expiry};
 pub use fold::{Series, SeriesKey, fold};
 pub use reconciliation::{Reconciliations, Tally, Unseen};
 pub use replicas::{Replica, Replicas, without_port};
-pub use workloads::{TotalKey, Workloads};
+pub use withhold::{Evidence, Withheld, Withholding};
+pub use workloads::{Sort, TotalKey, Workloads};

@@ -107,6 +107,7 @@ impl Replicas {
             role: cell.role,
             protocol: cell.protocol,
             port: cell.port,
+            path: cell.path,
         };
         if books.kept.len() >= KEPT && !books.kept.contains_key(&key) {
             self.fold(identity, cell);
@@ -132,21 +133,20 @@ impl Replicas {
     }
 }
 
-/// What a cell counts for in series that have neither port nor container.
+/// What a cell counts for in series that have no port. The container stays: its users are counted by what it relays.
 #[must_use]
 pub fn without_port(identity: &Arc<Identity>, cell: &CellSnapshot) -> SeriesKey {
-    let identity = if identity.container.is_empty() && identity.container_id.is_none() {
-        Arc::clone(identity)
-    } else {
-        let identity = Identity::clone(identity);
-        Arc::new(Identity { container: String::new(), container_id: None, ..identity })
-    };
-    SeriesKey { identity, role: cell.role, protocol: cell.protocol, port: 0 }
+    let CellSnapshot { role, protocol, path, .. } = *cell;
+    SeriesKey { identity: Arc::clone(identity), role, protocol, port: 0, path }
 }
 
 #[cfg(test)]
 mod tests {
-    use observer_common::{label::Role, protocol::Protocol, wire::slot};
+    use observer_common::{
+        label::{Path, Role},
+        protocol::Protocol,
+        wire::slot,
+    };
 
     use super::*;
     use crate::attribute::identify;
@@ -163,8 +163,8 @@ mod tests {
     fn cell(port: u16, opened: u64) -> CellSnapshot {
         let mut counts = Counts::default();
         counts.words_mut(&slot::OPENED)[0] = opened;
-        let (role, protocol) = (Role::Server, Protocol::Tcp);
-        CellSnapshot { cgroup: 9, port, role, protocol, counts }
+        let (role, protocol, path) = (Role::Server, Protocol::Tcp, Path::External);
+        CellSnapshot { cgroup: 9, port, role, protocol, path, counts }
     }
 
     fn sum<'a>(rows: impl Iterator<Item = (&'a SeriesKey, &'a Counts)>) -> (usize, u64) {
@@ -233,6 +233,6 @@ mod tests {
         replicas.keep(&pod, &cell(1, 10));
         assert_eq!((sum(replicas.kept()), sum(replicas.folded())), ((KEPT, 138), (1, 72)));
         let (key, _) = replicas.folded().next().unwrap();
-        assert_eq!((key.port, key.identity.container.as_str()), (0, ""));
+        assert_eq!((key.port, key.identity.container.as_str()), (0, "0123456789ab"));
     }
 }

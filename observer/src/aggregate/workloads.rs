@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use observer_common::{label::Role, protocol::Protocol};
+use observer_common::{
+    label::{Path, Role},
+    protocol::Protocol,
+};
 
 use crate::{attribute::Workload, model::Counts};
 
@@ -18,7 +21,12 @@ pub struct TotalKey {
     pub role: Role,
     /// The protocol.
     pub protocol: Protocol,
+    /// Where the other ends are.
+    pub path: Path,
 }
+
+/// Which of a workload's connections are counted together.
+pub type Sort = (Role, Protocol, Path);
 
 /// Workloads without pods whose totals are shown; those without a pod for longest end.
 const WORKLOADS: usize = 1_000;
@@ -31,7 +39,7 @@ fn unattributed() -> Workload {
 }
 
 /// Counts of a pod.
-type Rows = BTreeMap<(Role, Protocol), Counts>;
+type Rows = BTreeMap<Sort, Counts>;
 
 /// The totals of what is gone.
 #[derive(Debug, Default)]
@@ -52,11 +60,11 @@ impl Workloads {
         &mut self,
         uid: &str,
         workload: Option<&Workload>,
-        counts: impl IntoIterator<Item = (Role, Protocol, &'a Counts)>,
+        counts: impl IntoIterator<Item = (Sort, &'a Counts)>,
     ) {
         let mut rows = self.left_out.remove(uid).unwrap_or_default();
-        for (role, protocol, counts) in counts {
-            rows.entry((role, protocol)).or_default().add(counts);
+        for (sort, counts) in counts {
+            rows.entry(sort).or_default().add(counts);
         }
         match workload {
             Some(workload) => self.add(workload, &rows),
@@ -71,7 +79,7 @@ impl Workloads {
     }
 
     /// Leaves out what a cell in use has counted up to now.
-    pub fn leave_out(&mut self, uid: &str, of: (Role, Protocol), counts: &Counts) {
+    pub fn leave_out(&mut self, uid: &str, of: Sort, counts: &Counts) {
         let rows = self.left_out.entry(uid.to_owned()).or_default();
         rows.entry(of).or_default().add(&counts.clone().map(u64::wrapping_neg));
     }
@@ -126,12 +134,11 @@ impl Workloads {
     pub fn totals<'a>(
         &self,
         workload: impl Fn(&str) -> Option<&'a Workload>,
-        in_use: impl IntoIterator<Item = (&'a Workload, Role, Protocol, &'a Counts)>,
+        in_use: impl IntoIterator<Item = (&'a Workload, Sort, &'a Counts)>,
     ) -> Vec<(TotalKey, Counts)> {
         let mut all = self.gone.clone();
-        for (workload, role, protocol, counts) in in_use {
-            let key = TotalKey { workload: workload.clone(), role, protocol };
-            all.entry(key).or_default().add(counts);
+        for (workload, sort, counts) in in_use {
+            all.entry(key(workload, sort)).or_default().add(counts);
         }
         // Those of the nameless are of pods that have got their name since the last tick.
         for (uid, rows) in self.left_out.iter().chain(&self.nameless) {
@@ -146,10 +153,13 @@ impl Workloads {
 }
 
 fn add(totals: &mut BTreeMap<TotalKey, Counts>, workload: &Workload, rows: &Rows) {
-    for (&(role, protocol), counts) in rows {
-        let key = TotalKey { workload: workload.clone(), role, protocol };
-        totals.entry(key).or_default().add(counts);
+    for (&sort, counts) in rows {
+        totals.entry(key(workload, sort)).or_default().add(counts);
     }
+}
+
+fn key(workload: &Workload, (role, protocol, path): Sort) -> TotalKey {
+    TotalKey { workload: workload.clone(), role, protocol, path }
 }
 
 #[cfg(test)]
@@ -158,7 +168,7 @@ mod tests {
 
     use super::*;
 
-    const SERVER: (Role, Protocol) = (Role::Server, Protocol::Tcp);
+    const SERVER: Sort = (Role::Server, Protocol::Tcp, Path::External);
 
     fn workload(name: &str) -> Workload {
         Workload { namespace: "shop".to_owned(), kind: "Job".to_owned(), name: name.to_owned() }
@@ -171,7 +181,7 @@ mod tests {
     }
 
     fn retire(workloads: &mut Workloads, uid: &str, workload: Option<&Workload>, opened: u64) {
-        workloads.retire(uid, workload, [(SERVER.0, SERVER.1, &counts(opened))]);
+        workloads.retire(uid, workload, [(SERVER, &counts(opened))]);
     }
 
     fn opened(totals: &[(TotalKey, Counts)], name: &str) -> u64 {
@@ -185,7 +195,7 @@ mod tests {
         retire(&mut workloads, "a", Some(&job), 3);
         retire(&mut workloads, "b", Some(&job), 4);
         let in_use = counts(5);
-        let totals = workloads.totals(|_| None, [(&job, Role::Server, Protocol::Tcp, &in_use)]);
+        let totals = workloads.totals(|_| None, [(&job, SERVER, &in_use)]);
         assert_eq!((totals.len(), opened(&totals, "report")), (1, 12));
         assert_eq!(opened(&workloads.totals(|_| None, []), "report"), 7);
     }
@@ -211,7 +221,7 @@ mod tests {
         let uid = (2 * NAMELESS - 1).to_string();
         let total = |workloads: &Workloads, opened_now: u64| {
             let in_use = counts(opened_now);
-            let row = (&job, Role::Server, Protocol::Tcp, &in_use);
+            let row = (&job, SERVER, &in_use);
             opened(&workloads.totals(|of| (of == uid).then_some(&job), [row]), "report")
         };
         assert_eq!((total(&workloads, 100), total(&workloads, 103)), (0, 3), "before the tick");

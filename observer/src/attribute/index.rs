@@ -20,7 +20,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Identity, identify};
+use super::{Identity, identify, number};
 
 /// What bounds a walk and the memory of the dead. A container may be allowed to make cgroups of
 /// its own, so a tree can be as large as someone wants it to be.
@@ -98,10 +98,27 @@ impl CgroupIndex {
         alive.filter_map(|entry| entry.identity.pod_uid.as_deref()).collect()
     }
 
+    /// The cgroups of pods that existed at the last refresh, each with the pod's UID.
+    pub fn of_pods(&self) -> impl Iterator<Item = (u64, &str)> {
+        let alive = self.entries.iter().filter(|(_, entry)| entry.seen == self.walks);
+        alive.filter_map(|(&id, entry)| Some((id, entry.identity.pod_uid.as_deref()?)))
+    }
+
     /// Who has a cgroup that existed at the last refresh, several times if several.
     pub fn alive(&self) -> impl Iterator<Item = &Arc<Identity>> {
         let alive = self.entries.values().filter(|entry| entry.seen == self.walks);
         alive.map(|entry| &entry.identity)
+    }
+
+    /// The cgroups that existed at the last refresh, each with the number of whom it belongs to.
+    pub fn numbers(&self) -> impl Iterator<Item = (u64, u64)> {
+        let alive = self.entries.iter().filter(|(_, entry)| entry.seen == self.walks);
+        alive.map(|(&id, entry)| (id, number(&entry.identity)))
+    }
+
+    /// The number of whom the cgroup `id` belongs to; `None` if no walk has met it.
+    pub fn number(&self, id: u64) -> Option<u64> {
+        self.entries.get(&id).map(|entry| number(&entry.identity))
     }
 
     /// How many cgroups have a name here, dead ones included.

@@ -27,10 +27,12 @@ use std::sync::{Arc, LazyLock};
 
 mod index;
 mod names;
+mod number;
 mod path;
 
 pub use index::CgroupIndex;
 pub use names::{Container, Health, Names, Pod, Trouble, Workload};
+pub use number::number;
 pub use path::identify;
 
 /// What a cgroup belongs to, ready to be used as label values (each at most 253 bytes).

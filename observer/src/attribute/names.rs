@@ -40,6 +40,8 @@ pub struct Pod {
     pub workload: Workload,
     /// Whether its phase is `Running`.
     pub running: bool,
+    /// Ports that do not count for whether its connections can be read.
+    pub readable: Vec<u16>,
     /// Its containers of all sorts as far as they have been started, those that a restart has replaced included.
     pub containers: Vec<Container>,
 }
@@ -200,6 +202,12 @@ impl Names {
         self.pods.get(uid).map(|known| &known.pod.workload)
     }
 
+    /// The ports of a pod that do not count for whether its connections can be read.
+    #[must_use]
+    pub fn readable(&self, uid: &str) -> &[u16] {
+        self.pods.get(uid).map_or(&[], |known| &known.pod.readable)
+    }
+
     /// Whether the pod has a name.
     #[must_use]
     pub fn knows(&self, uid: &str) -> bool {
@@ -280,7 +288,8 @@ mod tests {
             .iter()
             .map(|&(number, name)| Container { id: id(number), name: name.to_owned() })
             .collect();
-        Pod { uid: uid.to_owned(), name: name.to_owned(), workload, running: true, containers }
+        let (uid, name, readable) = (uid.to_owned(), name.to_owned(), Vec::new());
+        Pod { uid, name, workload, running: true, readable, containers }
     }
 
     fn identity(uid: &str, container: u64) -> Arc<Identity> {

@@ -13,7 +13,8 @@ use aya::{
 };
 use nix::time::{ClockId, clock_gettime};
 use observer_common::{
-    label::Role,
+    label::{Path, Role},
+    protocol::{guess, http1::exchange},
     stream::Stream,
     wire::conn::{Conn, MAX_FOUND, NO_CELL, flag, phase},
 };
@@ -28,6 +29,8 @@ pub struct Existing {
     pub cgroup: u64,
     /// Which end of the connection it is.
     pub role: Role,
+    /// Where the other end is.
+    pub path: Path,
     /// Its own address.
     pub local: SocketAddr,
     /// Its peer's.
@@ -68,22 +71,25 @@ pub struct Adopter<'a> {
 
 impl Adopter<'_> {
     /// Gives the sockets of the calling thread's network namespace their state, if they are among `existing` and have
-    /// none.
+    /// none. How many of them the iterator has not met: it has skipped them, or they are gone.
     ///
     /// # Errors
     /// If the kernel refuses; what has been adopted until then stays.
-    pub fn adopt(&mut self, existing: &[Existing]) -> Result<(), AdoptionError> {
+    pub fn adopt(&mut self, existing: &[Existing]) -> Result<usize, AdoptionError> {
+        let mut missed = 0;
         for part in existing.chunks(MAX_FOUND) {
             for socket in part {
                 self.found.insert(socket.cookie, State(state(socket)), 0)?;
             }
             let outcome = self.run();
             for socket in part {
+                let met = self.found.get(&socket.cookie, 0)?.0.phase != phase::ESTABLISHED;
+                missed += usize::from(!met);
                 self.found.remove(&socket.cookie)?;
             }
             outcome?;
         }
-        Ok(())
+        Ok(missed)
     }
 
     fn run(&mut self) -> Result<(), AdoptionError> {
@@ -107,24 +113,28 @@ fn state(socket: &Existing) -> Conn {
         cookie: socket.cookie,
         cgroup: socket.cgroup,
         born_ns: now,
-        facts: 0,
+        ticks: [0; 2],
+        facts: exchange::adopted().word(),
         rtt_ns: 0,
         cell: NO_CELL,
         retransmits: 0,
         port: if socket.role == Role::Server { local.port() } else { peer.port() },
         role: socket.role as u8,
         reset_cause: 0,
-        flags: flag::CONFIRMED | flag::ADDRESSED | flag::ADOPTED,
+        flags: flag::CONFIRMED
+            | flag::ADDRESSED
+            | flag::ADOPTED
+            | if socket.path == Path::Internal { flag::INTERNAL } else { 0 },
         local_port: local.port(),
         peer_port: peer.port(),
         phase: phase::ESTABLISHED,
         orders: [0; 2],
         kept: [0; 2],
         fin_seq: 0,
-        room_1: [0; 3],
-        request: Stream { payload_ns, ..Stream::default() },
+        room_1: 0,
+        request: Stream { payload_ns, parser: guess::begin(), ..Stream::default() },
         room_2: [0; 4],
-        response: Stream::default(),
+        response: Stream { parser: guess::begin(), ..Stream::default() },
         closed_ns: 0,
         error_ns: 0,
         syn_ns: 0,
@@ -164,6 +174,7 @@ mod tests {
             cookie: 7,
             cgroup: 8,
             role,
+            path: Path::External,
             local: "127.0.0.1:9000".parse().unwrap(),
             peer: "127.0.0.1:40000".parse().unwrap(),
             quiet: Duration::from_secs(3),

@@ -1,9 +1,9 @@
 //! From verified programs to attached ones, and to the maps that the daemon keeps.
 
 use std::{
-    error::Error,
     fs::File,
-    os::fd::{AsFd as _, OwnedFd},
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     time::SystemTime,
 };
@@ -11,103 +11,190 @@ use std::{
 use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, ProgramArray, Queue},
-    programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError,
-        SockOps, links::FdLink,
-    },
+    programs::{CgroupSkb, ProgramError},
 };
 use observer_common::{label::ResetCause, wire::kept, wire::slot::RESERVED_SLOTS};
 
 use super::{
-    KernelLogger, LoadError, Pins, ProbeState, Probes,
+    KernelLogger, LoadError, Options, Pins, ProbeState, Probes,
     adoption::Adopter,
     causes, cells, enumeration,
-    load::Loaded,
+    load::{Loaded, SHARED},
     map_error,
-    programs::{ADOPT, Hook, Need, Probe},
+    programs::{ADOPT, DISPATCHERS, Dispatcher, Hook, Need, Probe},
+    sys,
 };
 use crate::preflight;
 
-/// What keeps the kernel side going, whoever attached it.
-pub(super) struct Parts {
-    pub(super) states: Vec<(&'static Probe, ProbeState)>,
-    /// Detached when dropped, unless they are pinned.
-    pub(super) links: Vec<(&'static Probe, FdLink)>,
-    pub(super) programs: Vec<(&'static Probe, OwnedFd)>,
-    /// By name, in the order of [`MAPS`].
+/// What all builds of an ABI share, whoever attached it.
+pub(super) struct Shared {
+    /// By the name of the hook ([`Hook::link`]). Detached when dropped, unless they are pinned.
+    pub(super) links: Vec<(&'static str, OwnedFd)>,
+    /// What is attached to the tracepoints.
+    pub(super) dispatchers: Vec<(&'static Dispatcher, OwnedFd)>,
+    /// By name, in the order of [`SHARED`].
     pub(super) maps: Vec<(&'static str, Map)>,
 }
 
-/// The maps that the daemon uses; the programs keep the others.
-pub(super) const MAPS: [&str; 12] = [
-    "SLOTS",
-    "TABLE",
-    "INDEX",
-    "FREE",
-    "BUDGETS",
-    "LOSS",
-    "PARSERS",
-    "RECORDS",
-    "RECORDS_WANTED",
-    "CONNS",
-    "RECONCILED",
-    "WALKS",
-];
+/// What belongs to one build.
+pub(super) struct Build {
+    pub(super) states: Vec<(&'static Probe, ProbeState)>,
+    pub(super) programs: Vec<(&'static Probe, OwnedFd)>,
+    /// By name, in the order of [`OWN`].
+    pub(super) maps: Vec<(&'static str, Map)>,
+}
+
+/// The maps of a build that the daemon uses; its programs keep the others.
+pub(super) const OWN: [&str; 5] = ["PARSERS", "RECORDS", "RECORDS_WANTED", "RECONCILED", "WALKS"];
 
 /// The kernel side right after it was attached.
 pub struct Attached {
-    pub(super) parts: Parts,
-    pub(super) ebpf: Ebpf,
+    pub(super) shared: Shared,
+    pub(super) build: Build,
+    ebpf: Ebpf,
     /// Before the first program was.
     since: SystemTime,
 }
 
 impl Loaded {
     /// Attaches everything that is loaded, the lifecycle first: a socket must have its state before a segment of it
-    /// is looked at.
+    /// is looked at. `cgroups` are those that there are, each with the number of whom it belongs to.
     ///
     /// # Errors
     /// If a mandatory program cannot be attached; what was attached is detached again.
-    pub fn attach(mut self, cgroup_root: &Path) -> Result<Attached, LoadError> {
+    pub fn attach(
+        mut self,
+        cgroup_root: &Path,
+        cgroups: impl IntoIterator<Item = (u64, u64)>,
+    ) -> Result<Attached, LoadError> {
         let since = SystemTime::now();
-        fill_table(&mut self.ebpf)?;
+        let newest = fill_replicas(&mut self.ebpf, cgroups)?;
+        fill_table(&mut self.ebpf, newest)?;
         fill_kept(&mut self.ebpf)?;
-        fill_reset_causes(&mut self.ebpf)?;
-        tell_order_of_errors(&mut self.ebpf)?;
-        fill_parsers(&mut self.ebpf, &self.states)?;
-        let root = File::open(cgroup_root).map_err(|error| LoadError::Attach {
-            program: "segment_in",
-            reason: format!("{}: {error}", cgroup_root.display()),
-        })?;
-        let (mut links, mut programs) = (Vec::new(), Vec::new());
-        for (probe, state) in &mut self.states {
+        let dispatchers = self.dispatchers()?;
+        let maps = take_all(&mut self.ebpf, &SHARED)?;
+        let mut shared = Shared { links: Vec::new(), dispatchers, maps };
+        let (mut build, ebpf) = self.into_build()?;
+        let root = open_root(cgroup_root)?;
+        let Build { states, programs, .. } = &mut build;
+        for (probe, state) in states {
             if *state != ProbeState::Active {
                 continue;
             }
-            let program = self.ebpf.program_mut(probe.program).expect("loaded");
-            let error = match attach_program(program, probe, &root) {
-                Ok((fd, link)) => {
-                    links.extend(link.map(|link| (*probe, link)));
-                    programs.push((*probe, fd));
-                    continue;
-                }
-                Err(error) => error,
-            };
-            let error = LoadError::Attach { program: probe.program, reason: causes(&*error) };
+            let program = programs.iter().find(|(of, _)| of == probe).expect("loaded").1.as_fd();
+            let Err(error) = shared.attach(probe.hook, program, &root) else { continue };
+            let error = LoadError::Attach { program: probe.program, reason: causes(&error) };
             match probe.need {
                 Need::Mandatory => return Err(error),
                 Need::Optional | Need::Instead(_) => {
                     *state = ProbeState::Unavailable(error.to_string());
+                    programs.retain(|(of, _)| of != probe);
                 }
             }
         }
-        let maps = MAPS
-            .into_iter()
-            .map(|name| Ok((name, take(&mut self.ebpf, name)?)))
-            .collect::<Result<_, LoadError>>()?;
-        let parts = Parts { states: self.states, links, programs, maps };
-        Ok(Attached { parts, ebpf: self.ebpf, since })
+        Ok(Attached { shared, build, ebpf, since })
     }
+
+    /// The dispatchers of the tracepoints that there are programs for.
+    pub(super) fn dispatchers(&self) -> Result<Vec<(&'static Dispatcher, OwnedFd)>, LoadError> {
+        let mut dispatchers = Vec::new();
+        for (probe, state) in &self.states {
+            let (Hook::Tracepoint(name), ProbeState::Active) = (probe.hook, state) else {
+                continue;
+            };
+            for dispatcher in DISPATCHERS.iter().filter(|of| of.tracepoint == name) {
+                dispatchers.push((dispatcher, self.program(dispatcher.program)?));
+            }
+        }
+        Ok(dispatchers)
+    }
+
+    /// What belongs to this build, ready to be attached.
+    pub(super) fn into_build(mut self) -> Result<(Build, Ebpf), LoadError> {
+        fill_reset_causes(&mut self.ebpf)?;
+        tell_order_of_errors(&mut self.ebpf)?;
+        fill_parsers(&mut self.ebpf, &self.states)?;
+        let mut programs = Vec::new();
+        for (probe, state) in &self.states {
+            if *state == ProbeState::Active {
+                programs.push((*probe, self.program(probe.program)?));
+            }
+        }
+        let maps = take_all(&mut self.ebpf, &OWN)?;
+        Ok((Build { states: self.states, programs, maps }, self.ebpf))
+    }
+
+    fn program(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
+        let fd = self.ebpf.program(name).expect("loaded").fd().map_err(io::Error::other);
+        fd.and_then(|fd| fd.as_fd().try_clone_to_owned())
+            .map_err(|error| LoadError::Program { program: name, reason: causes(&error) })
+    }
+}
+
+impl Shared {
+    /// Lets a program run at its hook, if it has one, from now on; whatever runs there instead runs no more.
+    pub(super) fn attach(
+        &mut self,
+        hook: Hook,
+        program: BorrowedFd<'_>,
+        root: &File,
+    ) -> io::Result<()> {
+        let Some(name) = hook.link() else { return Ok(()) };
+        let link = self.links.iter().find(|(of, _)| *of == name).map(|(_, link)| link.as_fd());
+        let link = match (hook, link) {
+            (Hook::Tracepoint(_), link) => {
+                let array = self.array(name)?;
+                sys::store(array, 0, program)?;
+                if link.is_some() {
+                    return Ok(());
+                }
+                let dispatcher = self.dispatchers.iter().find(|(of, _)| of.tracepoint == name);
+                let (_, dispatcher) =
+                    dispatcher.ok_or_else(|| io::Error::other("it has no dispatcher"))?;
+                sys::attach_to_tracepoint(dispatcher.as_fd())?
+            }
+            (_, Some(link)) => return sys::replace(link, program),
+            (hook, None) => sys::attach_to_cgroup(program, root.as_fd(), attach_type(hook))?,
+        };
+        self.links.push((name, link));
+        Ok(())
+    }
+
+    /// The size of the table.
+    pub(super) fn cells(&self) -> Result<u32, LoadError> {
+        let Some((_, Map::Array(slots))) = self.maps.iter().find(|(name, _)| *name == "SLOTS")
+        else {
+            return Err(not_there("SLOTS"));
+        };
+        Ok(slots.info().map_err(|error| map_error("SLOTS", &error))?.max_entries())
+    }
+
+    /// The array of a tracepoint's dispatcher.
+    pub(super) fn array(&self, tracepoint: &str) -> io::Result<BorrowedFd<'_>> {
+        let of = DISPATCHERS.iter().find(|dispatcher| dispatcher.tracepoint == tracepoint);
+        let array = of.and_then(|of| self.maps.iter().find(|(name, _)| *name == of.array));
+        match array {
+            Some((_, Map::ProgramArray(array))) => Ok(array.fd().as_fd()),
+            _ => Err(io::Error::other("it has no array of programs")),
+        }
+    }
+}
+
+/// `enum bpf_attach_type` of a hook of a cgroup.
+const fn attach_type(hook: Hook) -> u32 {
+    match hook {
+        Hook::CgroupEgress => 1,
+        Hook::SocketCallbacks => 3,
+        _ => 0,
+    }
+}
+
+/// Opens the cgroup that programs are attached to.
+pub(super) fn open_root(cgroup_root: &Path) -> Result<File, LoadError> {
+    File::open(cgroup_root).map_err(|error| LoadError::Attach {
+        program: "segment_in",
+        reason: format!("{}: {error}", cgroup_root.display()),
+    })
 }
 
 impl Attached {
@@ -115,8 +202,8 @@ impl Attached {
     ///
     /// # Errors
     /// If the log's ring buffer cannot be opened.
-    pub fn kernel_log(&mut self) -> std::io::Result<KernelLogger> {
-        aya_log::EbpfLogger::init(&mut self.ebpf).map_err(std::io::Error::other)
+    pub fn kernel_log(&mut self) -> io::Result<KernelLogger> {
+        aya_log::EbpfLogger::init(&mut self.ebpf).map_err(io::Error::other)
     }
 
     /// What adopts the connections that exist, once; `None` if this kernel has no iterator for it.
@@ -126,8 +213,7 @@ impl Attached {
     pub fn adopter(&mut self) -> Result<Option<Adopter<'_>>, LoadError> {
         let found = HashMap::try_from(take(&mut self.ebpf, "FOUND")?)
             .map_err(|error| map_error("FOUND", &error))?;
-        let mut active = self.parts.states.iter().filter(|(_, state)| *state == ProbeState::Active);
-        let iterator = active.find(|(probe, _)| probe.program == ADOPT);
+        let iterator = self.build.programs.iter().find(|(probe, _)| probe.program == ADOPT);
         Ok(iterator.map(|(probe, _)| {
             let program = self.ebpf.program_mut(probe.program).expect("loaded");
             Adopter { program: program.try_into().expect("an iterator"), found }
@@ -138,16 +224,23 @@ impl Attached {
     ///
     /// # Errors
     /// If it cannot be pinned, or a map is not what it should be.
-    pub fn serve(mut self, pins: Option<(&Pins, &str)>) -> anyhow::Result<Probes> {
-        if let Some((pins, fingerprint)) = pins {
-            pins.keep(fingerprint, &mut self)?;
+    pub fn serve(self, pins: Option<(&Pins, &Options<'_>, &str)>) -> anyhow::Result<Probes> {
+        if let Some((pins, options, fingerprint)) = pins {
+            pins.keep(fingerprint, options, &self)?;
         }
-        Ok(Probes::new(self.parts, pins.is_some(), self.since)?)
+        Ok(Probes::new(self.shared, self.build, pins.is_some(), self.since)?)
     }
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
     ebpf.take_map(name).ok_or_else(|| not_there(name))
+}
+
+fn take_all(
+    ebpf: &mut Ebpf,
+    names: &[&'static str],
+) -> Result<Vec<(&'static str, Map)>, LoadError> {
+    names.iter().map(|&name| Ok((name, take(ebpf, name)?))).collect()
 }
 
 fn map<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, LoadError> {
@@ -159,16 +252,33 @@ fn not_there(map: &'static str) -> LoadError {
 }
 
 /// Every slot but those for overflow starts free.
-fn fill_table(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+fn fill_table(ebpf: &mut Ebpf, newest_cgroup: u64) -> Result<(), LoadError> {
     let (slots, table) = (ebpf.map("SLOTS"), ebpf.map("TABLE"));
     let (slots, table) = slots.zip(table).ok_or_else(|| not_there("SLOTS"))?;
-    let slots = cells::prepare(slots, table).map_err(|error| map_error("SLOTS", &error))?;
+    let slots = cells::prepare(slots, table, newest_cgroup);
+    let slots = slots.map_err(|error| map_error("SLOTS", &error))?;
     let mut free: Queue<&mut MapData, u32> =
         Queue::try_from(map(ebpf, "FREE")?).map_err(|error| map_error("FREE", &error))?;
     for index in RESERVED_SLOTS..slots {
         free.push(index, 0).map_err(|error| map_error("FREE", &error))?;
     }
     Ok(())
+}
+
+/// The programs have to tell pods apart from the first connection on. The newest of the cgroups: the kernel gives them
+/// numbers that grow.
+fn fill_replicas(
+    ebpf: &mut Ebpf,
+    cgroups: impl IntoIterator<Item = (u64, u64)>,
+) -> Result<u64, LoadError> {
+    let mut replicas: HashMap<&mut MapData, u64, u64> =
+        HashMap::try_from(map(ebpf, "REPLICAS")?).map_err(|error| map_error("REPLICAS", &error))?;
+    let mut newest = 0;
+    for (cgroup, number) in cgroups {
+        replicas.insert(cgroup, number, 0).map_err(|error| map_error("REPLICAS", &error))?;
+        newest = newest.max(cgroup);
+    }
+    Ok(newest)
 }
 
 /// All entries and blocks for kept segments start free; they go by their index plus one.
@@ -246,38 +356,4 @@ fn fill_parsers(ebpf: &mut Ebpf, states: &[(&'static Probe, ProbeState)]) -> Res
         }
     }
     Ok(())
-}
-
-/// Attaches a program; its descriptor, and the link that keeps it attached if its hook has one.
-fn attach_program(
-    program: &mut Program,
-    probe: &Probe,
-    root: &File,
-) -> Result<(OwnedFd, Option<FdLink>), Box<dyn Error>> {
-    let fd = program.fd()?.as_fd().try_clone_to_owned()?;
-    let link = match probe.hook {
-        Hook::Parser(_) | Hook::Iterator(_) => None,
-        Hook::CgroupIngress | Hook::CgroupEgress => {
-            let at = if matches!(probe.hook, Hook::CgroupIngress) {
-                CgroupSkbAttachType::Ingress
-            } else {
-                CgroupSkbAttachType::Egress
-            };
-            let program = <&mut CgroupSkb>::try_from(program)?;
-            // A link shares its hook with others by nature; the kernel refuses the flag that says so.
-            let link = program.attach(root, at, CgroupAttachMode::Single)?;
-            Some(program.take_link(link)?.try_into()?)
-        }
-        Hook::SocketCallbacks => {
-            let program = <&mut SockOps>::try_from(program)?;
-            let link = program.attach(root, CgroupAttachMode::Single)?;
-            Some(program.take_link(link)?.try_into()?)
-        }
-        Hook::Tracepoint(_) => {
-            let program = <&mut BtfTracePoint>::try_from(program)?;
-            let link = program.attach()?;
-            Some(program.take_link(link)?.into())
-        }
-    };
-    Ok((fd, link))
 }

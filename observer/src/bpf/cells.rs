@@ -142,6 +142,10 @@ const WINDOW: u32 = 1_024;
 const USED: usize = 0;
 /// The word of `TABLE` that tells how many there are.
 const CAPACITY: usize = 1;
+/// The word of `TABLE` that has the id of the newest cgroup when it was made.
+const NEWEST_CGROUP: usize = 2;
+/// The word of `TABLE` that is 1 if all connections that were open then have been looked for.
+const VISITED_ALL: usize = 3;
 
 /// The table of slots.
 pub struct SlotTable {
@@ -157,7 +161,7 @@ pub struct SlotTable {
 ///
 /// # Errors
 /// If the maps are not what they should be.
-pub(super) fn prepare(slots: &Map, table: &Map) -> io::Result<u32> {
+pub(super) fn prepare(slots: &Map, table: &Map, newest_cgroup: u64) -> io::Result<u32> {
     let Map::Array(data) = slots else {
         return Err(io::Error::other("not an array"));
     };
@@ -178,7 +182,9 @@ pub(super) fn prepare(slots: &Map, table: &Map) -> io::Result<u32> {
             reserved.set(place, bytes(reserved.word(place), link));
         }
     }
-    MapMemory::new(table)?.set(CAPACITY, u64::from(count - RESERVED_SLOTS));
+    let table = MapMemory::new(table)?;
+    table.set(CAPACITY, u64::from(count - RESERVED_SLOTS));
+    table.set(NEWEST_CGROUP, newest_cgroup);
     Ok(count)
 }
 
@@ -215,6 +221,17 @@ impl SlotTable {
     #[must_use]
     pub fn room(&self) -> (u64, u64) {
         (self.table.word(USED), self.table.word(CAPACITY))
+    }
+
+    /// The newest cgroup of when the table was made; and whether all that was open then was looked for.
+    #[must_use]
+    pub fn beginning(&self) -> (u64, bool) {
+        (self.table.word(NEWEST_CGROUP), self.table.word(VISITED_ALL) != 0)
+    }
+
+    /// All that was open when the table was made has been looked for.
+    pub fn note_visit(&self) {
+        self.table.set(VISITED_ALL, 1);
     }
 
     /// Shows the base slot of each cell that is in use (its cgroup id is not 0), and of each overflow cell, with its index.
@@ -299,7 +316,7 @@ impl SlotTable {
         let (window, first) = self.around(cell).map_err(MapError::IoError)?;
         let mut bytes = [0; 8];
         let at = offset_of!(CellKey, state) % 8;
-        bytes[at..at + 4].copy_from_slice(&RETIRED.to_ne_bytes());
+        bytes[at..at + 2].copy_from_slice(&RETIRED.to_ne_bytes());
         let place = first + offset_of!(CellKey, state) / 8;
         window.at(place).fetch_or(u64::from_ne_bytes(bytes), Ordering::Release);
         Ok(())

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     num::NonZero,
+    path::Path,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +18,7 @@ use aya::{
 
 use super::{
     LoadError, Options, ProbeState, causes,
-    programs::{Hook, Need, PROBES, Probe},
+    programs::{DISPATCHERS, Hook, Need, PROBES, Probe},
 };
 use crate::kernel_log::KernelLog;
 
@@ -39,21 +40,65 @@ impl Loaded {
     }
 }
 
-/// Loads and verifies every program.
+/// The maps that all builds of an ABI share. Each build has the others for itself: tables of parsers, what one program hands
+/// to the next, records.
+pub(super) const SHARED: [&str; 23] = [
+    "CONNS",
+    "SLOTS",
+    "TABLE",
+    "INDEX",
+    "FREE",
+    "BUDGETS",
+    "LOSS",
+    "REPLICAS",
+    "SYNS",
+    "NOTE",
+    "KEPT",
+    "SMALL_BLOCKS",
+    "LARGE_BLOCKS",
+    "KEPT_FREE",
+    "GRAVES",
+    "SMALL_FREE",
+    "LARGE_FREE",
+    "PENDING",
+    "AT_STATE",
+    "AT_DESTROY",
+    "AT_RESET_IN",
+    "AT_RESET_OUT",
+    "AT_ERROR",
+];
+
+/// Loads and verifies every program, with maps of its own.
 ///
 /// # Errors
 /// If a mandatory program cannot be loaded. An optional one that cannot is told by [`Loaded::states`].
 pub fn load(options: &Options<'_>) -> Result<Loaded, LoadError> {
+    load_with(options, None)
+}
+
+/// As [`load`], with the shared maps that are pinned in a directory: all of [`SHARED`] are.
+///
+/// # Errors
+/// As [`load`].
+pub(super) fn load_with(options: &Options<'_>, shared: Option<&Path>) -> Result<Loaded, LoadError> {
     let btf = Btf::from_sys_fs().map_err(|error| LoadError::Btf(causes(&error)))?;
     let log_level: u8 = match options.kernel_log {
         KernelLog::Off => 0,
         KernelLog::Debug => aya_log::Level::Debug as u8,
     };
     let empty = u8::from(options.simulate_empty);
-    let mut ebpf = EbpfLoader::new()
+    let detour = u8::from(options.simulate_build.is_some());
+    let mut loader = EbpfLoader::new();
+    for name in SHARED {
+        if let Some(directory) = shared {
+            loader.map_pin_path(name, directory.join(name));
+        }
+    }
+    let mut ebpf = loader
         .btf(Some(&btf))
         .override_global(aya_log::LEVEL, &log_level, false)
         .override_global("EMPTY", &empty, true)
+        .override_global("DETOUR", &detour, true)
         .map_max_entries("SLOTS", options.cells)
         .map_max_entries("INDEX", options.cells)
         .map_max_entries("RECONCILED", options.cells)
@@ -83,6 +128,18 @@ fn load_programs(
         .collect();
     let needed = second.into_iter().filter(|probe| !superseded.contains(&probe.program));
     states.extend(verify(ebpf, btf, options, needed.collect())?);
+    for (probe, state) in &mut states {
+        if *state == ProbeState::Active
+            && let Err(error) = load_dispatcher(ebpf, btf, probe)
+        {
+            match probe.need {
+                Need::Mandatory => return Err(error),
+                Need::Optional | Need::Instead(_) => {
+                    *state = ProbeState::Unavailable(error.reason());
+                }
+            }
+        }
+    }
     let position = |probe: &Probe| PROBES.iter().position(|of| of.program == probe.program);
     states.sort_by_key(|(probe, _)| position(probe));
     Ok(states)
@@ -160,16 +217,8 @@ fn load_program(
     if options.simulate_lacking.iter().any(lacks) {
         return Err(LoadError::NoHook { hook: probe.hook.name() });
     }
-    let program = program.ok_or_else(|| LoadError::Program {
-        program: probe.program,
-        reason: "not in the object".to_owned(),
-    })?;
-    let refused = |error: ProgramError| match error {
-        ProgramError::Btf(aya::BtfError::UnknownBtfTypeName { .. }) => {
-            LoadError::NoHook { hook: probe.hook.name() }
-        }
-        error => LoadError::Program { program: probe.program, reason: verdict(&error) },
-    };
+    let program = program.ok_or_else(|| not_there(probe.program))?;
+    let refused = |error| refused(probe.program, probe.hook, &error);
     match probe.hook {
         Hook::CgroupIngress | Hook::CgroupEgress | Hook::Parser(_) => {
             <&mut CgroupSkb>::try_from(program).and_then(CgroupSkb::load).map_err(refused)
@@ -183,6 +232,32 @@ fn load_program(
         Hook::Tracepoint(name) => <&mut BtfTracePoint>::try_from(program)
             .and_then(|program| program.load(name, btf))
             .map_err(refused),
+    }
+}
+
+/// Has the dispatcher verified that calls this probe's program, if it is one for a tracepoint.
+fn load_dispatcher(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe) -> Result<(), LoadError> {
+    let Hook::Tracepoint(name) = probe.hook else { return Ok(()) };
+    for dispatcher in DISPATCHERS.iter().filter(|dispatcher| dispatcher.tracepoint == name) {
+        let program = ebpf.program_mut(dispatcher.program);
+        let program = program.ok_or_else(|| not_there(dispatcher.program))?;
+        <&mut BtfTracePoint>::try_from(program)
+            .and_then(|program| program.load(name, btf))
+            .map_err(|error| refused(dispatcher.program, probe.hook, &error))?;
+    }
+    Ok(())
+}
+
+fn not_there(program: &'static str) -> LoadError {
+    LoadError::Program { program, reason: "not in the object".to_owned() }
+}
+
+fn refused(program: &'static str, hook: Hook, error: &ProgramError) -> LoadError {
+    match error {
+        ProgramError::Btf(aya::BtfError::UnknownBtfTypeName { .. }) => {
+            LoadError::NoHook { hook: hook.name() }
+        }
+        error => LoadError::Program { program, reason: verdict(error) },
     }
 }
 
@@ -203,5 +278,18 @@ fn verdict(error: &ProgramError) -> String {
     match reason {
         Some(reason) => format!("{reason} ({io_error})"),
         None => io_error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use memchr::memmem::find;
+
+    use super::OBJECT;
+
+    #[test]
+    fn the_embedded_object_has_types_and_no_debug_information() {
+        assert!(find(OBJECT, b".BTF.ext").is_some(), "the kernel asks for it");
+        assert!(find(OBJECT, b".debug_").is_none(), "it would be four fifths of the object");
     }
 }

@@ -10,14 +10,11 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     time::SystemTime,
 };
 
-use aya::{
-    maps::{Array, Map, MapData, MapError, ProgramArray, RingBuf},
-    programs::links::FdLink,
-};
+use aya::maps::{Array, Map, MapData, MapError, ProgramArray, RingBuf};
 use observer_common::{label::Reason, wire::loss::Loss};
 use thiserror::Error;
 
@@ -30,16 +27,20 @@ mod load;
 mod pin;
 pub mod programs;
 mod reconciliation;
+mod replicas;
+mod side;
 mod sys;
+mod update;
 
 pub use attach::Attached;
 pub use load::{Loaded, load};
 pub use pin::{Origin, PinError, Pins, fingerprint};
 pub use reconciliation::Reconciliation;
+pub use replicas::Replicas;
 
-use attach::Parts;
+use attach::{Build, Shared};
 use cells::{MapMemory, SlotTable};
-use programs::{Hook, PROBES, Probe, RECONCILED};
+use programs::{Dispatcher, Hook, PROBES, Probe, RECONCILED};
 
 use crate::kernel_log::KernelLog;
 
@@ -126,6 +127,10 @@ pub struct Options<'a> {
     pub simulate_lacking: &'a [String],
     /// Whether the programs return at once.
     pub simulate_empty: bool,
+    /// Another build to pretend: its programs are other code that counts the same.
+    pub simulate_build: Option<u32>,
+    /// The step of an update at which to die.
+    pub simulate_death: Option<u32>,
     /// ABI version to pretend.
     pub abi: Option<u32>,
 }
@@ -154,12 +159,18 @@ pub struct Probes {
     pinned: bool,
     since: SystemTime,
     states: Vec<(&'static Probe, ProbeState)>,
-    _links: Vec<(&'static Probe, FdLink)>,
+    _links: Vec<(&'static str, OwnedFd)>,
+    dispatchers: Vec<(&'static Dispatcher, OwnedFd)>,
+    /// Kept open, as the next.
+    _arrays: Vec<(&'static str, Map)>,
     programs: Vec<(&'static Probe, OwnedFd)>,
     /// Kept open: closing the last descriptor of a program array empties it.
     parsers: ProgramArray<MapData>,
     slots: SlotTable,
     losses: MapMemory,
+    replicas: Replicas,
+    /// The storage of sockets.
+    states_of_sockets: OwnedFd,
     reconciliation: Option<Reconciliation>,
     /// Until somebody takes them.
     records: Option<Map>,
@@ -168,19 +179,32 @@ pub struct Probes {
 
 impl Probes {
     /// `since` is when they were not attached yet.
-    fn new(parts: Parts, pinned: bool, since: SystemTime) -> Result<Self, LoadError> {
-        let mut maps = parts.maps;
+    fn new(
+        shared: Shared,
+        build: Build,
+        pinned: bool,
+        since: SystemTime,
+    ) -> Result<Self, LoadError> {
+        let (arrays, mut maps): (Vec<_>, Vec<_>) =
+            shared.maps.into_iter().partition(|(_, map)| matches!(map, Map::ProgramArray(_)));
+        maps.extend(build.maps);
         let mut take = |name: &'static str| {
             let at = maps.iter().position(|(map, _)| *map == name);
             at.map(|at| maps.swap_remove(at).1)
                 .ok_or_else(|| LoadError::Map { map: name, reason: "it is missing".to_owned() })
         };
-        let counts_states = parts.programs.iter().find(|(probe, _)| probe.program == RECONCILED);
+        let conns = take("CONNS")?;
+        let Map::SkStorage(states) = &conns else {
+            let reason = "it is not the storage of sockets".to_owned();
+            return Err(LoadError::Map { map: "CONNS", reason });
+        };
+        let states_of_sockets = states.fd().as_fd().try_clone_to_owned();
+        let states_of_sockets = states_of_sockets.map_err(|error| map_error("CONNS", &error))?;
+        let counts_states = build.programs.iter().find(|(probe, _)| probe.program == RECONCILED);
         let reconciliation = match counts_states {
             None => None,
             Some((_, program)) => {
-                let [conns, reconciliation, walks] =
-                    [take("CONNS")?, take("RECONCILED")?, take("WALKS")?];
+                let [reconciliation, walks] = [take("RECONCILED")?, take("WALKS")?];
                 let reconciliation = program.try_clone().and_then(|program| {
                     Reconciliation::new(program, &conns, &reconciliation, &walks)
                 });
@@ -190,6 +214,7 @@ impl Probes {
         Ok(Self {
             pinned,
             since,
+            states_of_sockets,
             reconciliation,
             slots: SlotTable::new(
                 &take("SLOTS")?,
@@ -200,14 +225,18 @@ impl Probes {
             )
             .map_err(|error| map_error("SLOTS", &error))?,
             losses: MapMemory::new(&take("LOSS")?).map_err(|error| map_error("LOSS", &error))?,
+            replicas: Replicas::new(take("REPLICAS")?)
+                .map_err(|error| map_error("REPLICAS", &error))?,
             parsers: ProgramArray::try_from(take("PARSERS")?)
                 .map_err(|error| map_error("PARSERS", &error))?,
             records: Some(take("RECORDS")?),
             records_wanted: Array::try_from(take("RECORDS_WANTED")?)
                 .map_err(|error| map_error("RECORDS_WANTED", &error))?,
-            states: parts.states,
-            _links: parts.links,
-            programs: parts.programs,
+            states: build.states,
+            _links: shared.links,
+            dispatchers: shared.dispatchers,
+            _arrays: arrays,
+            programs: build.programs,
         })
     }
 
@@ -228,10 +257,23 @@ impl Probes {
         &mut self.slots
     }
 
+    /// What the programs know of cgroups.
+    pub fn replicas(&mut self) -> &mut Replicas {
+        &mut self.replicas
+    }
+
     /// The loss counters, in the order of [`observer_common::wire::loss::Loss`].
     #[must_use]
     pub fn losses(&self) -> Vec<u64> {
         self.losses.all()
+    }
+
+    /// The map in which the programs keep the state of each socket.
+    ///
+    /// # Errors
+    /// If there can be no more descriptors.
+    pub fn states_of_sockets(&self) -> io::Result<OwnedFd> {
+        self.states_of_sockets.try_clone()
     }
 
     /// The reconciliation of the sockets' states; `None` if this kernel cannot walk over them.
@@ -254,7 +296,16 @@ impl Probes {
     #[must_use]
     pub fn misses(&self) -> Vec<(&'static Probe, u64)> {
         let hooked = self.programs.iter().filter(|(probe, _)| probe.hook.is_attached());
-        hooked.map(|(probe, fd)| (*probe, recursion_misses(fd).unwrap_or(0))).collect()
+        // What is skipped is what is attached.
+        let attached = |probe: &Probe, fd| {
+            let mut dispatchers = self.dispatchers.iter();
+            let dispatcher =
+                dispatchers.find(|(of, _)| Hook::Tracepoint(of.tracepoint) == probe.hook);
+            dispatcher.map_or(fd, |(_, fd)| fd)
+        };
+        hooked
+            .map(|(probe, fd)| (*probe, recursion_misses(attached(probe, fd)).unwrap_or(0)))
+            .collect()
     }
 
     /// The records of connections; `None` if they are taken already.

@@ -1,29 +1,23 @@
 //! What outlives the daemon: programs, links and maps that are pinned in a BPF file system (bpffs).
 //!
 //! ```text
-//! DIRECTORY/                  locked (`flock(2)`) by the daemon that works with it
-//!   FINGERPRINT/              whole or not there: it is built as `new-FINGERPRINT` and renamed
-//!     maps/NAME  links/NAME  programs/NAME
-//!     missing/NAME -> text    why an optional program is not attached, as the target of a symbolic link
+//! DIRECTORY/        locked (`flock(2)`) by the daemon that works with it
+//!   FINGERPRINT/    whole or not there: it is pinned as `new-FINGERPRINT` and renamed; see `side.rs`
 //! ```
 //!
-//! The fingerprint stands for everything that two daemons must agree on to share the kernel's state: the ABI, the size of
-//! the table, where the programs are attached, and the programs themselves. The same fingerprint is taken over as it
-//! stands, nothing is loaded or attached; what bears another one is replaced.
+//! The fingerprint stands for everything that two daemons must agree on to share the kernel's state: the ABI, and where
+//! programs are attached. What bears the same fingerprint goes on: as it stands if the programs are the
+//! same, too, and else with the new programs in the place of the old ones ([`super::update`]). What bears another one is
+//! replaced.
 
 use std::{
     error::Error,
     fs::{self, File},
     io,
-    os::unix::fs::{MetadataExt as _, symlink},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
-use aya::{
-    maps::{Map, MapData, ProgramArray},
-    programs::links::PinnedLink,
-};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -34,12 +28,11 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::{
-    Attached, Options, ProbeState, Probes,
-    attach::{MAPS, Parts},
-    causes,
-    load::OBJECT,
+    Attached, Options, Probes, causes,
+    load::{OBJECT, SHARED, load_with},
     programs::PROBES,
-    sys,
+    side::{NEW, Side},
+    update::{Steps, update},
 };
 
 /// Why pins could not be used.
@@ -90,6 +83,8 @@ pub enum Origin {
     Created,
     /// An earlier daemon's, which counted on meanwhile.
     TakenOver,
+    /// An earlier daemon's, likewise, with the programs of another build in the place of its own.
+    Updated,
     /// An earlier daemon's could not be used and was removed.
     Replaced,
 }
@@ -101,13 +96,11 @@ impl Origin {
         match self {
             Self::Created => "created",
             Self::TakenOver => "taken_over",
+            Self::Updated => "updated",
             Self::Replaced => "replaced",
         }
     }
 }
-
-/// Put before the fingerprint while a kernel side is being pinned.
-const NEW: &str = "new-";
 
 /// A directory of pins, locked.
 pub struct Pins {
@@ -181,24 +174,64 @@ impl Pins {
         Ok(ours)
     }
 
-    /// The kernel side that was left running by a daemon of this fingerprint, if there is one and it is whole.
-    #[must_use]
-    pub fn take_over(&self, fingerprint: &str) -> Option<Probes> {
-        let directory = self.directory.join(fingerprint);
-        if !directory.exists() {
-            return None;
+    /// The kernel side that was left running by a daemon of this fingerprint, if there is one and it is whole; its programs
+    /// are those of this build from now on.
+    ///
+    /// # Errors
+    /// If this build's programs cannot take the place of those that run.
+    pub fn take_over(
+        &self,
+        fingerprint: &str,
+        options: &Options<'_>,
+        cgroup_root: &Path,
+    ) -> anyhow::Result<Option<(Probes, Origin)>> {
+        let side = Side::at(self.directory.join(fingerprint));
+        if !side.exists() {
+            return Ok(None);
         }
-        // They were pinned right after they were attached.
-        let since = fs::metadata(&directory).and_then(|metadata| metadata.modified());
-        let since = since.unwrap_or_else(|_| SystemTime::now());
-        let probes = parts(&directory).and_then(|parts| Ok(Probes::new(parts, true, since)?));
-        match probes {
-            Ok(probes) => Some(probes),
+        let found = side.open().and_then(|shared| Ok((shared, side.builds()?)));
+        let (shared, builds) = match found {
+            Ok(found) => found,
             Err(error) => {
                 warn!(error = causes(&*error), "what is pinned cannot be used");
-                None
+                return Ok(None);
+            }
+        };
+        let cells = shared.cells()?;
+        if cells != options.cells {
+            warn!(
+                cells,
+                asked_for = options.cells,
+                "the table stays as large as it is: --cells is for a new one, after `observer detach`"
+            );
+        }
+        let options = &Options { cells, ..options.clone() };
+        let ours = build(options);
+        let as_it_stands = match &builds[..] {
+            [one] if one.starts_with(&ours) => side.open_build(one).map(Some),
+            _ => Ok(None),
+        };
+        let as_it_stands = as_it_stands.unwrap_or_else(|error| {
+            warn!(error = causes(&*error), "the programs that are pinned cannot be used");
+            None
+        });
+        let (shared, build, origin) = if let Some(build) = as_it_stands {
+            (shared, build, Origin::TakenOver)
+        } else {
+            let loaded = load_with(options, Some(&side.maps()))?;
+            let mut steps = Steps::until(options.simulate_death);
+            let name = free_name(&ours, &builds);
+            let (shared, build) = update(&side, shared, loaded, &name, cgroup_root, &mut steps)?;
+            (shared, build, Origin::Updated)
+        };
+        let probes = Probes::new(shared, build, true, side.since())?;
+        // Whatever else an interrupted start has left counts for nobody.
+        for entry in self.entries()? {
+            if entry != side.directory() {
+                remove(&entry)?;
             }
         }
+        Ok(Some((probes, origin)))
     }
 
     /// Removes all pins, and with them what they keep attached; true if there were any.
@@ -229,10 +262,17 @@ impl Pins {
     ///
     /// # Errors
     /// If the file system refuses; nothing stays pinned then.
-    pub fn keep(&self, fingerprint: &str, attached: &mut Attached) -> Result<(), PinError> {
+    pub fn keep(
+        &self,
+        fingerprint: &str,
+        options: &Options<'_>,
+        attached: &Attached,
+    ) -> Result<(), PinError> {
         let new = self.directory.join(format!("{NEW}{fingerprint}"));
         let kept = self.directory.join(fingerprint);
-        pin_all(&new, attached)
+        let name = free_name(&build(options), &[]);
+        Side::at(new.clone())
+            .pin(&attached.shared, &attached.build, &name)
             .map_err(|error| failed("pin into", &new, &*error))
             .and_then(|()| fs::rename(&new, &kept).map_err(|error| failed("rename", &new, &error)))
             .inspect_err(|_| {
@@ -241,20 +281,39 @@ impl Pins {
     }
 }
 
-/// What a daemon started like this shares with others that were started likewise.
+/// What a daemon started like this shares with others that were started likewise. The size of the table is none of it: it is
+/// taken over as it is.
 #[must_use]
 pub fn fingerprint(options: &Options<'_>, cgroup_root: &Path) -> String {
     let root = fs::metadata(cgroup_root).map_or(0, |metadata| metadata.ino());
-    let mut started = Meaning::NONE
-        .numbers(&[u64::from(options.cells), u64::from(options.record_buffer), root])
-        .bytes(&[options.kernel_log as u8, u8::from(options.simulate_empty)]);
-    for lacking in options.simulate_lacking {
-        started = started.text(lacking);
+    let mut shared = Meaning::NONE.number(root).texts(&SHARED);
+    for hook in PROBES.iter().filter_map(|probe| probe.hook.link()) {
+        shared = shared.text(hook);
     }
-    // The programs are taken over as they stand: those of another build count by its rules.
-    let programs = Meaning::NONE.bytes(OBJECT).value();
     let abi = options.abi.map_or(ABI, u64::from);
-    format!("abi{abi:016x}-{:016x}-programs{programs:016x}", started.value())
+    format!("abi{abi:016x}-{:016x}", shared.value())
+}
+
+/// What a build is called: by its programs, and by what else decides what they do.
+fn build(options: &Options<'_>) -> String {
+    let numbers = [
+        u64::from(options.simulate_empty),
+        options.simulate_build.map_or(0, u64::from),
+        options.kernel_log as u64,
+        u64::from(options.record_buffer),
+    ];
+    let mut build = Meaning::NONE.bytes(OBJECT).numbers(&numbers);
+    for lacking in options.simulate_lacking {
+        build = build.text(lacking);
+    }
+    format!("{:016x}", build.value())
+}
+
+/// A name for a build that none of `others` has, whole or not.
+fn free_name(build: &str, others: &[String]) -> String {
+    let name = |number| format!("{build}-{number}");
+    let is_free = |name: &String| !others.iter().any(|other| other.ends_with(name.as_str()));
+    (1..=u32::MAX).map(name).find(is_free).expect("there are fewer others than numbers")
 }
 
 /// Whether a daemon, of whatever version, gives such a name: see [`fingerprint`] and [`NEW`].
@@ -263,7 +322,7 @@ fn is_fingerprint(name: &str) -> bool {
     let parts = fingerprint.strip_prefix("abi").and_then(|rest| rest.split_once('-'));
     let is_hash = |text: &str| text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
     parts.is_some_and(|(abi, rest)| {
-        // Those of the first version have no part for the programs.
+        // Those of earlier versions have a part for the programs.
         let (hash, programs) = rest.split_once("-programs").unwrap_or((rest, rest));
         !abi.is_empty()
             && abi.bytes().all(|byte| byte.is_ascii_alphanumeric())
@@ -304,78 +363,14 @@ fn lock(
         .map_err(|(_, error)| failed("lock", directory, &error))
 }
 
-fn failed(what: &'static str, path: &Path, error: &dyn Error) -> PinError {
+pub(super) fn failed(what: &'static str, path: &Path, error: &dyn Error) -> PinError {
     PinError::File { what, path: path.to_owned(), reason: causes(error) }
 }
 
 /// Detaches what is pinned in a fingerprint's directory, and removes it.
 fn remove(directory: &Path) -> Result<(), PinError> {
-    // The hooks first: nothing runs any more when the parsers go.
-    let links = directory.join("links");
-    if links.exists() {
-        fs::remove_dir_all(&links).map_err(|error| failed("remove", &links, &error))?;
-    }
-    if let Ok(map) = MapData::from_pin(directory.join("maps/PARSERS"))
-        && let Ok(mut parsers) = ProgramArray::try_from(Map::ProgramArray(map))
-    {
-        super::empty(&mut parsers);
-    }
-    fs::remove_dir_all(directory).map_err(|error| failed("remove", directory, &error))
-}
-
-fn pin_all(directory: &Path, attached: &mut Attached) -> Result<(), Box<dyn Error>> {
-    for part in ["maps", "links", "programs", "missing"] {
-        fs::create_dir_all(directory.join(part))?;
-    }
-    for (name, map) in &attached.parts.maps {
-        map.pin(directory.join("maps").join(name))?;
-    }
-    for (probe, state) in &attached.parts.states {
-        match state {
-            ProbeState::Active => {
-                let program = attached.ebpf.program_mut(probe.program).expect("attached");
-                program.pin(directory.join("programs").join(probe.program))?;
-            }
-            ProbeState::Unavailable(reason) => {
-                symlink(reason, directory.join("missing").join(probe.program))?;
-            }
-        }
-    }
-    for (probe, link) in std::mem::take(&mut attached.parts.links) {
-        let link = link.pin(directory.join("links").join(probe.program))?;
-        attached.parts.links.push((probe, link.into()));
-    }
-    Ok(())
-}
-
-/// Opens what `pin_all` has pinned.
-fn parts(directory: &Path) -> Result<Parts, Box<dyn Error>> {
-    let (mut states, mut programs, mut links) = (Vec::new(), Vec::new(), Vec::new());
-    for probe in PROBES {
-        let path = directory.join("programs").join(probe.program);
-        if !path.exists() {
-            let reason = fs::read_link(directory.join("missing").join(probe.program));
-            // One that another program makes superfluous is neither.
-            states.extend(reason.ok().map(|reason| {
-                (probe, ProbeState::Unavailable(reason.to_string_lossy().into_owned()))
-            }));
-            continue;
-        }
-        states.push((probe, ProbeState::Active));
-        programs.push((probe, sys::open(&path)?));
-        let link = directory.join("links").join(probe.program);
-        if link.exists() {
-            links.push((probe, PinnedLink::from_pin(link)?.into()));
-        }
-    }
-    let maps = MAPS
-        .into_iter()
-        .map(|name| {
-            let data = MapData::from_pin(directory.join("maps").join(name))?;
-            Ok((name, Map::from_map_data(data)?))
-        })
-        .collect::<Result<_, Box<dyn Error>>>()?;
-    Ok(Parts { states, links, programs, maps })
+    let side = Side::at(directory.to_owned());
+    side.remove().map_err(|error| failed("remove", directory, &error))
 }
 
 #[cfg(test)]
@@ -390,11 +385,14 @@ mod tests {
             kernel_log: crate::kernel_log::KernelLog::Off,
             simulate_lacking: &[],
             simulate_empty: false,
+            simulate_build: None,
+            simulate_death: None,
             abi: None,
         };
         let name = fingerprint(&options, Path::new("/"));
         assert!(is_fingerprint(&name) && is_fingerprint(&format!("{NEW}{name}")), "{name}");
         assert!(is_fingerprint("abi999-0123456789abcdef"), "of another version");
+        assert!(is_fingerprint("abi999-0123456789abcdef-programs0123456789abcdef"), "likewise");
         for name in [
             "",
             "abi",
@@ -413,5 +411,12 @@ mod tests {
         ] {
             assert!(!is_fingerprint(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_build_gets_a_name_that_is_free() {
+        let others = ["a-1", "new-a-2", "b-3"].map(str::to_owned);
+        assert_eq!(free_name("a", &others), "a-3");
+        assert_eq!(free_name("b", &others), "b-1");
     }
 }

@@ -32,6 +32,18 @@ impl Hook {
         }
     }
 
+    /// The name of the link that keeps this hook, whatever the program is called that runs there.
+    #[must_use]
+    pub const fn link(&self) -> Option<&'static str> {
+        match self {
+            Self::CgroupIngress => Some("ingress"),
+            Self::CgroupEgress => Some("egress"),
+            Self::SocketCallbacks => Some("sock_ops"),
+            Self::Tracepoint(name) => Some(name),
+            Self::Parser(_) | Self::Iterator(_) => None,
+        }
+    }
+
     /// Whether the program is attached as long as observer counts.
     #[must_use]
     pub const fn is_attached(&self) -> bool {
@@ -62,6 +74,34 @@ pub struct Probe {
     /// What it tells.
     pub tells: &'static str,
 }
+
+/// What is attached to a tracepoint in place of the programs for it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Dispatcher {
+    /// The tracepoint.
+    pub(super) tracepoint: &'static str,
+    /// The program that is attached.
+    pub(super) program: &'static str,
+    /// The array of one place that holds the program that it calls.
+    pub(super) array: &'static str,
+}
+
+/// All of them.
+pub(super) const DISPATCHERS: [Dispatcher; 5] = [
+    Dispatcher { tracepoint: "inet_sock_set_state", program: "dispatch_state", array: "AT_STATE" },
+    Dispatcher { tracepoint: "tcp_destroy_sock", program: "dispatch_destroy", array: "AT_DESTROY" },
+    Dispatcher {
+        tracepoint: "tcp_receive_reset",
+        program: "dispatch_reset_in",
+        array: "AT_RESET_IN",
+    },
+    Dispatcher {
+        tracepoint: "tcp_send_reset",
+        program: "dispatch_reset_out",
+        array: "AT_RESET_OUT",
+    },
+    Dispatcher { tracepoint: "inet_sk_error_report", program: "dispatch_error", array: "AT_ERROR" },
+];
 
 /// The program that gives sockets from before the start their state.
 pub(super) const ADOPT: &str = "adopt_socket";
@@ -143,6 +183,24 @@ pub const PROBES: &[Probe] = &[
         tells: "protocols behind a PROXY header, in large kept segments",
     },
     Probe {
+        program: "parse_guess",
+        hook: Hook::Parser(mode::GUESS as u32),
+        need: Need::Mandatory,
+        tells: "protocols of connections that were open before the start",
+    },
+    Probe {
+        program: "parse_guess_small",
+        hook: Hook::Parser(program::OF_SMALL + mode::GUESS as u32),
+        need: Need::Mandatory,
+        tells: "protocols of connections that were open before the start, in kept segments",
+    },
+    Probe {
+        program: "parse_guess_large",
+        hook: Hook::Parser(program::OF_LARGE + mode::GUESS as u32),
+        need: Need::Mandatory,
+        tells: "protocols of connections that were open before the start, in large kept segments",
+    },
+    Probe {
         program: "keep_segment",
         hook: Hook::Parser(program::KEEP),
         need: Need::Mandatory,
@@ -159,6 +217,18 @@ pub const PROBES: &[Probe] = &[
         hook: Hook::Parser(program::ORDER),
         need: Need::Mandatory,
         tells: "segments out of order, retransmissions",
+    },
+    Probe {
+        program: "conclude_guess",
+        hook: Hook::Parser(program::CONCLUDE),
+        need: Need::Mandatory,
+        tells: "whether both directions agree on what a connection from before the start speaks",
+    },
+    Probe {
+        program: "adopt_segment",
+        hook: Hook::Parser(program::ADOPT),
+        need: Need::Mandatory,
+        tells: "connections that were open before the start, once they speak",
     },
     Probe {
         program: "socket_callback",
@@ -227,3 +297,17 @@ pub const PROBES: &[Probe] = &[
         tells: "ends of connections that no hook has told",
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tracepoint_has_a_dispatcher() {
+        for probe in PROBES {
+            let Hook::Tracepoint(tracepoint) = probe.hook else { continue };
+            let of = |dispatcher: &&Dispatcher| dispatcher.tracepoint == tracepoint;
+            assert_eq!(DISPATCHERS.iter().filter(of).count(), 1, "{tracepoint}");
+        }
+    }
+}

@@ -12,7 +12,9 @@ use std::{
 
 use super::pass::Found;
 use crate::{
-    aggregate::{Action, Ages, Ending, Expiry, Replica, Replicas, Series, Used, without_port},
+    aggregate::{
+        Action, Ages, Ending, Expiry, Replica, Replicas, Series, SeriesKey, Used, without_port,
+    },
     attribute::{CgroupIndex, Identity, UNATTRIBUTED},
     model::{CellSnapshot, Counts},
 };
@@ -120,9 +122,10 @@ impl Ledger {
                 }
             }
         }
-        let owned = |(key, counts): (&crate::aggregate::SeriesKey, &Counts)| {
-            let (role, protocol, port) = (key.role, key.protocol, key.port);
-            let cell = CellSnapshot { cgroup: 0, port, role, protocol, counts: counts.clone() };
+        let owned = |(key, counts): (&SeriesKey, &Counts)| {
+            let SeriesKey { role, protocol, port, path, .. } = *key;
+            let cell =
+                CellSnapshot { cgroup: 0, port, role, protocol, path, counts: counts.clone() };
             (Arc::clone(&key.identity), cell)
         };
         shown.series.extend(self.replicas.kept().map(owned));
@@ -257,7 +260,7 @@ mod tests {
     use std::fs;
 
     use observer_common::{
-        label::Role,
+        label::{Path, Role},
         protocol::Protocol,
         wire::slot::{self, CellKey, RETIRED},
     };
@@ -348,9 +351,9 @@ mod tests {
     fn found(index: u32, cgroup: u64, port: u16, opened: u64) -> Found {
         let mut counts = Counts::default();
         counts.words_mut(&slot::OPENED)[0] = opened;
-        let (role, protocol) = (Role::Server, Protocol::Tcp);
-        let key = CellKey { cgroup, port, role: 0, protocol: 0, state: 0 };
-        let cell = CellSnapshot { cgroup, port, role, protocol, counts };
+        let (role, protocol, path) = (Role::Server, Protocol::Tcp, Path::External);
+        let key = CellKey { cgroup, port, ..CellKey::default() };
+        let cell = CellSnapshot { cgroup, port, role, protocol, path, counts };
         Found { index, key, under: [0; 2], cell }
     }
 

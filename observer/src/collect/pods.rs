@@ -8,9 +8,9 @@ use std::{
 
 use super::ledger::{Owned, Shown};
 use crate::{
-    aggregate::{Series, TotalKey, Workloads},
+    aggregate::{Series, Sort, TotalKey, Workloads},
     attribute::{CgroupIndex, Health, Identity, Names, Workload},
-    model::Counts,
+    model::{CellSnapshot, Counts},
 };
 
 /// What a scrape shows of Kubernetes, beside the series.
@@ -71,7 +71,10 @@ impl PodBooks {
         for rows in over {
             let uid = rows.first().and_then(|row| row.key.identity.pod_uid.as_deref());
             if let Some(uid) = uid {
-                let rows = rows.iter().map(|row| (row.key.role, row.key.protocol, &row.counts));
+                let rows = rows.iter().map(|row| {
+                    let key = &row.key;
+                    ((key.role, key.protocol, key.path), &row.counts)
+                });
                 self.workloads.retire(uid, names.workload(uid), rows);
             }
         }
@@ -88,7 +91,7 @@ impl PodBooks {
         if self.names.is_some() {
             for (identity, cell) in shown {
                 if let Some(uid) = &identity.pod_uid {
-                    self.workloads.leave_out(uid, (cell.role, cell.protocol), &cell.counts);
+                    self.workloads.leave_out(uid, sort(cell), &cell.counts);
                 }
             }
         }
@@ -140,9 +143,8 @@ impl PodBooks {
             })
             .collect();
         pods.sort_by(|a, b| (&a.workload.namespace, &a.pod).cmp(&(&b.workload.namespace, &b.pod)));
-        let of_workloads = of_pods.filter_map(|(uid, cell)| {
-            Some((names.workload(uid)?, cell.role, cell.protocol, &cell.counts))
-        });
+        let of_workloads = of_pods
+            .filter_map(|(uid, cell)| Some((names.workload(uid)?, sort(cell), &cell.counts)));
         let mut totals = self.workloads.totals(|uid| names.workload(uid), of_workloads);
         for (_, counts) in &mut totals {
             // What an earlier observer has counted is not in them.
@@ -150,6 +152,11 @@ impl PodBooks {
         }
         Kubernetes { pods, totals, ..about(names, cgroups) }
     }
+}
+
+/// What a cell is counted with in the totals.
+const fn sort(cell: &CellSnapshot) -> Sort {
+    (cell.role, cell.protocol, cell.path)
 }
 
 /// No method of [`Names`] leaves it half-done, should it panic.

@@ -24,13 +24,13 @@ use prometheus_client::{
 use prost::Message as _;
 
 use super::{
-    families::{DERIVED, OWN, combinations, counted, of_counters, tells},
+    families::{DERIVED, OWN, TRUST, combinations, counted, of_counters, tells},
     family::{Family, Part, Samples},
     kubernetes,
     negotiate::Format,
     out::Out,
     process,
-    rows::{BuildInfo, Row, Scrape},
+    rows::{About, Row, Scrape},
     select::Selection,
 };
 use crate::collect::Snapshot;
@@ -68,7 +68,7 @@ impl Settings {
     fn wants(&self, family: &Family, part: Part) -> bool {
         family.belongs_to(part)
             && family.level <= self.detail
-            && (family.is_own() || {
+            && (family.is_about_knowing() || {
                 let sample = format!("{}{}", family.name, family.kind.suffix());
                 self.families.takes_known_as(&[family.name, &sample])
             })
@@ -76,8 +76,8 @@ impl Settings {
 }
 
 /// All families, in the order in which they are sent.
-static FAMILIES: LazyLock<Vec<Family>> = LazyLock::new(|| {
-    let written = [DERIVED, kubernetes::FAMILIES, OWN, process::FAMILIES].concat();
+pub(super) static FAMILIES: LazyLock<Vec<Family>> = LazyLock::new(|| {
+    let written = [DERIVED, kubernetes::FAMILIES, TRUST, OWN, process::FAMILIES].concat();
     of_counters().chain(written).collect()
 });
 
@@ -132,14 +132,22 @@ impl One {
                 };
                 // Made once: there are many rows.
                 let combinations: Vec<_> = combinations(counter).collect();
-                let zeros = |combination| match zeros {
-                    Zeros::All => true,
-                    Zeros::None => false,
-                    Zeros::Of(values) => values.contains(&combination),
-                };
+                let attempts = matches!(zeros, Zeros::Attempts(_));
+                let shown = |row: &&Row| shown(row) || (attempts && row.begins_attempts());
                 for row in rows.iter().filter(shown).filter(|row| row.has(counter)) {
+                    let zero = |combination| match zeros {
+                        Zeros::All => true,
+                        Zeros::None => false,
+                        Zeros::Of { server, client } => {
+                            let values = if row.is_client() { client } else { server };
+                            values.contains(&combination)
+                        }
+                        Zeros::Attempts(values) => {
+                            row.begins_attempts() && values.contains(&combination)
+                        }
+                    };
                     if self.everything || tells(counter, row) {
-                        counted(out, row, counter, &combinations, zeros);
+                        counted(out, row, counter, &combinations, zero);
                     }
                 }
             }
@@ -151,9 +159,10 @@ impl One {
                 scrape.replicas(*protocol).iter().for_each(|row| write(out, row));
             }
             Samples::Pods(write) => {
-                scrape.pods.iter().for_each(|pod| write(out, pod, &scrape.own.build.node));
+                scrape.pods.iter().for_each(|pod| write(out, pod, &scrape.own.about.node));
             }
             Samples::Totals(write) => scrape.totals.iter().for_each(|total| write(out, total)),
+            Samples::Trust(write) => scrape.trust.iter().for_each(|trust| write(out, trust)),
             Samples::Own(write) => write(out, &scrape.own),
         }
     }
@@ -176,7 +185,7 @@ pub(super) fn write(
         if !settings.wants(family, part) {
             continue;
         }
-        let prefix = if family.is_own() { "" } else { &settings.prefix };
+        let prefix = if family.is_about_knowing() { "" } else { &settings.prefix };
         let one = Arc::new(One {
             scrape: Arc::clone(&scrape),
             family: index,
@@ -258,9 +267,9 @@ fn text_to(to: &mut dyn Write, write: impl FnOnce(&mut Text<'_>) -> fmt::Result)
 /// # Panics
 /// Never: it is written into memory.
 #[must_use]
-pub fn encode(snapshot: Snapshot, build: &BuildInfo, settings: &Settings, part: Part) -> String {
+pub fn encode(snapshot: Snapshot, about: &About, settings: &Settings, part: Part) -> String {
     let wanted = |namespace: &str| settings.namespaces.takes(namespace);
-    let scrape = Scrape::new(snapshot, build, &Served::default(), wanted);
+    let scrape = Scrape::new(snapshot, about, &Served::default(), wanted);
     let mut bytes = Vec::new();
     write(scrape, settings, Format::OpenMetrics, part, &mut bytes).expect("memory takes it");
     String::from_utf8(bytes).expect("text")
@@ -280,16 +289,23 @@ mod tests {
         aggregate::{Series, SeriesKey},
         attribute::identify,
         bpf::Origin,
+        export::DroppedLines,
         model::Counts,
     };
 
-    fn build() -> BuildInfo {
-        BuildInfo { node: "n".to_owned(), kernel: "k".to_owned(), origin: Origin::Created }
+    fn about() -> About {
+        About {
+            node: "n".to_owned(),
+            kernel: "k".to_owned(),
+            origin: Origin::Created,
+            dropped: DroppedLines::default(),
+        }
     }
 
     fn series(role: Role, protocol: Protocol, port: u16, counts: Counts) -> Series {
         let identity = Arc::new(identify("/system.slice/a \"b\"\\c.service"));
-        Series { key: SeriesKey { identity, role, protocol, port }, counts }
+        let path = observer_common::label::Path::External;
+        Series { key: SeriesKey { identity, role, protocol, port, path }, counts }
     }
 
     /// A server's connection that lives as WebSocket, the way it came, and one that was reset.
@@ -321,7 +337,7 @@ mod tests {
     }
 
     fn text(settings: &Settings) -> String {
-        encode(snapshot(), &build(), settings, Part::Workloads)
+        encode(snapshot(), &about(), settings, Part::Workloads)
     }
 
     fn samples(text: &str) -> Vec<&str> {
@@ -373,7 +389,7 @@ mod tests {
     #[test]
     fn the_prefix_is_for_the_workloads_families() {
         let settings = Settings { prefix: "edge_".to_owned(), ..Settings::default() };
-        let text = encode(snapshot(), &build(), &settings, Part::All);
+        let text = encode(snapshot(), &about(), &settings, Part::All);
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let own = line.starts_with("observer_") || line.starts_with("process_");
             assert!(own || line.starts_with("edge_"), "{line}");
@@ -390,7 +406,7 @@ mod tests {
     #[test]
     fn protobuf_has_native_buckets_and_begins() {
         let (settings, mut bytes) = (Settings::default(), Vec::new());
-        let scrape = Scrape::new(snapshot(), &build(), &Served::default(), |_| true);
+        let scrape = Scrape::new(snapshot(), &about(), &Served::default(), |_| true);
         write(scrape, &settings, Format::Protobuf, Part::All, &mut bytes).unwrap();
         let mut families = Vec::new();
         let mut rest = &bytes[..];
@@ -411,7 +427,7 @@ mod tests {
         assert_eq!(histogram.sample_count, 1);
         assert_eq!(histogram.start_timestamp.as_ref().map(|start| start.seconds), Some(0));
         let closed = &family("tcp_connections_closed_total").metric;
-        assert_eq!(closed.len(), 3, "with zeros: {closed:?}");
+        assert_eq!(closed.len(), 2, "with zeros: {closed:?}");
         for metric in closed {
             let counter = metric.counter.as_ref().unwrap();
             assert_eq!(counter.start_timestamp.as_ref().map(|start| start.seconds), Some(0));

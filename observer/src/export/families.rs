@@ -1,5 +1,5 @@
 //! Every exported family: name, type, help, labels. Most are counters of the tables in `observer-common`; what is written here
-//! is what is made of several. The README's reference is checked against them by a test.
+//! is what is made of several. `docs/metrics.md` is written from them.
 
 use observer_common::{
     counters::{Counter, Level, Shape},
@@ -11,7 +11,7 @@ use observer_common::{
 use super::{
     encode::lock,
     family::{Family, Kind, Samples},
-    out::{Label, Out},
+    out::{Bare, Label, Out},
     rows::{Own, Row},
 };
 use crate::bpf::ProbeState;
@@ -40,21 +40,28 @@ pub(super) static DERIVED: &[Family] = &[
     Family {
         name: "websocket_connections_active",
         kind: Kind::Gauge,
-        help: "WebSocket connections that the replica's servers hold now.",
+        help: "WebSocket connections that the replica's users hold now, each counted once, whatever relays are in the pod.",
         level: Level::Core,
-        samples: Samples::Replicas(Protocol::WebSocket, active),
+        samples: Samples::Replicas(Protocol::WebSocket, users),
+    },
+    Family {
+        name: "websocket_connections_relayed",
+        kind: Kind::Gauge,
+        help: "WebSocket connections that the replica holds for its users and relays to other pods, which hold them as well.",
+        level: Level::Core,
+        samples: Samples::Replicas(Protocol::WebSocket, relayed),
     },
     Family {
         name: "websocket_connections",
         kind: Kind::Counter,
-        help: "Connections that became WebSocket on the replica's servers.",
+        help: "WebSocket connections that the replica's users have had, each counted once.",
         level: Level::Core,
         samples: Samples::Replicas(Protocol::WebSocket, entered),
     },
     Family {
         name: "websocket_errors",
         kind: Kind::Counter,
-        help: "WebSocket connections of the replica's servers that ended without an orderly close, and frames that break the protocol, by cause.",
+        help: "WebSocket connections of the replica's users that ended without an orderly close, and frames that break the protocol, by cause.",
         level: Level::Core,
         samples: Samples::Replicas(Protocol::WebSocket, |out, row| {
             errors(out, row);
@@ -67,21 +74,28 @@ pub(super) static DERIVED: &[Family] = &[
     Family {
         name: "grpc_connections_active",
         kind: Kind::Gauge,
-        help: "gRPC connections that the replica's servers hold now.",
+        help: "gRPC connections that the replica's users hold now, each counted once, whatever relays are in the pod.",
         level: Level::Core,
-        samples: Samples::Replicas(Protocol::Grpc, active),
+        samples: Samples::Replicas(Protocol::Grpc, users),
+    },
+    Family {
+        name: "grpc_connections_relayed",
+        kind: Kind::Gauge,
+        help: "gRPC connections that the replica holds for its users and relays to other pods, which hold them as well.",
+        level: Level::Core,
+        samples: Samples::Replicas(Protocol::Grpc, relayed),
     },
     Family {
         name: "grpc_connections",
         kind: Kind::Counter,
-        help: "Connections recognised as gRPC on the replica's servers.",
+        help: "gRPC connections that the replica's users have had, each counted once.",
         level: Level::Core,
         samples: Samples::Replicas(Protocol::Grpc, entered),
     },
     Family {
         name: "grpc_errors",
         kind: Kind::Counter,
-        help: "gRPC connections of the replica's servers that ended without an orderly close, by cause.",
+        help: "gRPC connections of the replica's users that ended without an orderly close, by cause.",
         level: Level::Core,
         samples: Samples::Replicas(Protocol::Grpc, errors),
     },
@@ -117,6 +131,19 @@ pub(super) static DERIVED: &[Family] = &[
         }),
     },
     Family {
+        name: "tcp_connections_unrecognised",
+        kind: Kind::Gauge,
+        help: "Adopted connections of which it is not known yet what they speak. They are among the active.",
+        level: Level::Standard,
+        samples: Samples::Series(|out, row| {
+            let adopted = row.counts.one(&slot::ADOPTED);
+            if adopted != 0 {
+                let settled = row.counts.one(&slot::SETTLED);
+                out.sample(&row.without_protocol(), &[], None, adopted.saturating_sub(settled));
+            }
+        }),
+    },
+    Family {
         name: "tcp_connections_identified",
         kind: Kind::Counter,
         help: "Connections found to speak a protocol. One that changes, from HTTP/1 to WebSocket, counts for both.",
@@ -130,7 +157,7 @@ pub(super) static DERIVED: &[Family] = &[
     Family {
         name: "tcp_resets",
         kind: Kind::Counter,
-        help: "Resets by direction, and why this node sent them.",
+        help: "Resets by direction, and why this node sent them. The cause of one that was received is empty.",
         level: Level::Standard,
         samples: Samples::Series(|out, row| {
             let mut sample = |direction, cause, count| {
@@ -142,6 +169,38 @@ pub(super) static DERIVED: &[Family] = &[
             sample("received", "", row.counts.one(&slot::RESETS_RECEIVED));
             for &cause in ResetCause::ALL {
                 sample("sent", cause.label(), row.counts.count(&slot::RESETS_SENT, cause as usize));
+            }
+        }),
+    },
+];
+
+/// What is not known of pods.
+pub(super) static TRUST: &[Family] = &[
+    Family {
+        name: "observer_pod_withheld",
+        kind: Kind::Gauge,
+        help: "1 while a pod's gauges of WebSocket and gRPC connections are withheld, since they cannot be known, by reason.",
+        level: Level::Core,
+        samples: Samples::Trust(|out, pod| {
+            if let Some(reason) = pod.withheld {
+                let labels = [
+                    ("namespace", pod.namespace.as_str()),
+                    ("pod", &pod.pod),
+                    ("reason", reason.label()),
+                ];
+                out.sample(&Bare, &labels, None, 1_u64);
+            }
+        }),
+    },
+    Family {
+        name: "observer_pod_unread_connections",
+        kind: Kind::Gauge,
+        help: "Connections that a pod's servers hold now and that cannot be read, or are not recognised yet.",
+        level: Level::Core,
+        samples: Samples::Trust(|out, pod| {
+            if let Some(unread) = pod.unread {
+                let labels = [("namespace", pod.namespace.as_str()), ("pod", &pod.pod)];
+                out.sample(&Bare, &labels, None, unread);
             }
         }),
     },
@@ -159,10 +218,10 @@ pub(super) static OWN: &[Family] = &[
     Family {
         name: "observer_kernel_side",
         kind: Kind::Info,
-        help: "Whether the kernel side was created at the start, taken over, or replaced for an incompatible one.",
+        help: "How this daemon came by its kernel side: `created` at the start, `taken_over` from an earlier daemon, `updated` likewise but with the programs of another build in the place of its own, or `replaced` because what an earlier one had left could not be used.",
         level: Level::Core,
         samples: Samples::Own(|out, own| {
-            out.own(&[("origin", own.build.origin.label())], 1_u64);
+            out.own(&[("origin", own.about.origin.label())], 1_u64);
         }),
     },
     Family {
@@ -174,7 +233,6 @@ pub(super) static OWN: &[Family] = &[
             for (loss, count) in &own.snapshot.losses {
                 out.own(&[("kind", loss.label())], *count);
             }
-            out.own(&[("kind", "undecodable_cell")], own.snapshot.undecodable);
         }),
     },
     Family {
@@ -226,16 +284,34 @@ pub(super) static OWN: &[Family] = &[
         samples: Samples::Own(|out, own| out.own(&[], own.snapshot.cells.1)),
     },
     Family {
+        name: "observer_cells_undecodable",
+        kind: Kind::Gauge,
+        help: "Cells of the kernel's table that hold numbers of another version: their counts are not shown.",
+        level: Level::Core,
+        samples: Samples::Own(|out, own| out.own(&[], own.snapshot.undecodable)),
+    },
+    Family {
+        name: "observer_log_lines_dropped",
+        kind: Kind::Counter,
+        help: "Lines that were dropped because standard error was not read, by log.",
+        level: Level::Core,
+        samples: Samples::Own(|out, own| {
+            for (log, count) in own.about.dropped.read() {
+                out.own(&[("log", log)], count);
+            }
+        }),
+    },
+    Family {
         name: "observer_cgroups_skipped",
         kind: Kind::Gauge,
-        help: "Cgroup directories that the last walk did not read.",
+        help: "Cgroup directories that the last walk did not read: forbidden, too deep or too many.",
         level: Level::Core,
         samples: Samples::Own(|out, own| out.own(&[], own.snapshot.cgroups_skipped)),
     },
     Family {
         name: "observer_reconciliations",
         kind: Kind::Counter,
-        help: "Reconciliations of the sockets: looks for connections that have ended without any hook telling.",
+        help: "Reconciliations of the sockets, which find connections that ended without any hook noticing. None where the kernel refuses them.",
         level: Level::Core,
         samples: Samples::Own(|out, own| {
             if let Some((count, _)) = own.snapshot.reconciliations {
@@ -246,7 +322,7 @@ pub(super) static OWN: &[Family] = &[
     Family {
         name: "observer_reconciliation_seconds",
         kind: Kind::Counter,
-        help: "Time that the reconciliations took.",
+        help: "Time that the reconciliations took, in seconds.",
         level: Level::Core,
         samples: Samples::Own(|out, own| {
             if let Some((_, took)) = own.snapshot.reconciliations {
@@ -261,6 +337,19 @@ fn active(out: &mut Out<'_, '_>, row: &Row) {
     out.sample(row, &[], None, row.counts.active().max(0).cast_unsigned());
 }
 
+/// Those of a replica's users: no number rather than one that may be too small.
+fn users(out: &mut Out<'_, '_>, row: &Row) {
+    if !row.is_withheld {
+        active(out, row);
+    }
+}
+
+fn relayed(out: &mut Out<'_, '_>, row: &Row) {
+    if let Some(relayed) = row.relayed.filter(|_| !row.is_withheld) {
+        out.sample(row, &[], None, relayed.max(0).cast_unsigned());
+    }
+}
+
 fn entered(out: &mut Out<'_, '_>, row: &Row) {
     out.sample(row, &[], row.since(), row.counts.one(&slot::ENTERED));
 }
@@ -273,15 +362,15 @@ fn errors(out: &mut Out<'_, '_>, row: &Row) {
 }
 
 fn build(out: &mut Out<'_, '_>, own: &Own) {
-    let (abi, build) = (format!("{:016x}", observer_common::abi::ABI), &own.build);
+    let (abi, about) = (format!("{:016x}", observer_common::abi::ABI), &own.about);
     out.own(
         &[
             ("version", env!("CARGO_PKG_VERSION")),
             ("revision", option_env!("OBSERVER_GIT_REVISION").unwrap_or("")),
             ("rustc", option_env!("OBSERVER_RUSTC_VERSION").unwrap_or("")),
             ("abi", &abi),
-            ("kernel", &build.kernel),
-            ("node", &build.node),
+            ("kernel", &about.kernel),
+            ("node", &about.node),
         ],
         1_u64,
     );

@@ -10,7 +10,7 @@ use super::{
     out::Out,
     rows::{Own, Row, Total},
 };
-use crate::collect::NamedPod;
+use crate::collect::{NamedPod, Trust};
 
 /// A family: what stands above its samples, and how they are made.
 #[derive(Clone, Copy)]
@@ -69,6 +69,8 @@ pub(super) enum Samples {
     Pods(fn(&mut Out<'_, '_>, &NamedPod, &str)),
     /// Each workload, by role and protocol.
     Totals(fn(&mut Out<'_, '_>, &Total)),
+    /// Each pod of which something is not known.
+    Trust(fn(&mut Out<'_, '_>, &Trust)),
     /// The daemon.
     Own(fn(&mut Out<'_, '_>, &Own)),
 }
@@ -92,6 +94,11 @@ impl Family {
             Part::Workloads => !self.is_own(),
             Part::Own => self.is_own(),
         }
+    }
+
+    /// Whether it tells what the observer knows, and not what workloads do: then its name has no prefix, and nothing is left out.
+    pub(super) const fn is_about_knowing(&self) -> bool {
+        matches!(self.samples, Samples::Own(_) | Samples::Trust(_))
     }
 
     /// Whether it tells of the observer itself.

@@ -1,4 +1,4 @@
-//! The HTTP endpoints: `/metrics`, `/livez`, `/readyz`, `/healthz`.
+//! The HTTP endpoints: `/metrics`, `/livez`, `/readyz`, `/healthz`, and the page.
 
 use std::{
     future::{Future, IntoFuture as _},
@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use axum::{
@@ -24,29 +24,33 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::{debug, error};
 
 use super::{
-    BuildInfo, Part, Settings,
+    About, Part, Settings,
     encode::{Served, write},
     negotiate::{Format, wants_gzip},
     page::{Turns, pages},
     rows::Scrape,
+    ui::{self, Ui},
 };
 use crate::{
     access::{Access, Peer, TlsListener, guard},
     collect::{Collector, lock},
+    view::{Daemon, Views},
 };
 
 /// What the endpoints share.
 pub struct App {
     /// The collector; scrapes, the regular tick and the reader of records take turns.
     pub collector: Arc<Mutex<Collector>>,
-    /// What this binary is.
-    pub build: BuildInfo,
+    /// What the daemon tells of itself.
+    pub about: About,
     /// What a scrape is to have.
     pub settings: Settings,
     /// How many series of each family the last scrape had.
     served: Served,
     /// Scrapes under way.
     turns: Turns,
+    /// What people look at.
+    pub views: Arc<Views>,
     /// Whether the first pass is done.
     pub ready: AtomicBool,
 }
@@ -54,10 +58,20 @@ pub struct App {
 impl App {
     /// What serves the collector's counts; not ready yet.
     #[must_use]
-    pub fn new(collector: Collector, build: BuildInfo, settings: Settings) -> Self {
+    pub fn new(collector: Collector, about: About, settings: Settings) -> Self {
+        let collector = Arc::new(Mutex::new(collector));
+        let daemon = Daemon {
+            node: about.node.clone(),
+            kernel: about.kernel.clone(),
+            kernel_side: about.origin.label(),
+            started: SystemTime::now(),
+        };
+        let namespaces = settings.namespaces.clone();
+        let wanted = move |namespace: &str| namespaces.takes(namespace);
         Self {
-            collector: Arc::new(Mutex::new(collector)),
-            build,
+            views: Arc::new(Views::new(Arc::clone(&collector), daemon, wanted)),
+            collector,
+            about,
             settings,
             served: Served::default(),
             turns: Turns::default(),
@@ -76,6 +90,7 @@ const GRACE: Duration = Duration::from_secs(3);
 /// If a listener fails.
 pub async fn serve(
     sockets: Vec<(TcpListener, Part)>,
+    ui: Ui,
     app: Arc<App>,
     access: &Arc<Access>,
     shutdown: impl Future<Output = ()>,
@@ -88,7 +103,9 @@ pub async fn serve(
             // The sender goes without a word only if a server has failed; then that is what counts.
             let _ = stopped.wait_for(|stopped| *stopped).await;
         };
-        let router = router(Arc::clone(&app), part, Arc::clone(access));
+        // Where the observer's own metrics are: that is not where others' labels are honoured.
+        let ui = if part == Part::Workloads { Ui::Off } else { ui };
+        let router = router(Arc::clone(&app), part, ui, access);
         if access.has_tls() {
             let listener = TlsListener::new(listener, Arc::clone(access));
             let service = router.into_make_service_with_connect_info::<Peer>();
@@ -116,9 +133,9 @@ pub async fn serve(
     }
 }
 
-fn router(app: Arc<App>, part: Part, access: Arc<Access>) -> Router {
-    let guard = from_fn_with_state(access, guard);
-    Router::new()
+fn router(app: Arc<App>, part: Part, ui: Ui, access: &Arc<Access>) -> Router {
+    let guard = from_fn_with_state(Arc::clone(access), guard);
+    ui::routes(ui, access)
         .route("/metrics", get(move |app, headers| metrics(app, headers, part)).layer(guard))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -175,10 +192,10 @@ fn scrape(app: &App, part: Part) -> io::Result<Scrape> {
         }?
     };
     let wanted = |namespace: &str| app.settings.namespaces.takes(namespace);
-    Ok(Scrape::new(snapshot, &app.build, &app.served, wanted))
+    Ok(Scrape::new(snapshot, &app.about, &app.served, wanted))
 }
 
-fn failed(error: &dyn std::error::Error) -> Response {
+pub(super) fn failed(error: &dyn std::error::Error) -> Response {
     error!(%error, "cannot read the metrics");
     (StatusCode::INTERNAL_SERVER_ERROR, "cannot read the metrics; see the log\n").into_response()
 }

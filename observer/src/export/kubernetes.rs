@@ -92,7 +92,7 @@ pub(super) static FAMILIES: &[Family] = &[
     Family {
         name: "observer_kube_watch_active",
         kind: Kind::Gauge,
-        help: "1 while the names of pods are those that the API server has, 0 while it cannot be asked.",
+        help: "1 while the names of pods are those that the API server has, 0 while it cannot be asked. None with `--kube off`.",
         level: Level::Core,
         samples: Samples::Own(|out, own| gauge(out, own, |k| u64::from(k.health.current))),
     },

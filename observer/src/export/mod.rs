@@ -5,6 +5,8 @@
 //!                 │  out              a sample, with its labels and when it began to count
 //!                 ▼
 //!               page ─▶ http          compressed, page by page, as fast as the scraper reads
+//!                        ▲
+//!          views ─▶ ui ──┘            the page for people
 //! ```
 
 mod encode;
@@ -16,11 +18,16 @@ mod negotiate;
 mod out;
 mod page;
 mod process;
+mod reference;
 mod rows;
 mod select;
+mod ui;
+mod users;
 
 pub use encode::{Settings, encode};
 pub use family::Part;
 pub use http::{App, serve};
-pub use rows::BuildInfo;
+pub use reference::{Described, describe};
+pub use rows::{About, DroppedLines};
 pub use select::{Selection, Unusable};
+pub use ui::Ui;

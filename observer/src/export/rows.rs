@@ -1,47 +1,63 @@
 //! What a scrape has samples of: each with its labels and counts.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
 use observer_common::{
     counters::{Counter, Owner},
-    label::Role,
-    protocol::{BLOCKS, Protocol},
+    label::{Path, Role},
+    protocol::Protocol,
     wire::slot,
 };
 use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
 
-use super::{encode::Served, process::Reading};
+use super::{encode::Served, process::Reading, users};
 use crate::{
     aggregate::{Series, TotalKey},
-    attribute::{Identity, Kind},
+    attribute::Identity,
     bpf::Origin,
-    collect::{NamedPod, Snapshot},
+    collect::{NamedPod, Snapshot, Trust},
     model::Counts,
 };
 
-/// What this binary is, for `observer_build_info`.
+/// What the daemon tells of itself beside what it collects.
 #[derive(Clone, Debug)]
-pub struct BuildInfo {
+pub struct About {
     /// Name of the node.
     pub node: String,
     /// Release of the running kernel.
     pub kernel: String,
     /// How this daemon came to its kernel side.
     pub origin: Origin,
+    /// What its log has dropped.
+    pub dropped: DroppedLines,
+}
+
+/// Numbers of lines that were dropped, by the log that they were meant for; they go on counting.
+#[derive(Clone, Debug, Default)]
+pub struct DroppedLines(pub Vec<(&'static str, Arc<AtomicU64>)>);
+
+impl DroppedLines {
+    /// The numbers as they are now.
+    pub(super) fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(log, count)| (*log, count.load(Ordering::Relaxed)))
+    }
 }
 
 /// Of what a row has the counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Of {
-    /// A replica's container, by role, port and protocol.
-    Series(Role, u16),
-    /// A replica, by role and protocol.
-    Endpoint(Role),
+    /// A replica's container, by role, port, path and protocol.
+    Series(Role, u16, Path),
+    /// A replica, by role, path and protocol.
+    Endpoint(Role, Path),
     /// A replica's servers that speak the protocol.
     Replica,
 }
@@ -53,11 +69,39 @@ pub(super) struct Row {
     of: Of,
     pub(super) protocol: Protocol,
     pub(super) counts: Counts,
+    /// Of a replica's users: how many of their connections it relays to other pods, if it ever has.
+    pub(super) relayed: Option<i64>,
     /// Whether a connection was there at all.
     pub(super) is_idle: bool,
+    /// Of a replica's users: whether there may be more of them than is known.
+    pub(super) is_withheld: bool,
 }
 
 impl Row {
+    /// What the connections of a replica's users have counted.
+    pub(super) const fn of_users(
+        identity: Arc<Identity>,
+        protocol: Protocol,
+        counts: Counts,
+        relayed: Option<i64>,
+    ) -> Self {
+        Self {
+            identity,
+            of: Of::Replica,
+            protocol,
+            counts,
+            relayed,
+            is_idle: false,
+            is_withheld: false,
+        }
+    }
+
+    /// A replica without any.
+    pub(super) fn of_no_users(identity: Identity, protocol: Protocol) -> Self {
+        let row = Self::of_users(Arc::new(identity), protocol, Counts::default(), None);
+        Self { is_idle: true, ..row }
+    }
+
     /// Whether no connection has ever stayed: what came was on its way to the protocol that it turned out to speak.
     pub(super) fn is_passage(&self) -> bool {
         let events = [
@@ -82,6 +126,16 @@ impl Row {
         ways.map(|counter| self.counts.one(counter)).into_iter().fold(0, u64::wrapping_add)
     }
 
+    /// Whether it is of sockets that connected.
+    pub(super) const fn is_client(&self) -> bool {
+        matches!(self.of, Of::Series(Role::Client, ..) | Of::Endpoint(Role::Client, _))
+    }
+
+    /// Whether attempts to connect, which have no protocol yet, are counted here.
+    pub(super) fn begins_attempts(&self) -> bool {
+        matches!(self.of, Of::Series(Role::Client, ..)) && self.protocol == Protocol::Tcp
+    }
+
     /// Whether its cells have the counter.
     pub(super) fn has(&self, counter: &Counter) -> bool {
         !matches!(counter.owner, Owner::Protocol(protocol) if protocol != self.protocol as u8)
@@ -102,12 +156,16 @@ impl Row {
         ("namespace", namespace.as_str()).encode(encoder.encode_label())?;
         ("pod", pod.as_str()).encode(encoder.encode_label())?;
         match self.of {
-            Of::Series(role, port) => {
+            Of::Series(role, port, path) => {
                 ("container", container.as_str()).encode(encoder.encode_label())?;
                 ("role", role.label()).encode(encoder.encode_label())?;
-                ("port", port).encode(encoder.encode_label())
+                ("port", port).encode(encoder.encode_label())?;
+                ("path", path.label()).encode(encoder.encode_label())
             }
-            Of::Endpoint(role) => ("role", role.label()).encode(encoder.encode_label()),
+            Of::Endpoint(role, path) => {
+                ("role", role.label()).encode(encoder.encode_label())?;
+                ("path", path.label()).encode(encoder.encode_label())
+            }
             Of::Replica => Ok(()),
         }
     }
@@ -117,7 +175,7 @@ impl EncodeLabelSet for Row {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
         self.encode_without_protocol(encoder)?;
         match self.of {
-            Of::Series(..) | Of::Endpoint(_) => {
+            Of::Series(..) | Of::Endpoint(..) => {
                 ("protocol", self.protocol.label()).encode(encoder.encode_label())
             }
             Of::Replica => Ok(()),
@@ -154,18 +212,19 @@ impl Total {
 
 impl EncodeLabelSet for Total {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        let TotalKey { workload, role, .. } = &self.key;
+        let TotalKey { workload, role, path, .. } = &self.key;
         ("namespace", workload.namespace.as_str()).encode(encoder.encode_label())?;
         ("workload_kind", workload.kind.as_str()).encode(encoder.encode_label())?;
         ("workload", workload.name.as_str()).encode(encoder.encode_label())?;
-        ("role", role.label()).encode(encoder.encode_label())
+        ("role", role.label()).encode(encoder.encode_label())?;
+        ("path", path.label()).encode(encoder.encode_label())
     }
 }
 
 /// What the daemon says of itself.
 #[derive(Debug)]
 pub(super) struct Own {
-    pub(super) build: BuildInfo,
+    pub(super) about: About,
     /// What it costs, if `/proc` can be read.
     pub(super) process: Option<Reading>,
     /// What a scrape shows beside the series.
@@ -183,6 +242,7 @@ pub(super) struct Scrape {
     replicas: Vec<(Protocol, Vec<Row>)>,
     pub(super) pods: Vec<NamedPod>,
     pub(super) totals: Vec<Total>,
+    pub(super) trust: Vec<Trust>,
     pub(super) own: Own,
 }
 
@@ -190,7 +250,7 @@ impl Scrape {
     /// The rows of a snapshot whose namespaces are `wanted`.
     pub(super) fn new(
         mut snapshot: Snapshot,
-        build: &BuildInfo,
+        about: &About,
         served: &Served,
         wanted: impl Fn(&str) -> bool,
     ) -> Self {
@@ -205,25 +265,31 @@ impl Scrape {
         }
         pods.retain(|pod| wanted(&pod.workload.namespace));
         totals.retain(|(key, _)| wanted(&key.workload.namespace));
+        let mut trust = std::mem::take(&mut snapshot.trust);
+        trust.retain(|pod| wanted(&pod.namespace));
         let all: Vec<&Series> = series.iter().chain(&folded).collect();
-        let replicas =
-            users().map(|protocol| (protocol, replicas(&all, &pods, protocol))).collect();
+        let replicas = users::protocols()
+            .map(|protocol| (protocol, users::rows(&all, &pods, &trust, protocol)))
+            .collect();
         let endpoints = endpoints(&all);
         let row = |Series { key, counts }| Row {
             identity: key.identity,
-            of: Of::Series(key.role, key.port),
+            of: Of::Series(key.role, key.port, key.path),
             protocol: key.protocol,
             counts,
+            relayed: None,
             is_idle: false,
+            is_withheld: false,
         };
         Self {
             endpoints,
             replicas,
             series: series.into_iter().map(row).collect(),
             pods,
+            trust,
             totals: totals.into_iter().map(|(key, counts)| Total { key, counts }).collect(),
             own: Own {
-                build: build.clone(),
+                about: about.clone(),
                 process: Reading::take().ok(),
                 snapshot,
                 served: Arc::clone(served),
@@ -238,67 +304,22 @@ impl Scrape {
     }
 }
 
-/// The protocols whose users have families of their own.
-fn users() -> impl Iterator<Item = Protocol> {
-    let with_counters = |protocol: Protocol| {
-        BLOCKS.iter().any(|block| block.owner == Owner::Protocol(protocol as u8))
-    };
-    let all = Protocol::ALL.iter().copied();
-    all.filter(move |&protocol| with_counters(protocol) || protocol == Protocol::Grpc)
-}
-
-/// Per replica, role and protocol: all ports and containers together.
+/// Per replica, role, path and protocol: all ports and containers together.
 fn endpoints(series: &[&Series]) -> Vec<Row> {
-    let mut rows: BTreeMap<(&str, &str, Role, Protocol), Row> = BTreeMap::new();
+    let mut rows: BTreeMap<(&str, &str, Role, Path, Protocol), Row> = BTreeMap::new();
     for Series { key, counts } in series.iter().copied() {
         let (namespace, pod) = (&key.identity.namespace, &key.identity.pod);
-        let row = rows.entry((namespace, pod, key.role, key.protocol)).or_insert_with(|| Row {
+        let of = (namespace.as_str(), pod.as_str(), key.role, key.path, key.protocol);
+        let row = rows.entry(of).or_insert_with(|| Row {
             identity: Arc::clone(&key.identity),
-            of: Of::Endpoint(key.role),
+            of: Of::Endpoint(key.role, key.path),
             protocol: key.protocol,
             counts: Counts::default(),
+            relayed: None,
             is_idle: false,
+            is_withheld: false,
         });
         row.counts.add(counts);
-    }
-    rows.into_values().collect()
-}
-
-/// Per replica: the counts of its server sockets that speak `protocol`, all ports and containers together. A pod that runs
-/// and has none has zeros: an autoscaler would take a missing value for one that is not to be changed.
-fn replicas(series: &[&Series], pods: &[NamedPod], protocol: Protocol) -> Vec<Row> {
-    let mut rows: BTreeMap<(&str, &str), Row> = BTreeMap::new();
-    let row = |identity: Arc<Identity>, is_idle| Row {
-        identity,
-        of: Of::Replica,
-        protocol,
-        counts: Counts::default(),
-        is_idle,
-    };
-    let servers = series.iter().copied();
-    for Series { key, counts } in
-        servers.filter(|s| s.key.role == Role::Server && s.key.protocol == protocol)
-    {
-        let name = (key.identity.namespace.as_str(), key.identity.pod.as_str());
-        let of = rows.entry(name).or_insert_with(|| row(Arc::clone(&key.identity), false));
-        of.counts.add(counts);
-    }
-    let counted: HashSet<(&str, &str)> = rows.keys().copied().collect();
-    let idle: Vec<&NamedPod> = pods
-        .iter()
-        .filter(|pod| pod.running)
-        .filter(|pod| !counted.contains(&(pod.workload.namespace.as_str(), pod.pod.as_str())))
-        .collect();
-    for pod in idle {
-        let identity = Identity {
-            kind: Kind::Pod,
-            namespace: pod.workload.namespace.clone(),
-            pod: pod.pod.clone(),
-            container: String::new(),
-            pod_uid: None,
-            container_id: None,
-        };
-        rows.insert((&pod.workload.namespace, &pod.pod), row(Arc::new(identity), true));
     }
     rows.into_values().collect()
 }

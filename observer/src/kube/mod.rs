@@ -1,7 +1,7 @@
 //! Keeps [`Names`] as the API server has them: the only user of the crate kube.
 //!
-//! - `object` reads a pod, and of it only what names need: no environment, no annotation but two of the kubelet's, no
-//!   label but one, is ever kept in memory.
+//! - `object` reads a pod, and of it only what names need: no environment, no annotation but two of the kubelet's and
+//!   the one that is meant for it, no label but one, is ever kept in memory.
 //! - `watch` lists and watches the pods of one node, for ever, with growing pauses after errors.
 //!
 //! What it needs of the API server is `list` and `watch` of `pods` in all namespaces (`get` is not used, but customary

@@ -84,6 +84,9 @@ struct Annotations {
     /// On the API server's image of a pod that the kubelet started from a file.
     #[serde(rename = "kubernetes.io/config.mirror")]
     mirror: Option<String>,
+    /// Ports, with commas, that do not count for whether the pod's connections can be read.
+    #[serde(rename = "observer/readable")]
+    readable: Option<String>,
     /// The UID that the kubelet knows such a pod by.
     #[serde(rename = "kubernetes.io/config.hash")]
     hash: Option<String>,
@@ -150,11 +153,17 @@ impl From<Received> for Object {
         };
         let workload = workload(&metadata, &spec.node_name);
         let Metadata { name, uid, annotations, .. } = metadata;
+        let readable = annotations.readable.as_deref().map(ports).unwrap_or_default();
         let uid = annotations.mirror.and(annotations.hash).unwrap_or(uid);
         let running = status.phase == "Running";
-        let pod = Pod { uid, name, workload, running, containers: containers(status) };
+        let pod = Pod { uid, name, workload, running, readable, containers: containers(status) };
         Self { meta, pod }
     }
+}
+
+/// The ports of a list; what is none is nothing.
+fn ports(list: &str) -> Vec<u16> {
+    list.split(',').filter_map(|port| port.trim().parse().ok()).collect()
 }
 
 fn containers(status: Status) -> Vec<Container> {
@@ -294,6 +303,17 @@ mod tests {
         let claimed =
             json!({ "metadata": { "annotations": { "kubernetes.io/config.hash": "f4a1" } } });
         assert_eq!(pod(&claimed).uid, "u-1", "only a mirror pod has another UID");
+    }
+
+    #[test]
+    fn an_annotation_names_ports() {
+        let annotated = |list: &str| {
+            let annotations = json!({ "observer/readable": list });
+            pod(&json!({ "metadata": { "annotations": annotations } })).readable
+        };
+        assert_eq!(annotated("8443, 9443"), [8443, 9443]);
+        assert_eq!(annotated("metrics,8443,99999,"), [8443]);
+        assert!(pod(&json!({})).readable.is_empty());
     }
 
     #[test]

@@ -65,6 +65,11 @@ impl Queue {
     pub(super) fn writer(&self) -> Writer {
         self.0.clone()
     }
+
+    /// How many lines were dropped up to now.
+    pub(super) fn dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.0.dropped)
+    }
 }
 
 impl Drop for Queue {

@@ -13,11 +13,10 @@ use aya::maps::{MapData, RingBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Filter,
     line::{Clock, Dropped, line},
     source::{Kernel, Source},
 };
-use crate::{attribute::Identity, collect::Collector, records::Record};
+use crate::{attribute::Identity, collect::Collector, records::Record, view::Filter};
 
 /// How often the ring buffer is read while somebody listens.
 const POLL: Duration = Duration::from_millis(100);
@@ -28,7 +27,7 @@ const QUEUE: usize = 4_096;
 
 /// What is asked of the hub.
 enum Command {
-    Join { filter: Filter, joined: oneshot::Sender<Seat> },
+    Join { filter: Box<Filter>, joined: oneshot::Sender<Seat> },
     Flush { done: oneshot::Sender<()> },
 }
 
@@ -48,7 +47,7 @@ impl Hub {
     /// Begins to listen; `None` if the hub has ended.
     pub(super) async fn join(&self, filter: Filter) -> Option<Seat> {
         let (joined, seat) = oneshot::channel();
-        self.0.send(Command::Join { filter, joined }).ok()?;
+        self.0.send(Command::Join { filter: Box::new(filter), joined }).ok()?;
         seat.await.ok()
     }
 
@@ -111,7 +110,7 @@ impl<S: Source> Worker<S> {
                 commands.recv().map_err(Into::into)
             };
             more = match command {
-                Ok(Command::Join { filter, joined }) => self.join(filter, joined),
+                Ok(Command::Join { filter, joined }) => self.join(*filter, joined),
                 Ok(Command::Flush { done }) => {
                     let more = self.read();
                     // The reader may be gone.

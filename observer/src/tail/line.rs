@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     attribute::Identity,
     records::{Event, Record},
+    view::Unlisted,
 };
 
 /// What the daemon says besides records.
@@ -23,7 +24,11 @@ use crate::{
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Notice {
     /// Records will follow.
-    Following,
+    Following {
+        /// What is to be said of the filter: names that nothing on this node has.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        hints: Vec<String>,
+    },
     /// They will not.
     Refused {
         /// Why.
@@ -31,6 +36,17 @@ pub enum Notice {
     },
     /// Records that this reader did not get since it began to read.
     Dropped(Dropped),
+    /// The end of a listing of open connections.
+    Listed {
+        /// How many there are, shown or not.
+        connections: u64,
+        /// Those that were not listed one by one.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unlisted: Vec<Unlisted>,
+        /// Why they were not.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        refused: Vec<String>,
+    },
 }
 
 /// Numbers of records.
@@ -115,6 +131,7 @@ pub fn line(record: &Record, identity: &Identity, clock: Clock) -> String {
     let time = clock.zero + record.at;
     let (event, reason, reset, idle) = match record.event {
         Event::Identified => ("identified", None, None, None),
+        Event::Open => ("open", None, None, Some(record.idle)),
         Event::Ended { reason, reset } => {
             ("closed", Some(reason.label()), reset, Some(record.idle))
         }
@@ -186,6 +203,9 @@ mod tests {
                 "\n"
             )
         );
+        let open = line(&Record { event: Event::Open, ..record.clone() }, &identity, clock);
+        assert!(open.starts_with(r#"{"event":"open","#), "{open}");
+        assert!(open.contains(r#""idle_seconds":0.25,"#) && !open.contains("reason"), "{open}");
         let adopted = Record { event: Event::Identified, adopted: true, ..record };
         let adopted = line(&adopted, &identity, clock);
         assert!(adopted.starts_with(r#"{"event":"identified","#), "{adopted}");
@@ -196,7 +216,10 @@ mod tests {
 
     #[test]
     fn notices() {
-        assert_eq!(Notice::Following.line(), "{\"event\":\"following\"}\n");
+        let following = |hints| Notice::Following { hints };
+        assert_eq!(following(Vec::new()).line(), "{\"event\":\"following\"}\n");
+        let hint = following(vec!["no pod".to_owned()]);
+        assert_eq!(hint.line(), "{\"event\":\"following\",\"hints\":[\"no pod\"]}\n");
         let dropped = Notice::Dropped(Dropped { ring: 1, queue: 2 });
         assert_eq!(dropped.line(), "{\"event\":\"dropped\",\"ring\":1,\"queue\":2}\n");
         assert_eq!(serde_json::from_str::<Notice>(&dropped.line()).unwrap(), dropped);

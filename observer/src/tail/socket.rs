@@ -8,22 +8,27 @@ use std::{
         net::{UnixListener as StdListener, UnixStream as StdStream},
     },
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{UnixListener, UnixStream, unix::OwnedReadHalf},
-    time::timeout,
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::{MissedTickBehavior, timeout},
 };
 use tracing::{debug, warn};
 
 use super::{
-    Filter, Hub,
+    Hub,
     hub::Seat,
-    line::{Dropped, Notice},
+    line::{Clock, Dropped, Notice, line},
 };
+use crate::view::{EVERY, Filter, Listing, MOST, Request, Show, Sort, Views};
 
 /// Where the socket is unless the user says otherwise.
 pub const DEFAULT: &str = "/run/observer/observer.sock";
@@ -99,7 +104,7 @@ impl Drop for File {
 }
 
 /// Serves readers until the task is aborted.
-pub async fn serve(Socket { listener, file }: Socket, hub: Hub) {
+pub async fn serve(Socket { listener, file }: Socket, hub: Hub, views: Arc<Views>) {
     let listener = match UnixListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return warn!(%error, "cannot serve readers of records"),
@@ -120,27 +125,108 @@ pub async fn serve(Socket { listener, file }: Socket, hub: Hub) {
             warn!(?user, "a user who may not read records was turned away");
             continue;
         }
-        let hub = hub.clone();
+        let (hub, views) = (hub.clone(), Arc::clone(&views));
         tokio::spawn(async move {
-            if let Err(error) = attend(stream, &hub).await {
+            if let Err(error) = attend(stream, &hub, &views).await {
                 debug!(%error, "a reader of records is gone");
             }
         });
     }
 }
 
-/// Sends one client what it wants, until it closes its direction or goes away.
-async fn attend(stream: UnixStream, hub: &Hub) -> io::Result<()> {
+/// Answers one client, until it has what it wants, closes its direction or goes away.
+async fn attend(stream: UnixStream, hub: &Hub, views: &Arc<Views>) -> io::Result<()> {
     let (mut from, mut to) = stream.into_split();
-    let filter = match timeout(PATIENCE, request(&mut from)).await {
-        Ok(Ok(filter)) => filter,
-        Ok(Err(message)) => {
-            return to.write_all(Notice::Refused { message }.line().as_bytes()).await;
-        }
+    let request = match timeout(PATIENCE, request(&mut from)).await {
+        Ok(Ok(request)) => request,
+        Ok(Err(message)) => return refuse(&mut to, message).await,
         Err(_) => return Ok(()),
     };
+    match request.show {
+        Show::Records => {
+            let hints = views.hints(&request.filter).await;
+            records(from, to, hub, request.filter, hints).await
+        }
+        Show::Table { follow } => table(from, to, views, follow).await,
+        Show::Connections { sort, limit } => {
+            connections(to, views, request.filter, sort, limit.min(MOST)).await
+        }
+    }
+}
+
+async fn refuse(to: &mut OwnedWriteHalf, message: String) -> io::Result<()> {
+    to.write_all(Notice::Refused { message }.line().as_bytes()).await
+}
+
+/// Writes to a client that reads; one that does not is left.
+async fn write(to: &mut OwnedWriteHalf, bytes: &[u8]) -> io::Result<()> {
+    timeout(PATIENCE, to.write_all(bytes)).await.map_err(io::Error::from)?
+}
+
+/// Sends the table, once or once a second.
+async fn table(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    views: &Arc<Views>,
+    follow: bool,
+) -> io::Result<()> {
+    let mut turns = tokio::time::interval(EVERY);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut byte = [0];
+    loop {
+        tokio::select! {
+            _ = turns.tick() => {}
+            // Whatever else a client may say, nobody listens.
+            read = from.read(&mut byte) => match read? {
+                0 if follow => return to.shutdown().await,
+                _ if follow => continue,
+                _ => {}
+            },
+        }
+        match views.table().await {
+            Ok(sheet) => write(&mut to, &sheet.json()).await?,
+            Err(error) => return refuse(&mut to, error.to_string()).await,
+        }
+        if !follow {
+            return to.shutdown().await;
+        }
+    }
+}
+
+/// Sends the connections that are open, a line for each, and how many there are.
+async fn connections(
+    mut to: OwnedWriteHalf,
+    views: &Arc<Views>,
+    filter: Filter,
+    sort: Sort,
+    limit: usize,
+) -> io::Result<()> {
+    let Listing { records, wanted, unlisted, refused } =
+        match views.connections(filter, sort, limit).await {
+            Ok(listing) => listing,
+            Err(error) => return refuse(&mut to, format!("{error:#}")).await,
+        };
+    let clock = Clock::now();
+    for batch in records.chunks(BATCH) {
+        let lines: String =
+            batch.iter().map(|(record, identity)| line(record, identity, clock)).collect();
+        write(&mut to, lines.as_bytes()).await?;
+    }
+    let end = Notice::Listed { connections: wanted, unlisted, refused };
+    write(&mut to, end.line().as_bytes()).await?;
+    to.shutdown().await
+}
+
+/// Sends records until the client closes its direction.
+async fn records(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    hub: &Hub,
+    filter: Filter,
+    hints: Vec<String>,
+) -> io::Result<()> {
     let Some(Seat { mut lines, mut dropped }) = hub.join(filter).await else { return Ok(()) };
-    to.write_all(Notice::Following.line().as_bytes()).await?;
+    to.write_all(Notice::Following { hints }.line().as_bytes()).await?;
     let (mut enough, mut byte, mut told) = (false, [0], Dropped::default());
     loop {
         let mut batch = Vec::new();
@@ -171,14 +257,14 @@ async fn attend(stream: UnixStream, hub: &Hub) -> io::Result<()> {
 }
 
 /// Reads what the client wants; an error is meant for the client.
-async fn request(from: &mut OwnedReadHalf) -> Result<Filter, String> {
+async fn request(from: &mut OwnedReadHalf) -> Result<Request, String> {
     let mut line = String::new();
     let read = BufReader::new(from.take(REQUEST)).read_line(&mut line).await;
     read.map_err(|error| error.to_string())?;
-    let filter: Filter = serde_json::from_str(&line)
+    let request = Request::read(&line)
         .map_err(|error| format!("this daemon does not understand the request: {error}"))?;
-    match filter.impossible() {
+    match request.filter.impossible() {
         Some(value) => Err(format!("no record has {value:?}")),
-        None => Ok(filter),
+        None => Ok(request),
     }
 }

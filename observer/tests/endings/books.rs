@@ -199,6 +199,8 @@ fn actual(metrics: &Metrics) -> BTreeMap<String, u64> {
                 .iter()
                 .filter(|(name, _)| !["namespace", "pod", "container"].contains(&name.as_str()))
                 .map(|(name, value)| (name.as_str(), value.as_str()))
+                // Each of the two has a pod of its own.
+                .filter(|label| *label != ("path", "external"))
                 .collect();
             (format!("{}{{{}}}", sample.name, text(&labels)), sample.value as u64)
         })

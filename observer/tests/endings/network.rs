@@ -13,6 +13,7 @@ use crate::{
         scenarios::Failures,
         wire::{
             cable::{Cable, Condition},
+            faults::Faults,
             tun::{RIGHT_V4, RIGHT_V6},
         },
     },
@@ -158,7 +159,7 @@ fn give_up(stage: &mut Stage) -> Result<()> {
 }
 
 fn transfer(stage: &mut Stage, cable: &Cable) -> Result<()> {
-    cable.set(Condition::Faulty);
+    cable.set(Condition::Faulty(Faults::SOME));
     stage.exchange(Side::Client)?;
     cable.set(Condition::Sound);
     let [client, server] = both(stage);

@@ -22,6 +22,8 @@ pub(crate) struct Object {
     /// Kind and name of the controller.
     pub(crate) owner: Option<(&'static str, &'static str)>,
     pub(crate) template_hash: Option<&'static str>,
+    /// Its annotation `observer/readable`.
+    pub(crate) readable: Option<String>,
     /// The manifest's hash, of a static pod.
     pub(crate) manifest: Option<String>,
     pub(crate) running: bool,
@@ -39,6 +41,7 @@ impl Object {
             name: name.to_owned(),
             owner: None,
             template_hash: None,
+            readable: None,
             manifest: None,
             running: true,
             containers: Vec::new(),
@@ -61,6 +64,9 @@ impl Object {
     pub(crate) fn json(&self, node: &str, version: u64) -> Value {
         let secret = json!([{ "name": "PASSWORD", "value": SECRET }]);
         let mut annotations = json!({ "kubectl.kubernetes.io/last-applied-configuration": SECRET });
+        if let Some(ports) = &self.readable {
+            annotations["observer/readable"] = json!(ports);
+        }
         if let Some(hash) = &self.manifest {
             annotations["kubernetes.io/config.mirror"] = json!(hash);
             annotations["kubernetes.io/config.hash"] = json!(hash);

@@ -52,6 +52,10 @@ pub(crate) struct Held {
     books: DriverBooks,
     short: u64,
     adopted: bool,
+    /// Of the adopted.
+    recognised: bool,
+    /// Messages to the server, and back, that passed before they could be counted.
+    unseen: [u64; 2],
     /// The server's and the client's.
     netns: [String; 2],
     // Below the programs: they end before their cgroups are removed.
@@ -76,6 +80,8 @@ impl Held {
             books: DriverBooks::default(),
             short,
             adopted: false,
+            recognised: false,
+            unseen: [0; 2],
             netns: [server_in, client_in].map(|netns| netns.name().to_owned()),
             pods,
         }
@@ -123,17 +129,30 @@ impl Held {
     pub(crate) fn adopt(&mut self) {
         self.adopted = true;
         self.short = 0;
+        self.unseen = [self.books.messages_out, self.books.messages_in];
+    }
+
+    /// What was adopted speaks twice, and is recognised by that.
+    pub(crate) fn recognise(&mut self) {
+        self.talk();
+        self.talk();
+        self.recognised = true;
+        self.unseen = [self.books.messages_out, self.books.messages_in];
     }
 
     fn accounts_with(&self, server: Closed, client: Closed) -> [Account; 2] {
         let taken_for: &[_] = match self.protocol {
+            _ if self.adopted && !self.recognised => &[],
+            Protocol::Ws if self.adopted => &["websocket"],
             Protocol::Ws => &["http1", "websocket"],
             Protocol::Http1 => &["http1"],
             Protocol::Grpc => &["http2", "grpc"],
             Protocol::Tcp => &[],
         };
         let messages = match self.protocol {
-            Protocol::Ws => [self.books.messages_out, self.books.messages_in],
+            Protocol::Ws => {
+                [self.books.messages_out - self.unseen[0], self.books.messages_in - self.unseen[1]]
+            }
             _ => [0; 2],
         };
         let [server_in, client_in] = &self.netns;
@@ -146,6 +165,7 @@ impl Held {
             adopted: self.adopted,
             closed,
             messages,
+            bytes: None,
         };
         [
             account(&self.pods[0], "server", [server_in, client_in], server, messages),

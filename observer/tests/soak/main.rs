@@ -4,6 +4,7 @@
 //!
 //! - *load*: as many connections held as asked for, a flood of WebSocket messages through them, and as many short
 //!   connections a second as the machine gives;
+//! - *sizes*: messages of 0 bytes to 3 MB, handed to the kernel in every way; bytes by direction are compared as well;
 //! - *faults*: all at once under a storm of short connections: programs killed with connections open, namespaces that
 //!   vanish, cgroups that are removed before their connections end;
 //! - *small table*: more cgroups than cells;
@@ -13,6 +14,7 @@
 //! | module | what it has |
 //! |---|---|
 //! | [`accounts`] | what must be shown of each pod, and what is |
+//! | [`bulk`] | messages of all sizes |
 //! | [`held`] | groups of long connections, and the ways they end |
 //! | [`storm`] | short connections at full speed |
 //! | [`rounds`] | the kinds of rounds |
@@ -26,6 +28,7 @@
 //! | `OBSERVER_SOAK_RESULTS` | none | a file for the results, in JSON, written after each round |
 
 mod accounts;
+mod bulk;
 mod held;
 mod report;
 mod rounds;

@@ -11,6 +11,7 @@ use observer_common::wire::slot::RESERVED_SLOTS;
 
 use crate::{
     accounts::{Account, Compared, Watch, strays},
+    bulk::Bulk,
     held::{Held, Place, Way},
     report::Reached,
     storm::{Calm, Storm},
@@ -31,6 +32,8 @@ const PER_PROCESS: u64 = 16_000;
 const FLOOD: u64 = 2_000_000;
 /// Daemons that are killed in a round with pins.
 const KILLS: u32 = 3;
+/// Loads in a round of sizes.
+const BULKS: usize = 8;
 /// How long a storm lasts that is measured.
 const STORM: Duration = Duration::from_secs(5);
 
@@ -38,6 +41,7 @@ const STORM: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     Load,
+    Sizes,
     Faults,
     SmallTable,
     Restart,
@@ -45,12 +49,13 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Load, Self::Faults, Self::SmallTable, Self::Restart, Self::Pinned];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Load, Self::Sizes, Self::Faults, Self::SmallTable, Self::Restart, Self::Pinned];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Load => "load",
+            Self::Sizes => "sizes",
             Self::Faults => "faults",
             Self::SmallTable => "small table",
             Self::Restart => "restart",
@@ -133,6 +138,7 @@ impl Stage {
     pub(crate) fn run(&mut self, kind: Kind) -> Reached {
         match kind {
             Kind::Load => self.load(),
+            Kind::Sizes => self.sizes(),
             Kind::Faults => self.faults(),
             Kind::SmallTable => self.small_table(),
             Kind::Restart => self.restart(),
@@ -171,6 +177,27 @@ impl Stage {
             self.end(group);
         }
         self.check(&daemon, &[]);
+        daemon.stop();
+    }
+
+    /// Messages and bytes of all sizes, by direction. What was lost cannot be excused here.
+    fn sizes(&mut self) {
+        let daemon = Daemon::start(&[]);
+        let (a, b) = (&self.namespaces.a, &self.namespaces.b);
+        let random = &mut self.random;
+        let bulks: Vec<_> = (0..if is_slow() { 2 } else { BULKS })
+            .map(|_| {
+                let place = if random.bool() { Place::Loopback(a) } else { Place::Cable(a, b) };
+                Bulk::run(place, random)
+            })
+            .collect();
+        for Bulk { accounts, pods, messages } in bulks {
+            self.reached.messages += messages;
+            self.put_away(accounts, pods);
+        }
+        self.check(&daemon, &[]);
+        let lost = daemon.scrape().sum("observer_lost_total", &[]);
+        assert!(lost == 0.0, "{lost} losses");
         daemon.stop();
     }
 
@@ -274,6 +301,8 @@ impl Stage {
         let daemon = Daemon::start(&[]);
         self.watch = Watch::default();
         carried.iter_mut().for_each(Held::adopt);
+        self.check(&daemon, &carried);
+        carried.iter_mut().for_each(Held::recognise);
         self.check(&daemon, &carried);
         carried.iter_mut().for_each(Held::talk);
         let mut groups = self.groups();

@@ -112,6 +112,7 @@ impl Storm {
             adopted: false,
             closed,
             messages: [0; 2],
+            bytes: None,
         };
         let accounts =
             [account(&self.pods[0], "server", server), account(&self.pods[1], "client", client)];

@@ -42,10 +42,10 @@ impl Bpffs {
         !Path::new(&self.pins).exists()
     }
 
-    /// Detaches pinned programs, by removing their links.
-    pub(crate) fn detach(&self, programs: &[&str]) {
-        for program in programs {
-            fs::remove_file(self.kept().join("links").join(program)).expect("a pinned link");
+    /// Detaches what is attached to hooks, by removing the links.
+    pub(crate) fn detach(&self, hooks: &[&str]) {
+        for hook in hooks {
+            fs::remove_file(self.kept().join("links").join(hook)).expect("a pinned link");
         }
     }
 

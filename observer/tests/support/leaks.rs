@@ -30,6 +30,11 @@ impl BpfSnapshot {
         )
     }
 
+    /// The ids of all of a kind: `prog`, `map` or `link`.
+    pub(crate) fn ids(&self, kind: &str) -> BTreeSet<u32> {
+        self.0.iter().filter(|(of, _)| *of == kind).map(|(_, id)| *id).collect()
+    }
+
     /// How many links there are.
     pub(crate) fn links(&self) -> usize {
         self.0.iter().filter(|(kind, _)| *kind == "link").count()

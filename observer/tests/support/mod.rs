@@ -20,6 +20,7 @@ pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod prometheus;
+pub(crate) mod provoke;
 pub(crate) mod scale;
 pub(crate) mod scenarios;
 pub(crate) mod tools;

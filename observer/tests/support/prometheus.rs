@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{http, poll::poll, process::Process, tools};
+use super::{daemon::Daemon, http, poll::poll, process::Process, tools};
 
 /// How long it may take to start, and to have scraped what a test waits for.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -40,6 +40,12 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
+    /// A daemon that serves its own metrics apart, on a node of this name.
+    pub(crate) fn of(daemon: &Daemon, node: &str) -> Self {
+        let own = daemon.self_address().expect("it was given an address for them");
+        Self { node: node.to_owned(), workloads: daemon.address(), own }
+    }
+
     /// What Prometheus would discover: a target for each port of the pod.
     fn targets(&self) -> Vec<Value> {
         let ports = [("metrics", self.workloads), ("self-metrics", self.own)];
@@ -106,6 +112,30 @@ impl Sample {
     }
 }
 
+/// In which format a newer Prometheus asks for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// The classic text, uncompressed.
+    Plain,
+    /// `OpenMetrics`, compressed.
+    OpenMetrics,
+    /// Protobuf, compressed; what it tells of the time since when counters count is used.
+    Protobuf,
+}
+
+impl Format {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Plain, Self::OpenMetrics, Self::Protobuf];
+
+    fn protocol(self) -> &'static str {
+        match self {
+            Self::Plain => "PrometheusText0.0.4",
+            Self::OpenMetrics => "OpenMetricsText1.0.0",
+            Self::Protobuf => "PrometheusProto",
+        }
+    }
+}
+
 /// A running Prometheus, killed when dropped.
 pub(crate) struct Prometheus {
     _process: Process,
@@ -124,12 +154,37 @@ impl Prometheus {
         Self::with(agents, &["--enable-feature=native-histograms"])
     }
 
+    /// One of a newer version than the distribution's, that asks for this format.
+    pub(crate) fn start_latest(agents: &[Agent], format: Format) -> Self {
+        let mut configuration = configuration(agents);
+        configuration["global"] = json!({
+            "evaluation_interval": INTERVAL,
+            "scrape_protocols": [format.protocol()],
+            "scrape_native_histograms": format == Format::Protobuf,
+            "always_scrape_classic_histograms": true,
+        });
+        if format == Format::Plain {
+            for job in configuration["scrape_configs"].as_array_mut().expect("there are jobs") {
+                job["enable_compression"] = json!(false);
+            }
+        }
+        let features: &[_] = match format {
+            Format::Protobuf => &["--enable-feature=created-timestamp-zero-ingestion"],
+            Format::Plain | Format::OpenMetrics => &[],
+        };
+        Self::of(&tools::program("prometheus-latest"), &configuration, features)
+    }
+
     fn with(agents: &[Agent], options: &[&str]) -> Self {
+        Self::of(Path::new("prometheus"), &configuration(agents), options)
+    }
+
+    fn of(program: &Path, configuration: &Value, options: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("it can be written");
         let file = directory.path().join("prometheus.yml");
-        fs::write(&file, configuration(agents).to_string()).expect("it can be written");
+        fs::write(&file, configuration.to_string()).expect("it can be written");
         let address = free_address();
-        let process = spawn(&file, &directory.path().join("data"), address, options);
+        let process = spawn(program, &file, &directory.path().join("data"), address, options);
         let prometheus = Self { _process: process, address, _directory: directory };
         let ready = || http::get(address, "/-/ready", None).is_ok_and(|a| a.status == 200);
         poll(PATIENCE, || ready().then_some(())).expect("Prometheus did not start; see its log");
@@ -178,8 +233,14 @@ impl Prometheus {
     }
 }
 
-fn spawn(file: &Path, data: &Path, address: SocketAddr, options: &[&str]) -> Process {
-    let mut command = Command::new("prometheus");
+fn spawn(
+    program: &Path,
+    file: &Path,
+    data: &Path,
+    address: SocketAddr,
+    options: &[&str],
+) -> Process {
+    let mut command = Command::new(program);
     command
         .arg(format!("--config.file={}", file.display()))
         .arg(format!("--storage.tsdb.path={}", data.display()))

@@ -13,6 +13,11 @@ pub(crate) fn is_slow() -> bool {
     *DIVISOR > 1
 }
 
+/// Whether there is time for all that the gate has none for: `cargo xtask deep` says so.
+pub(crate) fn is_deep() -> bool {
+    env::var_os("OBSERVER_TEST_DEEP").is_some()
+}
+
 /// `count` connections on a real machine, and at least one on one that `OBSERVER_TEST_SCALE` says is so many times
 /// slower.
 pub(crate) fn scaled(count: u64) -> u64 {

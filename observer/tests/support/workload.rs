@@ -118,6 +118,48 @@ impl Server {
     }
 }
 
+/// A process that passes connections on, as a sidecar does. It is killed when dropped.
+pub(crate) struct Relay {
+    _program: Program,
+    /// Where it listens.
+    pub(crate) addr: SocketAddr,
+}
+
+/// On which side of a relay nobody can read along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hidden {
+    Neither,
+    Clients,
+    Server,
+}
+
+impl Relay {
+    /// Starts a relay in a cgroup, and in a namespace if one is given.
+    pub(crate) fn start(
+        listen: SocketAddr,
+        connect: SocketAddr,
+        hidden: Hidden,
+        cgroup: &TestCgroup,
+        netns: Option<&Netns>,
+    ) -> Self {
+        #[derive(Deserialize)]
+        struct Ready {
+            ready: SocketAddr,
+        }
+        let (listen, connect) = (listen.to_string(), connect.to_string());
+        let mut args = vec!["relay", "--listen", &listen, "--connect", &connect];
+        match hidden {
+            Hidden::Neither => {}
+            Hidden::Clients => args.extend(["--hide", "clients"]),
+            Hidden::Server => args.extend(["--hide", "server"]),
+        }
+        let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
+        let program = Program::start(WORKLOAD, &args, cgroup, netns);
+        let Ready { ready: addr } = program.line();
+        Self { _program: program, addr }
+    }
+}
+
 /// What a driver is to do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Drive {

@@ -26,14 +26,33 @@ pub(super) struct PodsRow {
     pub(super) pods: usize,
     /// Samples in a scrape.
     pub(super) series: usize,
-    /// Size of a scrape.
-    pub(super) bytes: usize,
-    /// Resident memory after the scrapes, and the part of it that is not files or shared.
+    /// Scrapes in each format, that of old tools first.
+    pub(super) scrapes: Vec<Scrapes>,
+    /// Resident memory before the scrapes, and the most that it was during them.
     pub(super) resident_kib: u64,
-    pub(super) anonymous_kib: u64,
-    /// From the request until the last byte.
-    pub(super) scrape_ms: Spread,
+    pub(super) peak_kib: u64,
 }
+
+/// Scrapes in one format.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Scrapes {
+    pub(super) format: &'static str,
+    /// Size of the answer.
+    pub(super) bytes: usize,
+    /// From the request until the last byte.
+    pub(super) ms: Spread,
+}
+
+/// What scrapers ask for.
+const FORMATS: [(&str, &str); 3] = [
+    ("text", ""),
+    ("OpenMetrics, gzip", "Accept: application/openmetrics-text\r\nAccept-Encoding: gzip\r\n"),
+    (
+        "protobuf, gzip",
+        "Accept: application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited\r\n\
+         Accept-Encoding: gzip\r\n",
+    ),
+];
 
 pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<PodsRow>> {
     let parent = Pods::new("observer-bench")?;
@@ -72,26 +91,32 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<PodsRow>> {
 }
 
 fn row(bench: &Bench<'_>, watcher: &Watcher, pods: &[Pod]) -> Result<PodsRow> {
-    let mut times = Vec::new();
-    // Taken apart once, afterwards: a scraper's own work and memory are not what is measured.
-    let mut answer = Vec::new();
+    // Taken apart once: a scraper's own work and memory are not what is measured.
     let text = metrics::get(watcher.address(), "/metrics")?;
-    for _ in 0..bench.plan.scrapes {
-        answer.clear();
-        let started = Instant::now();
-        metrics::fetch(watcher.address(), "/metrics", &mut answer)?;
-        times.push(started.elapsed().as_secs_f64() * 1e3);
-        ensure!(answer.len() > text.len() / 2, "a scrape was cut short");
-    }
+    let resident_kib = resident_kib(watcher.id())?;
+    // From here on the most is that of the scrapes.
+    fs::write(format!("/proc/{}/clear_refs", watcher.id()), "5")?;
+    let scrapes = FORMATS.iter().map(|(format, lines)| {
+        let (mut times, mut bytes, mut answer) = (Vec::new(), 0, Vec::new());
+        for _ in 0..bench.plan.scrapes {
+            answer.clear();
+            let started = Instant::now();
+            metrics::fetch_as(watcher.address(), "/metrics", lines, &mut answer)?;
+            times.push(started.elapsed().as_secs_f64() * 1e3);
+            ensure!(answer.len() > bytes / 2, "a scrape was cut short");
+            bytes = answer.len();
+        }
+        Ok(Scrapes { format, bytes, ms: Spread::of(times).context("nothing was scraped")? })
+    });
+    let scrapes = scrapes.collect::<Result<_>>()?;
     let missing = pods.iter().filter(|pod| !text.contains(&pod.uid)).count();
     ensure!(missing == 0, "{missing} of {} pods are not in the scrape", pods.len());
     Ok(PodsRow {
         pods: pods.len(),
         series: text.lines().filter(|line| !line.starts_with('#')).count(),
-        bytes: text.len(),
-        resident_kib: resident_kib(watcher.id())?,
-        anonymous_kib: memory(watcher.id(), "RssAnon:")?,
-        scrape_ms: Spread::of(times).context("nothing was scraped")?,
+        scrapes,
+        resident_kib,
+        peak_kib: memory(watcher.id(), "VmHWM:")?,
     })
 }
 

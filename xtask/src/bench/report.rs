@@ -4,10 +4,12 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::Part;
 use super::compare::Comparison;
+use super::detail::{DetailRow, target};
 use super::held::Held;
 use super::loads::Load;
-use super::pods::PodsRow;
+use super::pods::{PodsRow, Scrapes};
 use super::watcher::Kind;
 use crate::machine::Machine;
 use crate::spread::Spread;
@@ -27,9 +29,10 @@ pub(super) struct Results {
     pub(super) comparisons: Vec<Comparison>,
     pub(super) bpf_times: Vec<BpfTime>,
     pub(super) programs: Vec<ProgramRow>,
-    pub(super) start_up_ms: Spread,
+    pub(super) start_up_ms: Option<Spread>,
     pub(super) pods: Vec<PodsRow>,
     pub(super) held: Option<Held>,
+    pub(super) detail: Vec<DetailRow>,
     /// What did not run here, and why.
     pub(super) skipped: Vec<String>,
 }
@@ -58,6 +61,7 @@ pub(super) struct BpfTime {
 /// What a figure should be.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Target {
+    part: Part,
     what: &'static str,
     limit: f64,
     /// Whether the figure has to be at least the limit rather than at most.
@@ -71,11 +75,17 @@ pub(super) struct Target {
 
 impl Target {
     fn at_most(what: &'static str, limit: f64, unit: &'static str, figure: f64) -> Self {
-        Self { what, limit, at_least: false, figure, floor: None, unit, met: figure <= limit }
+        let (part, met) = (Part::Kernel, figure <= limit);
+        Self { part, what, limit, at_least: false, figure, floor: None, unit, met }
     }
 
     fn at_least(what: &'static str, limit: f64, figure: f64) -> Self {
-        Self { what, limit, at_least: true, figure, floor: None, unit: "", met: figure >= limit }
+        let (part, met) = (Part::Kernel, figure >= limit);
+        Self { part, what, limit, at_least: true, figure, floor: None, unit: "", met }
+    }
+
+    fn of_daemon(self) -> Self {
+        Self { part: Part::Daemon, ..self }
     }
 
     fn above(self, floor: Option<f64>) -> Self {
@@ -84,6 +94,23 @@ impl Target {
 }
 
 impl Results {
+    /// Nothing was measured yet.
+    pub(super) fn of(machine: Machine, quick: bool) -> Self {
+        Self {
+            machine,
+            quick,
+            targets: Vec::new(),
+            comparisons: Vec::new(),
+            bpf_times: Vec::new(),
+            programs: Vec::new(),
+            start_up_ms: None,
+            pods: Vec::new(),
+            held: None,
+            detail: Vec::new(),
+            skipped: Vec::new(),
+        }
+    }
+
     /// Holds the figures of the observer against the targets. A figure that is missing has no line.
     pub(super) fn judge(&mut self) {
         let mut targets = Vec::new();
@@ -125,9 +152,26 @@ impl Results {
         }));
         if let Some(row) = self.pods.iter().max_by_key(|row| row.pods) {
             let memory = row.resident_kib as f64 / 1024.0;
+            let slowest =
+                row.scrapes.iter().map(|scrapes| scrapes.ms.median).max_by(f64::total_cmp);
+            let grown = row.peak_kib.saturating_sub(row.resident_kib) as f64 / 1024.0;
             targets.extend([
-                Target::at_most("scrape of 500 pods", 50.0, "ms", row.scrape_ms.median),
-                Target::at_most("daemon's resident memory, 500 pods", 30.0, "MiB", memory),
+                Target::at_most(
+                    "scrape of 500 pods, slowest format",
+                    50.0,
+                    "ms",
+                    slowest.unwrap_or(f64::NAN),
+                )
+                .of_daemon(),
+                Target::at_most(
+                    "memory that scrapes of 500 pods take beside that",
+                    5.0,
+                    "MiB",
+                    grown,
+                )
+                .of_daemon(),
+                Target::at_most("daemon's resident memory, 500 pods", 30.0, "MiB", memory)
+                    .of_daemon(),
             ]);
         }
         targets.extend(self.held.map(|held| {
@@ -138,6 +182,7 @@ impl Results {
                 "MiB",
                 memory,
             )
+            .of_daemon()
         }));
         self.targets = targets;
     }
@@ -151,30 +196,43 @@ impl Results {
         rows.map(|row| row.mean_ns).max_by(f64::total_cmp)
     }
 
-    /// The tables. Writing to a String does not fail, so its results are dropped.
-    pub(super) fn markdown(&self) -> String {
+    /// The tables of a part. Writing to a String does not fail, so its results are dropped.
+    pub(super) fn markdown(&self, part: Part) -> String {
         let mut text = String::new();
-        let rounds = self.comparisons.first().map_or(0, |one| one.pairs.len());
-        let _ = writeln!(
-            text,
-            "{}; {rounds} interleaved rounds{}. Spreads are median (smallest–largest).",
-            self.machine,
-            if self.quick { " (quick)" } else { "" }
-        );
-        self.targets_table(&mut text);
-        self.comparisons_table(&mut text);
-        self.times_table(&mut text);
-        self.programs_table(&mut text);
-        self.pods_table(&mut text);
-        for skipped in &self.skipped {
-            let _ = writeln!(text, "\nNot measured: {skipped}");
+        let _ = write!(text, "{}", self.machine);
+        if part == Part::Kernel {
+            let rounds = self.comparisons.first().map_or(0, |one| one.pairs.len());
+            let _ = write!(text, "; {rounds} interleaved rounds");
+        }
+        let quick = if self.quick { " (quick)" } else { "" };
+        let _ = writeln!(text, "{quick}. Spreads are median (smallest–largest).");
+        match part {
+            Part::Kernel => {
+                self.targets_table(part, &mut text);
+                let _ = writeln!(
+                    text,
+                    "\nEmpty programs return at once: that column is the floor, what the same hooks cost by themselves."
+                );
+                self.comparisons_table(&mut text);
+                self.times_table(&mut text);
+                self.programs_table(&mut text);
+                for skipped in &self.skipped {
+                    let _ = writeln!(text, "\nNot measured: {skipped}");
+                }
+            }
+            Part::Daemon => {
+                self.targets_table(part, &mut text);
+                self.pods_table(&mut text);
+            }
+            Part::Series => self.detail_table(&mut text),
         }
         text
     }
 
-    fn targets_table(&self, text: &mut String) {
+    fn targets_table(&self, part: Part, text: &mut String) {
         head(text, "Targets", &["what", "target", "measured", "", "with empty programs"]);
-        for Target { what, limit, at_least, figure, floor, unit, met } in &self.targets {
+        let targets = self.targets.iter().filter(|target| target.part == part);
+        for Target { what, limit, at_least, figure, floor, unit, met, .. } in targets {
             let (sign, mark) = (if *at_least { "≥" } else { "≤" }, if *met { "✓" } else { "✗" });
             // Ratios are close to one another, times are not.
             let digits = if *at_least { 3 } else { 1 };
@@ -184,10 +242,28 @@ impl Results {
                 "| {what} | {sign} {limit} {unit} | {figure:.digits$} {unit} | {mark} | {floor} |"
             );
         }
-        let _ = writeln!(
-            text,
-            "\nEmpty programs return at once: that column is the floor, what the same hooks cost by themselves."
-        );
+    }
+
+    fn detail_table(&self, text: &mut String) {
+        let heads =
+            ["pod", "level", "series in text", "target", "with native histograms", "target", "KiB"];
+        head(text, "Series of a pod", &heads);
+        let limit = |limit: Option<usize>, figure: usize| {
+            limit.map_or(String::new(), |limit| {
+                format!("≤ {limit} {}", if figure <= limit { "✓" } else { "✗" })
+            })
+        };
+        for row in &self.detail {
+            let DetailRow { what, level, series, native, bytes, .. } = row;
+            let (in_text, with_native) = target(row);
+            let _ = writeln!(
+                text,
+                "| {what} | {level} | {series} | {} | {native} | {} | {:.1} |",
+                limit(in_text, *series),
+                limit(with_native, *native),
+                *bytes as f64 / 1024.0,
+            );
+        }
     }
 
     fn comparisons_table(&self, text: &mut String) {
@@ -265,27 +341,31 @@ impl Results {
     }
 
     fn pods_table(&self, text: &mut String) {
-        let heads = ["pods", "series", "scrape, KiB", "scrape, ms", "resident, MiB", "own, MiB"];
+        let heads =
+            ["pods", "series", "format", "KiB", "ms", "resident, MiB", "while scraped, MiB"];
         head(text, "The daemon", &heads);
         for row in &self.pods {
             let mib = |kib: u64| kib as f64 / 1024.0;
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} | {:.1} | {:.1} | {:.1} |",
-                row.pods,
-                row.series,
-                row.bytes / 1024,
-                row.scrape_ms,
-                mib(row.resident_kib),
-                mib(row.anonymous_kib),
-            );
+            for Scrapes { format, bytes, ms } in &row.scrapes {
+                let _ = writeln!(
+                    text,
+                    "| {} | {} | {format} | {} | {ms:.1} | {:.1} | {:.1} |",
+                    row.pods,
+                    row.series,
+                    bytes / 1024,
+                    mib(row.resident_kib),
+                    mib(row.peak_kib),
+                );
+            }
         }
         let _ = writeln!(
             text,
             "\nEach pod is a cgroup whose clients spoke HTTP/1.1 to one server and WebSocket to \
-             another. From start to ready: {:.0} ms.",
-            self.start_up_ms
+             another. While scraped: the most that the daemon's resident memory was."
         );
+        if let Some(start_up) = self.start_up_ms {
+            let _ = writeln!(text, "From start to ready: {start_up:.0} ms.");
+        }
         if let Some(held) = self.held {
             let _ = writeln!(
                 text,
@@ -306,7 +386,7 @@ impl Results {
 
 /// A heading and the head of a table.
 fn head(text: &mut String, title: &str, columns: &[&str]) {
-    let _ = writeln!(text, "\n### {title}\n\n| {} |", columns.join(" | "));
+    let _ = writeln!(text, "\n## {title}\n\n| {} |", columns.join(" | "));
     let _ = writeln!(text, "|{}", "---|".repeat(columns.len()));
 }
 
@@ -332,32 +412,25 @@ mod tests {
             runs,
             mean_ns,
         };
-        let flat = Spread { median: 1.0, min: 1.0, max: 1.0 };
+        let machine = Machine {
+            processor: "x".into(),
+            cores: 2,
+            kernel: "6".into(),
+            load_before: String::new(),
+        };
         let mut results = Results {
-            machine: Machine {
-                processor: "x".into(),
-                cores: 2,
-                kernel: "6".into(),
-                load_before: String::new(),
-            },
-            quick: true,
-            targets: Vec::new(),
-            comparisons: Vec::new(),
-            bpf_times: Vec::new(),
             programs: vec![
                 row(Kind::Observer, "a", 5_000, 150.0),
                 row(Kind::Observer, "b", 5_000, 210.0),
                 row(Kind::Observer, "c", 3, 900.0),
                 row(Kind::Empty, "b", 5_000, 40.0),
             ],
-            start_up_ms: flat,
-            pods: Vec::new(),
-            held: None,
             skipped: vec!["tcplife: not installed".into()],
+            ..Results::of(machine, true)
         };
         results.judge();
         assert_eq!(results.targets.len(), 1);
-        let markdown = results.markdown();
+        let markdown = results.markdown(Part::Kernel);
         assert!(markdown.contains("| ≤ 200 ns | 210.0 ns | ✗ | 40.0 ns |"), "{markdown}");
         assert!(markdown.contains("Not measured: tcplife: not installed"));
     }

@@ -58,8 +58,13 @@ pub(super) struct Watcher {
 impl Watcher {
     /// Starts it and waits until it watches.
     pub(super) fn start(kind: Kind, bench: &Bench<'_>) -> Result<Self> {
+        Self::start_with(kind, bench, &[])
+    }
+
+    /// The same, with more arguments for the observer.
+    pub(super) fn start_with(kind: Kind, bench: &Bench<'_>, args: &[&str]) -> Result<Self> {
         if matches!(kind, Kind::Observer | Kind::Empty) {
-            return Self::observer(kind, &bench.programs.join("observer"));
+            return Self::observer(kind, &bench.programs.join("observer"), args);
         }
         ensure!(cmd::which(kind.name()).is_some(), "not installed");
         let mut command = cmd::command("unshare");
@@ -80,11 +85,11 @@ impl Watcher {
     }
 
     /// The observer on a free port.
-    fn observer(kind: Kind, program: &Path) -> Result<Self> {
+    fn observer(kind: Kind, program: &Path, args: &[&str]) -> Result<Self> {
         let started = Instant::now();
         let mut command = cmd::command(program);
         command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json"]);
-        command.args((kind == Kind::Empty).then_some("--simulate-empty"));
+        command.args((kind == Kind::Empty).then_some("--simulate-empty")).args(args);
         let mut watcher = Self::spawn(kind, &mut command)?;
         let mut log = BufReader::new(watcher.child.stderr.take().context("piped")?).lines();
         let mut last = String::new();

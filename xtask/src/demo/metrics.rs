@@ -46,9 +46,14 @@ pub(crate) fn get(address: &str, path: &str) -> Result<String> {
 
 /// Fetches a page, head and body, as it is. In HTTP/1.0 the body ends with the connection.
 pub(crate) fn fetch(address: &str, path: &str, answer: &mut Vec<u8>) -> Result<()> {
+    fetch_as(address, path, "", answer)
+}
+
+/// The same, with more lines of the request's head.
+pub(crate) fn fetch_as(address: &str, path: &str, lines: &str, answer: &mut Vec<u8>) -> Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n{lines}\r\n")?;
     stream.read_to_end(answer)?;
     Ok(())
 }

@@ -13,6 +13,9 @@ use crate::{cgroup, cmd};
 /// How long processes may take to leave a cgroup.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The namespace of the demo's pods.
+pub(super) const NAMESPACE: &str = "shop";
+
 /// The cgroups of the demo; they go when this does.
 pub(crate) struct Pods {
     parent: PathBuf,
@@ -25,6 +28,7 @@ pub(crate) struct Pod {
     pub(crate) name: &'static str,
     /// Its UID, by which the daemon knows it until an API server gives names.
     pub(crate) uid: String,
+    number: u32,
     cgroup: PathBuf,
 }
 
@@ -46,7 +50,7 @@ impl Pods {
         let cgroup = self.parent.join(container_path(&uid, number));
         fs::create_dir_all(&cgroup)
             .with_context(|| format!("making the cgroup {}", cgroup.display()))?;
-        Ok(Pod { name, uid, cgroup })
+        Ok(Pod { name, uid, number, cgroup })
     }
 }
 
@@ -59,6 +63,17 @@ impl Drop for Pods {
 }
 
 impl Pod {
+    /// One without a cgroup.
+    #[cfg(test)]
+    pub(super) fn named(name: &'static str, uid: &str, number: u32) -> Self {
+        Self { name, uid: uid.to_owned(), number, cgroup: PathBuf::new() }
+    }
+
+    /// The id of its container.
+    pub(super) fn container(&self) -> String {
+        container_id(self.number)
+    }
+
     /// A command that runs inside the pod from its first instruction on: its sockets belong to
     /// the cgroup in which they are made.
     pub(crate) fn command(&self, program: &Path) -> Command {
@@ -74,8 +89,13 @@ fn container_path(uid: &str, number: u32) -> String {
     let uid = uid.replace('-', "_");
     format!(
         "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{uid}.slice/\
-         cri-containerd-{number:064x}.scope"
+         cri-containerd-{}.scope",
+        container_id(number)
     )
+}
+
+fn container_id(number: u32) -> String {
+    format!("{number:064x}")
 }
 
 #[cfg(test)]

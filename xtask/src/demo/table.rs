@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::metrics::Sample;
-use super::pods::Pod;
+use super::pods::{NAMESPACE, Pod};
 
 /// Prints tables one over the other on a terminal, one below the other elsewhere.
 pub(super) struct Table {
@@ -47,14 +47,14 @@ fn render(pods: &[Pod], samples: &[Sample]) -> String {
     let _ =
         writeln!(text, "{pod:<16} {role:<8} {protocol:<12} {active:>8} {opened:>8} {closed:>8}");
     for pod in pods {
-        let Row { role, protocol, active, opened, closed } = row(&pod.uid, samples);
-        let name = pod.name;
+        let Row { role, protocol, active, opened, closed } = row(pod.name, samples);
+        let name = format!("{NAMESPACE}/{}", pod.name);
         let _ = writeln!(
             text,
             "{name:<16} {role:<8} {protocol:<12} {active:>8} {opened:>8} {closed:>8}"
         );
     }
-    let ours = |sample: &&Sample| pods.iter().any(|pod| pod.uid == sample.label("pod"));
+    let ours = |sample: &&Sample| pods.iter().any(|pod| is_of(sample, pod.name));
     for family in ["websocket_connections_active", "grpc_connections_active"] {
         let series = samples.iter().filter(ours).filter(|sample| sample.name == family);
         // Not `sum`: that of nothing is -0.
@@ -64,12 +64,16 @@ fn render(pods: &[Pod], samples: &[Sample]) -> String {
     text
 }
 
+fn is_of(sample: &Sample, pod: &str) -> bool {
+    sample.label("namespace") == NAMESPACE && sample.label("pod") == pod
+}
+
 /// Adds up the series of one pod. Each pod of the demo has one role and speaks one protocol: the
 /// one of most of its connections (a new one is plain tcp until it has said something).
-fn row(uid: &str, samples: &[Sample]) -> Row {
+fn row(pod: &str, samples: &[Sample]) -> Row {
     let mut row = Row::default();
     let mut connections = BTreeMap::<&str, f64>::new();
-    for sample in samples.iter().filter(|sample| sample.label("pod") == uid) {
+    for sample in samples.iter().filter(|sample| is_of(sample, pod)) {
         let sum = match sample.name.as_str() {
             "tcp_connections_active" => &mut row.active,
             "tcp_connections_opened_total" => &mut row.opened,
@@ -101,14 +105,19 @@ mod tests {
 
     #[test]
     fn a_row_adds_up_the_series_of_its_pod() {
-        let ws = [("pod", "a"), ("role", "server"), ("protocol", "websocket")];
-        let tcp = [("pod", "a"), ("role", "server"), ("protocol", "tcp")];
+        let ws =
+            [("namespace", "shop"), ("pod", "a"), ("role", "server"), ("protocol", "websocket")];
+        let tcp = [("namespace", "shop"), ("pod", "a"), ("role", "server"), ("protocol", "tcp")];
         let samples = [
             sample("tcp_connections_active", &ws, 3.0),
             sample("tcp_connections_active", &tcp, 1.0),
-            sample("tcp_connections_opened_total", &[("pod", "a"), ("role", "server")], 9.0),
+            sample(
+                "tcp_connections_opened_total",
+                &[("namespace", "shop"), ("pod", "a"), ("role", "server")],
+                9.0,
+            ),
             sample("tcp_connections_closed_total", &ws, 5.0),
-            sample("tcp_connections_active", &[("pod", "b")], 7.0),
+            sample("tcp_connections_active", &[("namespace", "other"), ("pod", "a")], 7.0),
             sample("up", &ws, 1.0),
         ];
         let expected = Row {

@@ -78,7 +78,7 @@ fn too_long(hook: &Hook) -> Option<String> {
     let count = hook.instructions.filter(|count| *count > LIMIT)?;
     Some(format!(
         "program:{} takes the verifier {count} instructions, and {LIMIT} is the most that leaves room for other \
-         kernels: CONTRIBUTING.md, \"What the verifiers taught\", tells what makes it less",
+         kernels: docs/verifier.md tells what makes it less",
         hook.program
     ))
 }

@@ -87,7 +87,7 @@ pub(crate) struct LabArgs {
     /// Make observer believe that the guests' kernels lack this hook, to see the lab turn red
     #[arg(long, value_name = "HOOK")]
     lacking: Option<String>,
-    /// Put the compatibility table into the README, with all kernels
+    /// Put the table into docs/compatibility.md, with all kernels
     #[arg(long, conflicts_with_all = ["kernels", "steps", "lacking"])]
     write_docs: bool,
     /// Show that the lab notices failures, unexpected skips, panics, hangs and a missing hook
@@ -243,7 +243,7 @@ impl Lab {
             bail!("the lab is red: {}", red.join("; "));
         }
         if args.write_docs {
-            table::write_docs(&rows, &cmd::workspace().join("README.md"))?;
+            table::write_docs(&rows)?;
         }
         println!("the lab is green");
         Ok(())

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use object::{Object as _, ObjectSection as _};
 
 use crate::cmd;
+use crate::strip;
 use crate::toolchain::{self, Toolchain};
 
 /// Another architecture as aya-build calls it.
@@ -52,7 +53,12 @@ fn build(directory: &Path) -> Result<PathBuf> {
         cargo.env_remove(variable);
     }
     cmd::run(cargo.current_dir(cmd::workspace()))?;
-    Ok(directory.join(target).join("release/observer-ebpf"))
+    let object = directory.join(target).join("release/observer-ebpf");
+    // What is embedded has lost its debug information, and with it symbols that others were numbered behind.
+    let stripped = object.with_extension("stripped");
+    let elf = fs::read(&object).with_context(|| format!("reading {}", object.display()))?;
+    fs::write(&stripped, strip::strip(&elf)?)?;
+    Ok(stripped)
 }
 
 /// All that the kernel gets to see but type information, by name.

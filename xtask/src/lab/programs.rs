@@ -26,9 +26,10 @@ const TESTS: &[&str] = &[
     "soak",
     "tail",
     "unseen",
+    "users",
 ];
 /// Examples of `observer` that they start, which cargo puts beside the daemon.
-const EXAMPLES: &[&str] = &["workload", "peer", "storm"];
+const EXAMPLES: &[&str] = &["workload", "peer", "storm", "frames"];
 /// Programs that they start, of this machine or from packages ([`Origin`]); busybox has some of these too, but with
 /// fewer options.
 const TOOLS: &[&str] =

@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::HOST;
 use super::architecture::Architecture;
 use super::verdict::{Outcome, Report};
+use crate::{cmd, documents};
 
 /// A kernel and what was seen on it.
 pub(super) struct Row {
@@ -80,17 +81,9 @@ impl Row {
     }
 }
 
-/// Where the table stands in the documentation.
-const BEGIN: &str = "<!-- lab:begin -->\n";
-const END: &str = "<!-- lab:end -->";
-
-/// Puts the table between the marks of a document.
-pub(super) fn write_docs(rows: &[Row], document: &Path) -> Result<()> {
-    let text = fs::read_to_string(document)?;
-    let marked = text.split_once(BEGIN).zip(text.split_once(END));
-    let ((before, _), (_, after)) = marked.context("the document has no marks for the lab")?;
-    let table = format!("{before}{BEGIN}\n{}\n{END}{after}", markdown(rows));
-    fs::write(document, table).with_context(|| format!("writing {}", document.display()))
+/// Puts the table into the documents.
+pub(super) fn write_docs(rows: &[Row]) -> Result<()> {
+    documents::write(&cmd::workspace().join("docs/compatibility.md"), "lab", &markdown(rows))
 }
 
 /// Steps that show the guests' worlds, and what it means when they pass.
@@ -187,19 +180,6 @@ mod tests {
         row.architecture = &ARM64;
         assert_eq!(row.title(), "6.1.0 (arm64)");
         assert_eq!(row.json()["architecture"], "arm64");
-    }
-
-    #[test]
-    fn the_documentation_keeps_all_but_the_table() {
-        let directory = tempfile::tempdir().unwrap();
-        let document = directory.path().join("README.md");
-        fs::write(&document, format!("above\n{BEGIN}a former table\n{END}\nbelow\n")).unwrap();
-        write_docs(&rows(), &document).unwrap();
-        let text = fs::read_to_string(&document).unwrap();
-        assert!(text.starts_with("above\n") && text.ends_with("\nbelow\n"), "{text}");
-        assert!(text.contains("| `a` | `x` |") && !text.contains("former"), "{text}");
-        fs::write(&document, "no marks").unwrap();
-        assert!(write_docs(&rows(), &document).is_err());
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use super::{Means, Need, Purpose};
 
+/// A Prometheus that is newer than the distribution's.
+pub(super) const PROMETHEUS: &str = "prometheus-latest";
+
 pub(super) const NEEDS: &[Need] = &[
     Need {
         name: "a Rust compiler for BPF",
@@ -41,6 +44,13 @@ pub(super) const NEEDS: &[Need] = &[
         optional: false,
     },
     Need {
+        name: "iptables",
+        reason: "tests redirect connections with it, as the sidecars of service meshes do",
+        purposes: &[Purpose::Test],
+        means: Means::Program { program: "iptables", packages: &["iptables"], service: None },
+        optional: false,
+    },
+    Need {
         name: "Prometheus",
         reason: "tests have it scrape and evaluate rules, and promtool judge the text of /metrics",
         purposes: &[Purpose::Test],
@@ -50,6 +60,19 @@ pub(super) const NEEDS: &[Need] = &[
             service: Some("prometheus"),
         },
         optional: false,
+    },
+    Need {
+        name: "a newer Prometheus",
+        reason: "tests have it use created timestamps, which no distribution's can",
+        purposes: &[Purpose::Test],
+        means: Means::GoProgram {
+            program: PROMETHEUS,
+            package: "github.com/prometheus/prometheus/cmd/prometheus",
+            // Its discovery of targets in clouds is most of it.
+            tags: "remove_all_sd,netgo",
+        },
+        // A Go that is new enough is rare.
+        optional: true,
     },
     Need {
         name: "prometheus_client",

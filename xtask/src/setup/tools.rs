@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::apt::Apt;
 use crate::cmd;
@@ -40,6 +40,47 @@ pub(super) fn install_program(program: &str, package: &'static str, apt: &mut Ap
     fs::create_dir_all(&bin)?;
     fs::rename(unpacked.path().join("usr/bin").join(program), bin.join(program))
         .with_context(|| format!("the package {package} has no program {program}"))
+}
+
+/// The module that locks what is built by Go.
+fn module() -> PathBuf {
+    cmd::workspace().join("xtask/go")
+}
+
+/// A program of the locked module, built by us.
+fn built(program: &str) -> PathBuf {
+    directory().join("bin").join(program)
+}
+
+/// Beside a program: the lock file that it was built from.
+fn lock_of(program: &str) -> PathBuf {
+    directory().join(format!("{program}.sum"))
+}
+
+/// Whether the program was built of what is locked now.
+pub(super) fn check_go(program: &str) -> Result<String, String> {
+    let path = built(program);
+    let locked = fs::read(module().join("go.sum"));
+    match (fs::read(lock_of(program)), locked) {
+        (Ok(built), Ok(locked)) if built == locked && path.is_file() => {
+            Ok(path.display().to_string())
+        }
+        (Ok(_), _) => Err("it is of another version".to_owned()),
+        (Err(_), _) => Err("it is not there".to_owned()),
+    }
+}
+
+/// Builds it, if this machine's Go can.
+pub(super) fn install_go(program: &str, package: &str, tags: &str) -> Result<()> {
+    ensure!(cmd::which("go").is_some(), "there is no Go");
+    fs::create_dir_all(directory().join("bin"))?;
+    let mut go = cmd::command("go");
+    // No other Go is fetched.
+    go.current_dir(module()).env("GOTOOLCHAIN", "local");
+    go.args(["build", "-mod=readonly", "-buildvcs=false", "-ldflags=-s -w", "-tags", tags, "-o"]);
+    cmd::run(go.arg(built(program)).arg(package))?;
+    // Last, since it vouches for the program.
+    copy(&module().join("go.sum"), &lock_of(program))
 }
 
 /// The locked packages of Python.

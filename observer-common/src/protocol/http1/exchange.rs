@@ -9,11 +9,14 @@ use super::{
     super::{
         Protocol,
         automaton::{REQUEST_FIRST, Run, bit},
-        http2, proxy, websocket,
+        guess, http2, proxy, websocket,
     },
     REQUEST_BODY, RESPONSE_START, upgrade, upgrades,
 };
-use crate::stream::{Parser, flag, mode, order};
+use crate::{
+    meaning::Meaning,
+    stream::{Parser, flag, mode, order},
+};
 
 /// [`Facts::unanswered`] is not known. What asks for an upgrade may then be part of a body that quotes a request: only
 /// the very next response can grant it.
@@ -31,7 +34,15 @@ pub struct Facts {
     pub unanswered: u8,
     /// Final responses to come before the one to the request that asked for an upgrade.
     pub before_answer: u8,
+    /// What the streams claim, of a connection that was adopted: [`guess::claim`].
+    pub claims: [u8; 2],
+    /// [`GUESSING`], or 0.
+    pub guessing: u8,
 }
+
+/// In [`Facts::guessing`]: the connection was adopted, and what it speaks is not known yet. Whoever takes it away has settled
+/// that, and counts it.
+pub const GUESSING: u8 = 1;
 
 impl Facts {
     /// From the word that the connection's state holds.
@@ -43,6 +54,8 @@ impl Facts {
             asked: (word >> 8) as u8,
             unanswered: (word >> 16) as u8,
             before_answer: (word >> 24) as u8,
+            claims: [(word >> 40) as u8, (word >> 48) as u8],
+            guessing: (word >> 56) as u8,
         }
     }
 
@@ -54,6 +67,9 @@ impl Facts {
             | (self.asked as u64) << 8
             | (self.unanswered as u64) << 16
             | (self.before_answer as u64) << 24
+            | (self.claims[0] as u64) << 40
+            | (self.claims[1] as u64) << 48
+            | (self.guessing as u64) << 56
     }
 
     /// The head of a request is over.
@@ -63,6 +79,19 @@ impl Facts {
             self.unanswered += 1;
         }
     }
+}
+
+/// What the word of the facts means.
+pub(crate) const fn meaning(hash: Meaning) -> Meaning {
+    let each = Facts {
+        protocol: 1,
+        asked: 2,
+        unanswered: 3,
+        before_answer: 4,
+        claims: [5, 6],
+        guessing: 7,
+    };
+    hash.number(each.word()).number(UNCOUNTED as u64)
 }
 
 /// What follows from a run of the automaton.
@@ -83,17 +112,36 @@ pub fn begin() -> [Parser; 2] {
     [parser(REQUEST_FIRST), parser(RESPONSE_START)]
 }
 
+/// What is known of a connection that is being adopted.
+#[must_use]
+pub const fn adopted() -> Facts {
+    Facts {
+        protocol: Protocol::Tcp as u8,
+        asked: 0,
+        unanswered: 0,
+        before_answer: 0,
+        claims: [0; 2],
+        guessing: GUESSING,
+    }
+}
+
 /// Draws the conclusions from a run over the request stream (`is_request`) or the response stream.
 #[inline(always)]
 pub fn conclude(is_request: bool, parser: &mut Parser, facts: &mut Facts, run: Run) -> Outcome {
-    if is_request { request(parser, facts, run) } else { response(parser, facts, run) }
+    let outcome =
+        if is_request { request(parser, facts, run) } else { response(parser, facts, run) };
+    if facts.protocol != Protocol::Tcp as u8 {
+        facts.guessing = 0;
+    }
+    outcome
 }
 
 #[inline(always)]
 fn request(parser: &mut Parser, facts: &mut Facts, run: Run) -> Outcome {
     let mut outcome = Outcome { rest_is_void: false, order: order::NONE };
     parser.state = run.state;
-    if run.bits & bit::HTTP1 != 0 {
+    // Of a connection that was adopted the answer has to agree.
+    if run.bits & bit::HTTP1 != 0 && facts.guessing == 0 {
         facts.protocol = Protocol::Http1 as u8;
         outcome.order = order::STOP;
     }
@@ -103,6 +151,10 @@ fn request(parser: &mut Parser, facts: &mut Facts, run: Run) -> Outcome {
         }
         facts.asked |= upgrades(run.bits);
         outcome.order = order::ANSWER;
+    }
+    if run.bits & bit::UNKNOWN != 0 && facts.guessing != 0 {
+        guess::go_on(parser);
+        return Outcome { rest_is_void: true, order: order::NONE };
     }
     if run.bits & (bit::TLS | bit::UNKNOWN) != 0 {
         if run.bits & bit::TLS != 0 {
@@ -211,7 +263,7 @@ fn switch(parser: &mut Parser, facts: &mut Facts) -> u32 {
 
 /// Does what the other stream asks for.
 #[inline(always)]
-pub const fn obey(parser: &mut Parser, order: u32) {
+pub fn obey(parser: &mut Parser, order: u32) {
     match order {
         order::STOP => parser.mode = mode::OFF,
         order::ANSWER => {
@@ -230,6 +282,8 @@ pub const fn obey(parser: &mut Parser, order: u32) {
             parser.state = REQUEST_BODY;
         }
         order::RECOGNISED if parser.mode == mode::HTTP1 => parser.state = REQUEST_BODY,
+        order::GUESSED_CLIENT => guess::take_up(parser, true),
+        order::GUESSED_SERVER => guess::take_up(parser, false),
         _ => {}
     }
 }

@@ -9,7 +9,7 @@ pub mod exchange;
 use super::automaton::{
     BLANK_CR, BODY_STATE, E_101, E_BODY, E_FINAL, E_H2C, E_H2C_EOL, E_HEAD_END, E_INTERIM,
     E_OTHER_EOL, E_WEBSOCKET, E_WEBSOCKET_EOL, GET, H2C, LINE_START, NAME, NEXT_CR, NEXT_REQUEST,
-    OTHER, OTHER_VALUE, SKIP, STATUS, STATUS_1, STATUS_1X, STATUS_10, STATUS_CODE, STATUS_F,
+    OTHER, OTHER_VALUE, Run, SKIP, STATUS, STATUS_1, STATUS_1X, STATUS_10, STATUS_CODE, STATUS_F,
     STATUS_FX, STATUS_SPACE, STATUS_VERSION, Table, VALUE, WEBSOCKET, bit, chain, eol, fill,
 };
 
@@ -174,6 +174,43 @@ pub fn is_plain_get<const WORDS: usize>(words: &[u64; WORDS], len: usize) -> boo
         suspicious |= empty | (line_feeds & upgrade);
     }
     suspicious == 0
+}
+
+/// What the automaton finds in a connection's first bytes if they are a whole plain `GET` head ([`is_plain_get`],
+/// [`is_request_line`]).
+pub const PLAIN_FIRST: Run = Run { state: REQUEST_BODY, at: 0, bits: bit::HTTP1 | bit::HEAD_END };
+
+/// Words of a first line that [`is_request_line`] looks at.
+const LINE_WORDS: usize = 16;
+
+/// Whether `words`, which start with `GET `, start with a request line of HTTP/1. `false` only means that [`super::automaton::run`]
+/// has to look.
+#[inline(always)]
+#[must_use]
+pub fn is_request_line<const WORDS: usize>(words: &[u64; WORDS]) -> bool {
+    const { assert!(LINE_WORDS + 2 <= WORDS) }
+    let ones = u64::from_le_bytes([1; 8]);
+    for i in 0..LINE_WORDS {
+        // The space behind the method is no stop.
+        let word = if i == 0 { words[i] | 0x4000_0000 } else { words[i] };
+        // Bytes below 0x21, and 0x7f: what ends the target. Above the first such byte a wrong mark may follow.
+        let delete = word ^ (ones * 0x7f);
+        let stops = ((word.wrapping_sub(ones * 0x21) & !word)
+            | (delete.wrapping_sub(ones) & !delete))
+            & (ones << 7);
+        if stops != 0 {
+            // The first mark's byte: its bit, shifted to that byte's place, picks it from the numbers 7 to 0.
+            let first = (stops & stops.wrapping_neg()) >> 7;
+            let shift = (first.wrapping_mul(0x0001_0203_0405_0607) >> 56 & 7) * 8;
+            let from = |i: usize| (words[i] >> shift) | (words[i + 1] << 1 << (63 - shift));
+            let [version, end] = [from(i), from(i + 1)];
+            let digit = end as u8;
+            return version == u64::from_le_bytes(*b" HTTP/1.")
+                && digit.wrapping_sub(b'0') < 10
+                && (end >> 8) as u16 == u16::from_le_bytes(*b"\r\n");
+        }
+    }
+    false
 }
 
 /// The [`upgrade`] bits that `bits` name.
@@ -357,6 +394,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn request_lines() {
+        for (line, is_one) in [
+            (&b"GET / HTTP/1.1\r\n"[..], true),
+            (b"GET /index?x=1&y=%20#\xc3\xbf HTTP/1.0\r\n", true),
+            (b"GET  HTTP/1.1\r\n", true),
+            (b"GET / HTTP/1.1\n", false),
+            (b"GET /\x7f HTTP/1.1\r\n", false),
+            (b"GET /\n HTTP/1.1\r\n", false),
+            (b"GET / x HTTP/1.1\r\n", false),
+            (b"GET / HTTP/2.0\r\n", false),
+            (b"GET / HTTP/1.x\r\n", false),
+            (b"GET / HTTP/1.1 \r\n", false),
+            (b"GET /", false),
+        ] {
+            assert_eq!(
+                is_request_line(&words(line)),
+                is_one,
+                "{:?}",
+                String::from_utf8_lossy(line)
+            );
+        }
+        // At every place in a word, up to the longest line that is looked at.
+        for target in 0..LINE_WORDS * 8 + 8 {
+            let line = ["GET /", &"a".repeat(target), " HTTP/1.1\r\nHost: b\r\n\r\n"].concat();
+            let is_one = 5 + target < LINE_WORDS * 8;
+            assert_eq!(is_request_line(&words(line.as_bytes())), is_one, "{target}");
+        }
+    }
+
     fn head() -> impl Strategy<Value = Vec<u8>> {
         let line =
             prop_oneof!["[a-zA-Z-]{1,9}: [ -~]{0,12}", "[Uu][Pp]grade: (websocket|h2c|x)", "u"];
@@ -380,6 +447,24 @@ mod tests {
         fn a_plain_get_says_nothing_to_the_automaton(head in head()) {
             if is_plain_get(&words(&head), head.len()) {
                 prop_assert_eq!(bits(REQUEST_BODY, &head, 0), (REQUEST_BODY, bit::HEAD_END));
+            }
+        }
+
+        #[test]
+        fn a_plain_first_request_is_what_the_automaton_finds(
+            target in prop_oneof![
+                "[!-~]{0,140}".prop_map(String::into_bytes),
+                prop::collection::vec(any::<u8>(), 0..9),
+            ],
+            end in prop_oneof!["", " HTTP/1\\.[0-9]", " HTTP/[0-9.]{0,3}", " [ -~]{0,9}"],
+            rest in prop_oneof!["\r\n", "\r\nHost: a\r\n", "\n", "[ -~\r\n]{0,20}"],
+        ) {
+            let head = [b"GET ", target.as_slice(), end.as_bytes(), rest.as_bytes(), b"\r\n"].concat();
+            if is_plain_get(&words(&head), head.len()) && is_request_line(&words(&head)) {
+                prop_assert_eq!(
+                    bits(REQUEST_FIRST, &head, 0),
+                    (PLAIN_FIRST.state, PLAIN_FIRST.bits)
+                );
             }
         }
 

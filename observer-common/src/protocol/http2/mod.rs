@@ -7,6 +7,10 @@
 //! decoded: an automaton looks for name, length and value in the block's bytes, whatever stands around them, and keeps
 //! its place across segments and CONTINUATION frames.
 
+mod guess;
+
+pub use guess::Http2Guess;
+
 use crate::{
     CHUNK,
     stream::{Parser, mode},
@@ -137,6 +141,14 @@ pub const fn start(parser: &mut Parser) {
     parser.pos = 0;
     parser.left = 0;
     parser.scratch = [0; 3];
+}
+
+/// Begins in mid-stream, `left` bytes before a frame boundary.
+#[inline(always)]
+pub const fn take_up(parser: &mut Parser, left: u64) {
+    start(parser);
+    parser.left = left;
+    parser.state = if left == 0 { HEADER } else { SKIP };
 }
 
 /// Follows `buf[from..len]`; returns the index of the first byte not consumed and the verdict.

@@ -28,7 +28,7 @@ counters! {
         /// Data messages.
         MESSAGES: 2 by [Direction::LABEL] => Family {
             name: "websocket_messages",
-            help: "Text and binary messages on the replica's server connections, by direction as the server sees it.",
+            help: "Text and binary messages on the connections of the replica's users, by direction as the replica sees it. A fragmented message counts once.",
             rows: Rows::Replica,
             level: Level::Core,
             zeros: Zeros::All,
@@ -36,7 +36,7 @@ counters! {
         /// Pings and pongs.
         CONTROL_FRAMES: 4 by [Control::LABEL, Direction::LABEL] => Family {
             name: "websocket_control_frames",
-            help: "Pings and pongs on the replica's server connections, by direction as the server sees it.",
+            help: "Pings and pongs on the connections of the replica's users, by direction as the replica sees it.",
             rows: Rows::Replica,
             level: Level::Full,
             zeros: Zeros::None,

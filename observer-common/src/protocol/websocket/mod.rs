@@ -1,6 +1,7 @@
 //! WebSocket frames (RFC 6455 section 5.2).
 
 pub mod counters;
+mod guess;
 
 use counters::{CONTROL_FRAMES, Control, INVALID_FRAMES, MESSAGES};
 

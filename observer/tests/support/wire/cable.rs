@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    packet::{RST, SYN, parse},
-    tun::{LEFT_V4, LEFT_V6, RIGHT_V4, RIGHT_V6, Tun},
+    faults::{Faults, Network},
+    tun::{LEFT_V4, LEFT_V6, MTU, RIGHT_V4, RIGHT_V6, Tun},
 };
 use crate::support::{netns::NetnsPair, poll::poll};
 
@@ -35,8 +35,8 @@ pub(crate) enum Condition {
     Cut,
     /// None arrives now; all do, in order, when the condition changes.
     Held,
-    /// One of 31 segments with payload is lost, one of 17 comes twice, one of 7 comes behind its successor.
-    Faulty,
+    /// Some are lost, come twice, or late.
+    Faulty(Faults),
 }
 
 /// The cable. It goes, with its devices, when dropped.
@@ -50,9 +50,14 @@ pub(crate) struct Cable {
 impl Cable {
     /// Joins `tun0` of the two namespaces, whose addresses are `LEFT_…` in `a` and `RIGHT_…` in `b`.
     pub(crate) fn new(namespaces: &NetnsPair) -> Self {
+        Self::with_mtu(namespaces, MTU)
+    }
+
+    /// As [`Self::new`], for packets of that size.
+    pub(crate) fn with_mtu(namespaces: &NetnsPair, mtu: usize) -> Self {
         let ends = [
-            Tun::with(&namespaces.a, LEFT_V4, LEFT_V6),
-            Tun::with(&namespaces.b, RIGHT_V4, RIGHT_V6),
+            Tun::with(&namespaces.a, LEFT_V4, LEFT_V6, mtu),
+            Tun::with(&namespaces.b, RIGHT_V4, RIGHT_V6, mtu),
         ];
         let condition = Arc::new(Mutex::new(Condition::Sound));
         let over = Arc::new(AtomicBool::new(false));
@@ -92,7 +97,7 @@ impl Drop for Cable {
 fn carry(ends: &[Tun; 2], condition: &Mutex<Condition>, last: &Mutex<Instant>, over: &AtomicBool) {
     // What comes from each end.
     let mut held: [Vec<Vec<u8>>; 2] = Default::default();
-    let mut faults = [Faults::default(), Faults::default()];
+    let mut networks = [Network::new(0), Network::new(1)];
     let now = || *condition.lock().unwrap_or_else(PoisonError::into_inner);
     while !over.load(Ordering::Relaxed) {
         let mut idle = true;
@@ -106,12 +111,11 @@ fn carry(ends: &[Tun; 2], condition: &Mutex<Condition>, last: &Mutex<Instant>, o
                     put(packet);
                 }
             }
-            if condition != Condition::Faulty {
-                faults[from].delayed.take().iter().for_each(|packet| put(packet));
+            if !matches!(condition, Condition::Faulty(_)) {
+                networks[from].rest(put);
             }
             let Some(packet) = ends[from].next() else {
-                // There is no successor to wait for.
-                faults[from].delayed.take().iter().for_each(|packet| put(packet));
+                networks[from].rest(put);
                 continue;
             };
             idle = false;
@@ -121,44 +125,11 @@ fn carry(ends: &[Tun; 2], condition: &Mutex<Condition>, last: &Mutex<Instant>, o
                 Condition::Sound => put(&packet),
                 Condition::Cut => {}
                 Condition::Held => held[from].push(packet),
-                Condition::Faulty => faults[from].pass(packet, put),
+                Condition::Faulty(faults) => networks[from].pass(faults, packet, put),
             }
         }
         if idle {
             thread::sleep(PAUSE);
-        }
-    }
-}
-
-/// The faults of one direction.
-#[derive(Default)]
-struct Faults {
-    segments: u64,
-    delayed: Option<Vec<u8>>,
-}
-
-impl Faults {
-    fn pass(&mut self, packet: Vec<u8>, put: impl Fn(&[u8])) {
-        // Handshakes and resets pass: their loss is a scenario of its own.
-        let fragile = parse(&packet)
-            .is_some_and(|segment| segment.flags & (SYN | RST) == 0 && !segment.payload.is_empty());
-        if !fragile {
-            return put(&packet);
-        }
-        self.segments += 1;
-        if self.segments.is_multiple_of(31) {
-            return;
-        }
-        if self.segments.is_multiple_of(7) && self.delayed.is_none() {
-            self.delayed = Some(packet);
-            return;
-        }
-        put(&packet);
-        if self.segments.is_multiple_of(17) {
-            put(&packet);
-        }
-        if let Some(delayed) = self.delayed.take() {
-            put(&delayed);
         }
     }
 }

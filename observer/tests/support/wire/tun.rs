@@ -33,20 +33,23 @@ pub(crate) const LEFT_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0,
 
 /// How long a packet may take to come.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest packet: the device's MTU is the default 1500.
-const PACKET: usize = 1500;
+/// Longest packet, unless a device is made for others.
+pub(super) const MTU: usize = 1500;
 
 /// The device's file; the device goes with it.
-pub(crate) struct Tun(File);
+pub(crate) struct Tun {
+    file: File,
+    mtu: usize,
+}
 
 impl Tun {
     /// Makes `tun0` in the namespace; the kernel gets the left side's addresses.
     pub(crate) fn new(netns: &Netns) -> Self {
-        Self::with(netns, LEFT_V4, LEFT_V6)
+        Self::with(netns, LEFT_V4, LEFT_V6, MTU)
     }
 
     /// Makes `tun0` in the namespace; the kernel gets these addresses.
-    pub(super) fn with(netns: &Netns, ipv4: IpAddr, ipv6: IpAddr) -> Self {
+    pub(super) fn with(netns: &Netns, ipv4: IpAddr, ipv6: IpAddr, mtu: usize) -> Self {
         let namespace = File::open(netns.path()).expect("the namespace is there");
         // A device belongs to the namespace of the thread that opens the file, so a thread goes there.
         let opened = thread::scope(|scope| {
@@ -61,32 +64,32 @@ impl Tun {
         ip(&format!("-n {name} address add {ipv4}/24 dev tun0"));
         // Duplicate address detection would keep the address unusable for a second or two.
         ip(&format!("-n {name} address add {ipv6}/64 dev tun0 nodad"));
-        ip(&format!("-n {name} link set tun0 up"));
-        Self(file)
+        ip(&format!("-n {name} link set tun0 mtu {mtu} up"));
+        Self { file, mtu }
     }
 
     /// Puts a packet on the wire, towards the kernel.
     pub(crate) fn put(&self, packet: &[u8]) -> Result<()> {
-        let written = (&self.0).write(packet).context("cannot write to the TUN device")?;
+        let written = (&self.file).write(packet).context("cannot write to the TUN device")?;
         assert_eq!(written, packet.len(), "a packet is written as a whole");
         Ok(())
     }
 
     /// The next packet that comes from the kernel, if there is one.
     pub(super) fn next(&self) -> Option<Vec<u8>> {
-        let mut packet = vec![0; PACKET];
+        let mut packet = vec![0; self.mtu];
         // An error says that there is none.
-        let length = (&self.0).read(&mut packet).ok()?;
+        let length = (&self.file).read(&mut packet).ok()?;
         packet.truncate(length);
         Some(packet)
     }
 
     /// The first thing that `want` makes of the packets that come from the kernel.
     pub(crate) fn get<T>(&self, mut want: impl FnMut(&[u8]) -> Option<T>) -> Result<T> {
-        let mut packet = [0; PACKET];
+        let mut packet = vec![0; self.mtu];
         poll(PATIENCE, || {
             // All that is there, before the next pause; an error says that there is no more.
-            while let Ok(length) = (&self.0).read(&mut packet) {
+            while let Ok(length) = (&self.file).read(&mut packet) {
                 if let Some(wanted) = want(&packet[..length]) {
                     return Some(wanted);
                 }

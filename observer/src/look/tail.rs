@@ -1,4 +1,4 @@
-//! The command `observer tail`.
+//! The socket as its clients see it, and `observer tail`, which prints what comes.
 
 use std::{
     io::{self, BufRead as _, BufReader, ErrorKind, Write as _},
@@ -10,8 +10,13 @@ use std::{
 
 use thiserror::Error;
 
-use super::{DEFAULT, Filter, line::Notice};
-use crate::{cli::TailArgs, exit::Code, output};
+use crate::{
+    cli::{FilterArgs, TailArgs},
+    exit::Code,
+    output,
+    tail::{DEFAULT, line::Notice},
+    view::{Filter, Request, Show},
+};
 
 /// How long the daemon may take to send what is left.
 const LEFT: Duration = Duration::from_secs(10);
@@ -38,6 +43,9 @@ pub enum TailError {
     /// The daemon does not do what is asked for.
     #[error("the daemon refuses: {0}")]
     Refused(String),
+    /// The daemon's answer is one of another version.
+    #[error("cannot read what the daemon says: {0}; it is of another version than this program")]
+    Foreign(String),
     /// The daemon has ended.
     #[error("the daemon has ended, or has turned this user away")]
     Ended,
@@ -59,8 +67,8 @@ impl TailError {
 /// # Errors
 /// If there is no daemon, or it ends.
 pub fn tail(args: &TailArgs) -> anyhow::Result<Code> {
-    let path = args.socket.clone().unwrap_or_else(|| DEFAULT.into());
-    let mut lines = Lines::ask(&path, &filter(args))?;
+    let path = path(args.socket.as_deref());
+    let mut lines = Lines::follow(&path, filter(&args.filter, &args.reason))?;
     let mut left = args.limit;
     let mut out = io::stdout().lock();
     let until = args.duration.map(|duration| Instant::now() + duration);
@@ -80,18 +88,32 @@ pub fn tail(args: &TailArgs) -> anyhow::Result<Code> {
 /// How a line begins that is no record.
 const DROPPED: &[u8] = b"{\"event\":\"dropped\"";
 
-fn filter(args: &TailArgs) -> Filter {
+/// Where the daemon listens.
+pub(super) fn path(given: Option<&Path>) -> PathBuf {
+    given.map_or_else(|| DEFAULT.into(), Path::to_owned)
+}
+
+/// The filter that the options make.
+pub(super) fn filter(args: &FilterArgs, reason: &[String]) -> Filter {
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
     Filter {
         pod: args.pod.clone(),
         namespace: args.namespace.clone(),
+        container: args.container.clone(),
+        role: args.role.clone(),
         protocol: args.protocol.clone(),
-        reason: args.reason.clone(),
-        min_lifetime: args.min_lifetime.map_or(0.0, |lifetime| lifetime.as_secs_f64()),
+        port: args.port.clone(),
+        peer: args.peer.clone(),
+        reason: reason.to_vec(),
+        min_lifetime: seconds(args.min_lifetime),
+        max_lifetime: seconds(args.max_lifetime),
+        min_idle: seconds(args.min_idle),
+        max_idle: seconds(args.max_idle),
     }
 }
 
 /// What the daemon sends.
-struct Lines<'a> {
+pub(super) struct Lines<'a> {
     path: &'a Path,
     from: BufReader<UnixStream>,
     line: Vec<u8>,
@@ -100,18 +122,25 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// Asks for records and waits until the daemon agrees.
-    fn ask(path: &'a Path, filter: &Filter) -> Result<Self, TailError> {
+    /// Asks for something.
+    pub(super) fn ask(path: &'a Path, request: &Request) -> Result<Self, TailError> {
         let error = |reason| TailError::of(path, reason);
         let mut stream = UnixStream::connect(path).map_err(error)?;
-        let request = serde_json::to_string(filter).map_err(|reason| error(reason.into()))? + "\n";
+        let request = serde_json::to_string(request).map_err(|reason| error(reason.into()))? + "\n";
         stream.write_all(request.as_bytes()).map_err(error)?;
-        let from = BufReader::new(stream);
-        let mut lines = Self { path, from, line: Vec::new(), enough: false };
+        Ok(Self { path, from: BufReader::new(stream), line: Vec::new(), enough: false })
+    }
+
+    /// Asks for records, waits until the daemon agrees, and passes on what it says of the filter.
+    fn follow(path: &'a Path, filter: Filter) -> Result<Self, TailError> {
+        let mut lines = Self::ask(path, &Request { show: Show::Records, filter })?;
         let answer = lines.next(None)?.unwrap_or_default();
         match serde_json::from_slice(answer) {
-            Ok(Notice::Following) => {
+            Ok(Notice::Following { hints }) => {
                 output::say(format_args!("following {}", path.display()));
+                for hint in hints {
+                    output::say(format_args!("{hint}; waiting for it"));
+                }
                 Ok(lines)
             }
             Ok(Notice::Refused { message }) => Err(TailError::Refused(message)),
@@ -120,7 +149,7 @@ impl<'a> Lines<'a> {
     }
 
     /// The next line. At `until` the daemon is told that it is enough, and then sends what is left; `None` after that.
-    fn next(&mut self, until: Option<Instant>) -> Result<Option<&[u8]>, TailError> {
+    pub(super) fn next(&mut self, until: Option<Instant>) -> Result<Option<&[u8]>, TailError> {
         let error = |reason| TailError::of(self.path, reason);
         self.line.clear();
         loop {

@@ -1,0 +1,76 @@
+//! `observer doctor`: whether the observer that runs here can be trusted, and what it has noticed.
+
+use std::fmt::Display;
+
+use observer_common::abi::ABI;
+
+use super::tail::path;
+use crate::{
+    cli::DoctorArgs,
+    exit::Code,
+    format::plain,
+    output, preflight,
+    view::{Finding, Mark, Table},
+};
+
+/// Prints the findings; [`Code::Success`] if there is an observer, and its figures can be trusted.
+///
+/// # Errors
+/// If the lines cannot be written.
+pub fn doctor(args: &DoctorArgs) -> anyhow::Result<Code> {
+    let path = path(args.socket.as_deref());
+    let findings = match super::table(&path) {
+        Ok(table) => with_version(table),
+        Err(error) => {
+            let none = Finding { mark: Mark::Fail, text: error.to_string() };
+            [none].into_iter().chain(machine()).collect()
+        }
+    };
+    findings.iter().map(line).try_for_each(output::line)?;
+    let failed = findings.iter().any(|finding| finding.mark == Mark::Fail);
+    Ok(if failed { Code::Failure } else { Code::Success })
+}
+
+/// A finding as a line.
+pub(super) fn line(Finding { mark, text }: &Finding) -> String {
+    let word = match mark {
+        Mark::Ok => "ok  ",
+        Mark::Miss => "miss",
+        Mark::Look => "look",
+        Mark::Fail => "FAIL",
+    };
+    format!("{word}  {}", plain(text))
+}
+
+/// The daemon's findings, and whether it is of another version than this program.
+fn with_version(table: Table) -> Vec<Finding> {
+    let (version, abi) = (env!("CARGO_PKG_VERSION"), format!("{ABI:016x}"));
+    let mut findings = table.findings;
+    if (table.version.as_str(), &table.abi) != (version, &abi) {
+        let text = format!(
+            "this program is {version} (ABI {abi}), the daemon is {} (ABI {})",
+            table.version, table.abi
+        );
+        findings.insert(0, Finding { mark: Mark::Miss, text });
+    }
+    findings
+}
+
+/// What can be said without an observer.
+fn machine() -> Vec<Finding> {
+    fn finding<E: Display>(what: &str, found: Result<String, E>) -> Finding {
+        let (mark, text) = match found {
+            Ok(text) => (Mark::Ok, format!("{what}: {text}")),
+            Err(error) => (Mark::Fail, format!("{what}: {error}")),
+        };
+        Finding { mark, text }
+    }
+    let root = preflight::cgroup_root(None);
+    let hint = "`observer check` tells whether an observer could run here".to_owned();
+    vec![
+        Finding { mark: Mark::Ok, text: format!("kernel: {}", preflight::kernel_release()) },
+        finding("type information", preflight::btf().map(|()| preflight::BTF.to_owned())),
+        finding("cgroup v2", root.map(|(root, layout)| format!("{} ({layout})", root.display()))),
+        Finding { mark: Mark::Ok, text: hint },
+    ]
+}
