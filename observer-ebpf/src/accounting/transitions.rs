@@ -24,7 +24,7 @@ use super::{
     records,
     slots::{self, find_or_make},
 };
-use crate::memory::{atomic, shared::Shared};
+use crate::memory::{atomic, registers::masked, shared::Shared};
 
 /// The cell that `conn` belongs to when it speaks `protocol`.
 #[inline(always)]
@@ -202,7 +202,7 @@ fn take(conn: Shared) -> u32 {
 #[inline(always)]
 fn end(conn: Shared, cell: *mut Slot, reason: Reason, now: u64) {
     let lifetime = now.wrapping_sub(conn.born_ns());
-    let bucket = lifetime_bucket(lifetime) as usize & (LIFETIME_BUCKETS - 1);
+    let bucket = masked::<LIFETIME_BUCKETS>(lifetime_bucket(lifetime).into()) as usize;
     slots::add(cell, &slot::CLOSED, reason as usize, 1);
     slots::add(cell, &slot::ACTIVE, 0, u64::MAX);
     if reason == Reason::ResetPeer {
@@ -216,13 +216,8 @@ fn end(conn: Shared, cell: *mut Slot, reason: Reason, now: u64) {
     }
     let (Some(ends), Some(side)) = (ends, reason.side()) else { return };
     let idle = idle_ns(conn, now);
-    observe(
-        ends,
-        &slot::IDLE,
-        side as usize,
-        idle,
-        idle_bucket(idle) as usize & (IDLE_BUCKETS - 1),
-    );
+    let bucket = masked::<IDLE_BUCKETS>(idle_bucket(idle).into()) as usize;
+    observe(ends, &slot::IDLE, side as usize, idle, bucket);
     let cut = matches!(reason, Reason::Peer | Reason::ResetPeer | Reason::ResetLocal);
     if cut && idle >= IDLE_CLOSE_NS {
         slots::add(ends, &slot::IDLE_CLOSES, 0, 1);
