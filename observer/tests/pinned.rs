@@ -36,11 +36,6 @@ fn kills() -> u32 {
     if is_slow() { 3 } else { 10 }
 }
 
-/// Connections a second that the load is to reach at least, over all kills.
-fn least() -> f64 {
-    if is_slow() { 0.0 } else { 2000.0 }
-}
-
 /// Connections held over all kills.
 fn held() -> u64 {
     scaled(5000)
@@ -171,7 +166,6 @@ fn killed_under_load_and_exact() {
     assert!(detached.status.success(), "{detached:?}");
     assert!(bpffs.is_clean(), "detached, and something is left");
     before.assert_same();
-    assert!(rate >= least(), "the load itself: {rate:.0} connections a second");
 }
 
 fn opened(metrics: &support::metrics::Metrics, churn: &[Coming]) -> f64 {

@@ -256,7 +256,7 @@ fn the_users_configuration_gives_one_value_per_pod() {
 
     // The recording rules find what they ask for.
     prometheus.wait_until("observer:agents_up:ratio", |s| s.len() == 1 && s[0].is(1));
-    let rates = "namespacepod:websocket_connections:rate1m";
+    let rates = "namespace_pod:websocket_connections:rate1m";
     prometheus.wait_until(rates, |samples| samples.len() == deployment.replicas.len());
     let workload = r#"{workload_kind="Deployment",workload="chat"}"#;
     let sum = format!("namespace_workload:websocket_connections_active:sum{workload}");

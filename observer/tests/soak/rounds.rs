@@ -21,7 +21,7 @@ use crate::{
         daemon::Daemon,
         netns::{Netns, NetnsPair},
         pod::Pod,
-        scale::{is_slow, scaled},
+        scale::{is_slow, patience, scaled},
         workload::Protocol,
     },
 };
@@ -36,6 +36,8 @@ const KILLS: u32 = 3;
 const BULKS: usize = 8;
 /// How long a storm lasts that is measured.
 const STORM: Duration = Duration::from_secs(5);
+/// Until a pod has a name, at most.
+const NAMED: Duration = Duration::from_mins(1);
 
 /// What a round is about.
 #[derive(Clone, Copy, Debug)]
@@ -188,7 +190,15 @@ impl Stage {
         let bulks: Vec<_> = (0..if is_slow() { 2 } else { BULKS })
             .map(|_| {
                 let place = if random.bool() { Place::Loopback(a) } else { Place::Cable(a, b) };
-                Bulk::run(place, random)
+                let bulk = Bulk::run(place, random);
+                // While its cgroups are there: one that comes and goes between two walks of the tree has no name.
+                for pod in &bulk.pods {
+                    let labels = [("pod", pod.name.as_str())];
+                    daemon.wait_until(patience(NAMED), |metrics| {
+                        !metrics.select("tcp_connections_opened_total", &labels).is_empty()
+                    });
+                }
+                bulk
             })
             .collect();
         for Bulk { accounts, pods, messages } in bulks {
