@@ -2,6 +2,7 @@
 //! explained, every query names a family, every option stands in its table, every link leads somewhere; and the other
 //! way round.
 
+mod alerts;
 mod documents;
 mod exported;
 mod metrics;
