@@ -8,3 +8,5 @@ mod exported;
 mod metrics;
 mod options;
 mod pages;
+mod queries;
+mod runbooks;
