@@ -200,9 +200,11 @@ fn file(path: &str) -> String {
 
 #[test]
 fn the_operator_gets_the_same_rules_as_a_plain_prometheus() {
-    let plain = documents(&file("components/prometheus/rules.yaml"));
-    let operator = documents(&file("components/prometheus-operator/rules.yaml"));
-    assert_eq!(operator[0]["spec"], plain[0]);
+    for rules in ["rules.yaml", "alerts.yaml"] {
+        let plain = documents(&file(&format!("components/prometheus/{rules}")));
+        let operator = documents(&file(&format!("components/prometheus-operator/{rules}")));
+        assert_eq!(operator[0]["spec"], plain[0]);
+    }
 }
 
 /// The lines of a file that are a comment from `key` on, without the `#`.

@@ -71,8 +71,12 @@ fn promtool(arguments: &[&str]) {
 #[test]
 fn promtool_accepts_the_shipped_configuration_and_rules() {
     let path = |name| shipped(name).display().to_string();
-    promtool(&["check", "rules", &path("rules.yaml")]);
-    promtool(&["test", "rules", &path("rules.test.yaml")]);
+    for rules in ["rules.yaml", "alerts.yaml"] {
+        promtool(&["check", "rules", &path(rules)]);
+    }
+    for tests in ["rules.test.yaml", "alerts.test.yaml"] {
+        promtool(&["test", "rules", &path(tests)]);
+    }
     let directory = tempfile::tempdir().expect("it can be written");
     let file = directory.path().join("prometheus.yml");
     fs::write(&file, configuration(&[]).to_string()).expect("it can be written");

@@ -59,10 +59,12 @@ mod tests {
     fn every_command_that_the_documents_name_exists() {
         let command = crate::Cli::command();
         let mut named = 0;
-        let pages = ["", "docs", "docs/protocols", "deploy"].iter().flat_map(|directory| {
-            let entries = fs::read_dir(crate::cmd::workspace().join(directory)).unwrap();
-            entries.map(|entry| entry.unwrap().path())
-        });
+        let pages = ["", "docs", "docs/protocols", "docs/runbooks", "deploy"].iter().flat_map(
+            |directory| {
+                let entries = fs::read_dir(crate::cmd::workspace().join(directory)).unwrap();
+                entries.map(|entry| entry.unwrap().path())
+            },
+        );
         for page in pages.filter(|path| path.extension().is_some_and(|of| of == "md")) {
             let text = fs::read_to_string(&page).unwrap();
             for rest in text.split("cargo xtask ").skip(1) {

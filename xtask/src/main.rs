@@ -11,6 +11,7 @@
 //! | [`bench`] | what the kernel programs and the daemon cost, beside the targets |
 //! | [`soak`] | load and faults for a long time, every count compared |
 //! | [`deep`] | repetitions on a busy machine, many cases, a long soak: what the gate has no time for |
+//! | [`dashboards`] | writes what is made for Grafana and prometheus-operator |
 //! | [`lint`] | formatting, clippy, licences and sources of the dependencies |
 //!
 //! A command that needs root for one step takes it through sudo for that step alone.
@@ -23,6 +24,7 @@ mod cgroup;
 #[cfg(test)]
 mod circles;
 mod cmd;
+mod dashboards;
 mod deep;
 mod demo;
 mod documents;
@@ -91,6 +93,8 @@ enum Command {
     Lint,
     /// Write the reference of metrics into docs/metrics.md
     Docs,
+    /// Write what is made for Grafana and prometheus-operator, of what stands in the code and in deploy
+    Dashboards,
     /// Boot real distribution kernels in QEMU and run the tests of the kernel inside
     Lab(lab::LabArgs),
     /// Measure what the kernel programs and the daemon cost, as root; installs first what it lacks
@@ -139,6 +143,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Image(options) => image::run(&options),
         Command::Lint => lint::run(),
         Command::Docs => docs(),
+        Command::Dashboards => dashboards::run(),
         Command::Lab(args) => lab::run(&args),
         Command::Bench(options) => bench::run(&options),
         Command::Soak(options) => soak::run(&options),

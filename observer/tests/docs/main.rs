@@ -2,8 +2,11 @@
 //! explained, every query names a family, every option stands in its table, every link leads somewhere; and the other
 //! way round.
 
+mod alerts;
 mod documents;
 mod exported;
 mod metrics;
 mod options;
 mod pages;
+mod queries;
+mod runbooks;

@@ -81,7 +81,7 @@ pub(crate) fn configuration(agents: &[Agent]) -> Value {
         }
     }
     configuration["global"] = json!({"evaluation_interval": INTERVAL});
-    configuration["rule_files"] = json!([shipped("rules.yaml")]);
+    configuration["rule_files"] = json!([shipped("rules.yaml"), shipped("alerts.yaml")]);
     configuration
 }
 
