@@ -16,11 +16,12 @@ use crate::{
 const REFERENCE: &str = "docs/metrics.md";
 
 /// What asks Prometheus.
-const SHIPPED: [&str; 4] = [
+const SHIPPED: [&str; 5] = [
     "deploy/components/prometheus/rules.yaml",
     "deploy/components/prometheus-adapter/config.yaml",
     "deploy/components/prometheus-adapter/users-rule.yaml",
-    "deploy/components/keda/scaled-object.yaml",
+    "deploy/examples/keda/grpc/scaled-object.yaml",
+    "deploy/examples/keda/websocket/scaled-object.yaml",
 ];
 
 /// Labels whose values are words of ours, each of which has to be explained.
