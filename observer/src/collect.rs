@@ -39,7 +39,7 @@ use ledger::{Ledger, Shown};
 pub use open::OpenCell;
 use pass::{Found, Pass};
 use pods::PodBooks;
-pub use pods::{Kubernetes, NamedPod};
+pub use pods::{ExistingPod, Kubernetes, NamedPod};
 use trust::Judge;
 pub use trust::{Beginning, Terms, Trust};
 

@@ -34,7 +34,21 @@ pub(crate) enum Purpose {
 
 /// Whether there is a Prometheus that is newer than the distribution's.
 pub(crate) fn has_newer_prometheus() -> bool {
-    tools::check_go(needs::PROMETHEUS).is_ok()
+    tools::check_go(&needs::PROMETHEUS).is_ok()
+}
+
+/// Whether there is Helm.
+pub(crate) fn has_helm() -> bool {
+    tools::check_go(&needs::HELM).is_ok()
+}
+
+/// A program that Go builds of a locked module.
+struct GoProgram {
+    program: &'static str,
+    /// Where the module is, in the checkout.
+    module: &'static str,
+    package: &'static str,
+    tags: &'static str,
 }
 
 /// One thing that has to be on the machine.
@@ -67,8 +81,8 @@ enum Means {
     PythonModule { module: &'static str, packages: &'static [&'static str] },
     /// A program from a package that not every release of the distribution has.
     NewProgram { program: &'static str, package: &'static str },
-    /// A program of the module `xtask/go`, by its package there and the tags of its build.
-    GoProgram { program: &'static str, package: &'static str, tags: &'static str },
+    /// A program that Go builds.
+    GoProgram(&'static GoProgram),
     /// An environment of Python with the packages of `xtask/python/requirements.txt`.
     PythonEnvironment,
     /// A program from a crate, of a version that the project's compiler builds.
@@ -108,7 +122,7 @@ fn meet(purposes: &[Purpose], mut tell: impl FnMut(&Need, &str)) -> Result<()> {
         .collect();
     let mut apt = Apt::default();
     // cargo and Go build while apt downloads and unpacks.
-    let built = |means: &Means| matches!(means, Means::Crate { .. } | Means::GoProgram { .. });
+    let built = |means: &Means| matches!(means, Means::Crate { .. } | Means::GoProgram(_));
     let built = lacking.iter().filter(|(need, _)| built(&need.means));
     thread::scope(|scope| {
         let building: Vec<_> = built
@@ -185,7 +199,7 @@ impl Means {
                     .map_err(|_| format!("/usr/bin/python3 has no module {module}"))
             }
             Self::NewProgram { program, .. } => tools::check_program(program),
-            Self::GoProgram { program, .. } => tools::check_go(program),
+            Self::GoProgram(program) => tools::check_go(program),
             Self::PythonEnvironment => tools::check_python(),
             Self::Crate { program, .. } => components::version_of(program),
             Self::StaticProgram { program, .. } => cmd::which_static(program)
@@ -213,7 +227,7 @@ impl Means {
             // Which LLVM it takes is known once there is a compiler.
             Self::BpfLinker
             | Self::Crate { .. }
-            | Self::GoProgram { .. }
+            | Self::GoProgram(_)
             | Self::Component { .. }
             | Self::Target { .. } => Ok(Vec::new()),
         }
@@ -239,7 +253,7 @@ impl Means {
             Self::PythonModule { packages, .. } => apt.install_any(packages),
             Self::NewProgram { program, package } => tools::install_program(program, package, apt),
             Self::PythonEnvironment => tools::install_python(apt),
-            Self::GoProgram { program, package, tags } => tools::install_go(program, package, tags),
+            Self::GoProgram(program) => tools::install_go(program),
             Self::Crate { program, version, arguments } => {
                 components::install_crate(program, version, arguments)
             }

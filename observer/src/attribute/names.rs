@@ -40,6 +40,8 @@ pub struct Pod {
     pub workload: Workload,
     /// Whether its phase is `Running`.
     pub running: bool,
+    /// Whether its phase is `Succeeded` or `Failed`.
+    pub ended: bool,
     /// Ports that do not count for whether its connections can be read.
     pub readable: Vec<u16>,
     /// Its containers of all sorts as far as they have been started, those that a restart has replaced included.
@@ -228,6 +230,12 @@ impl Names {
         if owner { &pod.name } else { &pod.uid }
     }
 
+    /// The pods that the API server has on this node, with the values of their labels `pod`.
+    pub fn existing(&self) -> impl Iterator<Item = (&Pod, &str)> {
+        let existing = self.pods.values().filter(|known| known.exists);
+        existing.map(|known| (&known.pod, self.shown_name(&known.pod)))
+    }
+
     /// The API server has answered a request.
     pub fn note_answer(&mut self) {
         self.answering = true;
@@ -289,7 +297,7 @@ mod tests {
             .map(|&(number, name)| Container { id: id(number), name: name.to_owned() })
             .collect();
         let (uid, name, readable) = (uid.to_owned(), name.to_owned(), Vec::new());
-        Pod { uid, name, workload, running: true, readable, containers }
+        Pod { uid, name, workload, running: true, ended: false, readable, containers }
     }
 
     fn identity(uid: &str, container: u64) -> Arc<Identity> {

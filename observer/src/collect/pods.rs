@@ -22,6 +22,8 @@ pub struct Kubernetes {
     pub unnamed: u64,
     /// The named pods that are here or have series, sorted by their labels.
     pub pods: Vec<NamedPod>,
+    /// The pods that the API server has on this node and that have not ended, whether they are here or not.
+    pub existing: Vec<ExistingPod>,
     /// What each workload's pods have counted on this node.
     pub totals: Vec<(TotalKey, Counts)>,
 }
@@ -37,6 +39,19 @@ pub struct NamedPod {
     pub workload: Workload,
     /// Whether it runs: then it has explicit zeros.
     pub running: bool,
+}
+
+/// A pod that the API server has on this node, and that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExistingPod {
+    /// The label `pod`.
+    pub pod: String,
+    /// Who looks after it, and its namespace.
+    pub workload: Workload,
+    /// Whether its phase is `Running`.
+    pub running: bool,
+    /// Whether it has a cgroup here: nothing of it is counted without.
+    pub here: bool,
 }
 
 /// What the collector knows of pods.
@@ -143,6 +158,14 @@ impl PodBooks {
             })
             .collect();
         pods.sort_by(|a, b| (&a.workload.namespace, &a.pod).cmp(&(&b.workload.namespace, &b.pod)));
+        let existing = names.existing().filter(|(pod, _)| !pod.ended);
+        let existing = existing.map(|(pod, shown)| ExistingPod {
+            pod: shown.to_owned(),
+            workload: pod.workload.clone(),
+            running: pod.running,
+            here: here.contains(pod.uid.as_str()),
+        });
+        let existing = existing.collect();
         let of_workloads = of_pods
             .filter_map(|(uid, cell)| Some((names.workload(uid)?, sort(cell), &cell.counts)));
         let mut totals = self.workloads.totals(|uid| names.workload(uid), of_workloads);
@@ -150,7 +173,7 @@ impl PodBooks {
             // What an earlier observer has counted is not in them.
             counts.since = Some(counts.since.map_or(self.since, |since| since.max(self.since)));
         }
-        Kubernetes { pods, totals, ..about(names, cgroups) }
+        Kubernetes { pods, existing, totals, ..about(names, cgroups) }
     }
 }
 
@@ -174,5 +197,11 @@ pub(super) fn join(names: Option<&Names>, identity: Arc<Identity>) -> Arc<Identi
 
 fn about(names: &Names, cgroups: &CgroupIndex) -> Kubernetes {
     let unnamed = cgroups.pods().iter().filter(|uid| !names.knows(uid)).count() as u64;
-    Kubernetes { health: names.health(), unnamed, pods: Vec::new(), totals: Vec::new() }
+    Kubernetes {
+        health: names.health(),
+        unnamed,
+        pods: Vec::new(),
+        existing: Vec::new(),
+        totals: Vec::new(),
+    }
 }

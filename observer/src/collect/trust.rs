@@ -235,6 +235,7 @@ mod tests {
                     name: "web".to_owned(),
                 },
                 running: true,
+                ended: false,
                 readable: vec![9443],
                 containers: Vec::new(),
             });

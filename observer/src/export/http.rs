@@ -1,4 +1,4 @@
-//! The HTTP endpoints: `/metrics`, `/livez`, `/readyz`, `/healthz`, and the page.
+//! The HTTP endpoints: `/metrics`, `/workloads/…`, `/livez`, `/readyz`, `/healthz`, and the page.
 
 use std::{
     future::{Future, IntoFuture as _},
@@ -30,6 +30,7 @@ use super::{
     page::{Turns, pages},
     rows::Scrape,
     ui::{self, Ui},
+    workloads::{Workloads, workload},
 };
 use crate::{
     access::{Access, Peer, TlsListener, guard},
@@ -49,6 +50,8 @@ pub struct App {
     served: Served,
     /// Scrapes under way.
     turns: Turns,
+    /// What autoscalers were last told.
+    pub(super) workloads: Workloads,
     /// What people look at.
     pub views: Arc<Views>,
     /// Whether the first pass is done.
@@ -75,8 +78,14 @@ impl App {
             settings,
             served: Served::default(),
             turns: Turns::default(),
+            workloads: Workloads::default(),
             ready: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the first pass is done.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
     }
 }
 
@@ -135,8 +144,13 @@ pub async fn serve(
 
 fn router(app: Arc<App>, part: Part, ui: Ui, access: &Arc<Access>) -> Router {
     let guard = from_fn_with_state(Arc::clone(access), guard);
+    let mut guarded =
+        Router::new().route("/metrics", get(move |app, headers| metrics(app, headers, part)));
+    if part != Part::Own {
+        guarded = guarded.route("/workloads/{namespace}/{kind}/{name}", get(workload));
+    }
     ui::routes(ui, access)
-        .route("/metrics", get(move |app, headers| metrics(app, headers, part)).layer(guard))
+        .merge(guarded.layer(guard))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/healthz", get(ready))
@@ -144,7 +158,7 @@ fn router(app: Arc<App>, part: Part, ui: Ui, access: &Arc<Access>) -> Router {
 }
 
 async fn ready(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
-    if app.ready.load(Ordering::Acquire) {
+    if app.is_ready() {
         (StatusCode::OK, "ok\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "starting\n")
@@ -183,7 +197,7 @@ async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap, part: Part) ->
     answer
 }
 
-fn scrape(app: &App, part: Part) -> io::Result<Scrape> {
+pub(super) fn scrape(app: &App, part: Part) -> io::Result<Scrape> {
     let snapshot = {
         let mut collector = lock(&app.collector);
         match part {

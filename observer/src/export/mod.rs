@@ -6,6 +6,8 @@
 //!                 ▼
 //!               page ─▶ http          compressed, page by page, as fast as the scraper reads
 //!                        ▲
+//!                        │
+//!   rows ─▶ workloads ───┤            short answers for autoscalers
 //!          views ─▶ ui ──┘            the page for people
 //! ```
 
@@ -23,6 +25,7 @@ mod rows;
 mod select;
 mod ui;
 mod users;
+mod workloads;
 
 pub use encode::{Settings, encode};
 pub use family::Part;

@@ -102,6 +102,11 @@ impl Row {
         Self { is_idle: true, ..row }
     }
 
+    /// Namespace and name of its replica.
+    pub(super) fn name(&self) -> (&str, &str) {
+        (&self.identity.namespace, &self.identity.pod)
+    }
+
     /// Whether no connection has ever stayed: what came was on its way to the protocol that it turned out to speak.
     pub(super) fn is_passage(&self) -> bool {
         let events = [

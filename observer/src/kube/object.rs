@@ -156,7 +156,9 @@ impl From<Received> for Object {
         let readable = annotations.readable.as_deref().map(ports).unwrap_or_default();
         let uid = annotations.mirror.and(annotations.hash).unwrap_or(uid);
         let running = status.phase == "Running";
-        let pod = Pod { uid, name, workload, running, readable, containers: containers(status) };
+        let ended = matches!(status.phase.as_str(), "Succeeded" | "Failed");
+        let containers = containers(status);
+        let pod = Pod { uid, name, workload, running, ended, readable, containers };
         Self { meta, pod }
     }
 }
@@ -303,6 +305,20 @@ mod tests {
         let claimed =
             json!({ "metadata": { "annotations": { "kubernetes.io/config.hash": "f4a1" } } });
         assert_eq!(pod(&claimed).uid, "u-1", "only a mirror pod has another UID");
+    }
+
+    #[test]
+    fn the_phase_tells_whether_it_runs_or_has_ended() {
+        for (phase, expected) in [
+            ("Pending", (false, false)),
+            ("Running", (true, false)),
+            ("Succeeded", (false, true)),
+            ("Failed", (false, true)),
+            ("Unknown", (false, false)),
+        ] {
+            let pod = pod(&json!({ "status": { "phase": phase } }));
+            assert_eq!((pod.running, pod.ended), expected, "{phase}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(crate) fn read(path: &str) -> String {
 /// The paths of all that are Markdown, in the checkout.
 pub(crate) fn all() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for directory in ["", "docs", "docs/protocols", "docs/runbooks", "deploy"] {
+    for directory in ["", "docs", "docs/protocols", "docs/runbooks", "deploy", "deploy/chart"] {
         let entries = fs::read_dir(checkout().join(directory)).expect("the directory is there");
         let names = entries.map(|entry| entry.expect("it can be read").file_name());
         let pages = names.filter(|name| Path::new(name).extension().is_some_and(|of| of == "md"));

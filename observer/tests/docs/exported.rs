@@ -175,6 +175,7 @@ fn kubernetes() -> Kubernetes {
     Kubernetes {
         health: Health { current: true, troubles: [1; _], pods: 1 },
         unnamed: 1,
+        existing: Vec::new(),
         totals: totals.collect(),
         pods: vec![NamedPod {
             uid: "u-1".to_owned(),

@@ -21,7 +21,8 @@ const SHIPPED: [&str; 5] = [
     "deploy/components/prometheus/alerts.yaml",
     "deploy/components/prometheus-adapter/config.yaml",
     "deploy/components/prometheus-adapter/users-rule.yaml",
-    "deploy/components/keda/scaled-object.yaml",
+    "deploy/examples/keda/grpc/scaled-object.yaml",
+    "deploy/examples/keda/websocket/scaled-object.yaml",
 ];
 
 /// Labels whose values are words of ours, each of which has to be explained.

@@ -1,9 +1,23 @@
 //! What has to be on the machine, why, and how it gets there.
 
-use super::{Means, Need, Purpose};
+use super::{GoProgram, Means, Need, Purpose};
 
 /// A Prometheus that is newer than the distribution's.
-pub(super) const PROMETHEUS: &str = "prometheus-latest";
+pub(super) const PROMETHEUS: GoProgram = GoProgram {
+    program: "prometheus-latest",
+    module: "xtask/go",
+    package: "github.com/prometheus/prometheus/cmd/prometheus",
+    // Its discovery of targets in clouds is most of it.
+    tags: "remove_all_sd,netgo",
+};
+
+/// What judges the chart.
+pub(super) const HELM: GoProgram = GoProgram {
+    program: "helm",
+    module: "xtask/helm",
+    package: "helm.sh/helm/v3/cmd/helm",
+    tags: "netgo",
+};
 
 pub(super) const NEEDS: &[Need] = &[
     Need {
@@ -65,13 +79,16 @@ pub(super) const NEEDS: &[Need] = &[
         name: "a newer Prometheus",
         reason: "tests have it use created timestamps, which no distribution's can",
         purposes: &[Purpose::Test],
-        means: Means::GoProgram {
-            program: PROMETHEUS,
-            package: "github.com/prometheus/prometheus/cmd/prometheus",
-            // Its discovery of targets in clouds is most of it.
-            tags: "remove_all_sd,netgo",
-        },
+        means: Means::GoProgram(&PROMETHEUS),
         // A Go that is new enough is rare.
+        optional: true,
+    },
+    Need {
+        name: "Helm",
+        reason: "tests have it make the chart's objects, and compare them with kustomize's",
+        purposes: &[Purpose::Test],
+        means: Means::GoProgram(&HELM),
+        // As above, and no distribution of those that the tests run on has it.
         optional: true,
     },
     Need {

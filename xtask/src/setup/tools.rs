@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::GoProgram;
 use super::apt::Apt;
 use crate::cmd;
 use crate::suite::{Suite, unpack};
@@ -42,26 +43,28 @@ pub(super) fn install_program(program: &str, package: &'static str, apt: &mut Ap
         .with_context(|| format!("the package {package} has no program {program}"))
 }
 
-/// The module that locks what is built by Go.
-fn module() -> PathBuf {
-    cmd::workspace().join("xtask/go")
-}
+impl GoProgram {
+    /// The module that locks it.
+    fn module(&self) -> PathBuf {
+        cmd::workspace().join(self.module)
+    }
 
-/// A program of the locked module, built by us.
-fn built(program: &str) -> PathBuf {
-    directory().join("bin").join(program)
-}
+    /// Where it is, built by us.
+    fn built(&self) -> PathBuf {
+        directory().join("bin").join(self.program)
+    }
 
-/// Beside a program: the lock file that it was built from.
-fn lock_of(program: &str) -> PathBuf {
-    directory().join(format!("{program}.sum"))
+    /// Beside it: the lock file that it was built from.
+    fn lock(&self) -> PathBuf {
+        directory().join(format!("{}.sum", self.program))
+    }
 }
 
 /// Whether the program was built of what is locked now.
-pub(super) fn check_go(program: &str) -> Result<String, String> {
-    let path = built(program);
-    let locked = fs::read(module().join("go.sum"));
-    match (fs::read(lock_of(program)), locked) {
+pub(super) fn check_go(program: &GoProgram) -> Result<String, String> {
+    let path = program.built();
+    let locked = fs::read(program.module().join("go.sum"));
+    match (fs::read(program.lock()), locked) {
         (Ok(built), Ok(locked)) if built == locked && path.is_file() => {
             Ok(path.display().to_string())
         }
@@ -71,16 +74,17 @@ pub(super) fn check_go(program: &str) -> Result<String, String> {
 }
 
 /// Builds it, if this machine's Go can.
-pub(super) fn install_go(program: &str, package: &str, tags: &str) -> Result<()> {
+pub(super) fn install_go(program: &GoProgram) -> Result<()> {
     ensure!(cmd::which("go").is_some(), "there is no Go");
     fs::create_dir_all(directory().join("bin"))?;
     let mut go = cmd::command("go");
     // No other Go is fetched.
-    go.current_dir(module()).env("GOTOOLCHAIN", "local");
-    go.args(["build", "-mod=readonly", "-buildvcs=false", "-ldflags=-s -w", "-tags", tags, "-o"]);
-    cmd::run(go.arg(built(program)).arg(package))?;
+    go.current_dir(program.module()).env("GOTOOLCHAIN", "local");
+    go.args(["build", "-mod=readonly", "-buildvcs=false", "-ldflags=-s -w"]);
+    go.args(["-tags", program.tags, "-o"]).arg(program.built());
+    cmd::run(go.arg(program.package))?;
     // Last, since it vouches for the program.
-    copy(&module().join("go.sum"), &lock_of(program))
+    copy(&program.module().join("go.sum"), &program.lock())
 }
 
 /// The locked packages of Python.

@@ -7,8 +7,14 @@ use anyhow::Result;
 
 use crate::{artifacts, cmd, setup};
 
-/// Its tests are ignored on machines that cannot have what they need.
-const NEEDS_NEWER_PROMETHEUS: &str = "observer/created";
+/// Whether a program has tests that are ignored on machines that cannot have what they need, and this one has it.
+fn has_what_it_needs(program: &str) -> bool {
+    match program {
+        "observer/chart" => setup::has_helm(),
+        "observer/created" => setup::has_newer_prometheus(),
+        _ => false,
+    }
+}
 
 /// A program made of tests.
 pub(crate) struct Program {
@@ -49,7 +55,7 @@ impl Program {
         if self.needs_root {
             command.arg("--test-threads=1");
         }
-        if self.name == NEEDS_NEWER_PROMETHEUS && setup::has_newer_prometheus() {
+        if has_what_it_needs(&self.name) {
             command.arg("--include-ignored");
         }
         // What cargo would set; sudo does not pass it on, and no test of the kernel needs it.

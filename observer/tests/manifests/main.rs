@@ -1,21 +1,34 @@
 //! The manifests of `deploy/`, as kustomize renders them and as the schemas of Kubernetes judge them.
 
-#[path = "support/tools.rs"]
+mod cluster;
+mod commands;
+#[path = "../support/judge.rs"]
+mod judge;
+mod scaling;
+#[path = "../support/tools.rs"]
 mod tools;
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::PathBuf,
-    process::{Command, Output},
-};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use clap::CommandFactory as _;
+use judge::validate;
 use observer::cli::Cli;
 use serde_json::Value;
 
 const BASE: &str = "base";
-const EXAMPLES: &str = "examples/hpa";
+/// Each is for itself: what scales a workload, or what a cluster needs for that.
+const EXAMPLES: [&str; 10] = [
+    "examples/hpa/grpc",
+    "examples/hpa/websocket",
+    "examples/hpa/websocket-fast",
+    "examples/hpa/websocket-with-cpu",
+    "examples/keda/grpc",
+    "examples/keda/grpc-without-prometheus",
+    "examples/keda/websocket",
+    "examples/keda/websocket-without-prometheus",
+    "examples/prometheus",
+    "examples/prometheus-adapter",
+];
 
 /// The directories of components.
 fn components() -> Vec<String> {
@@ -36,7 +49,8 @@ fn documents(yaml: &str) -> Vec<Value> {
 fn everything() -> String {
     let components = components();
     let components: Vec<_> = components.iter().map(String::as_str).collect();
-    tools::render(&[BASE, EXAMPLES], &components)
+    let examples = EXAMPLES.map(|example| tools::render(&[example], &[]));
+    [&[tools::render(&[BASE], &components)], &examples[..]].concat().join("\n---\n")
 }
 
 fn kinds(documents: &[Value]) -> BTreeSet<&str> {
@@ -46,7 +60,10 @@ fn kinds(documents: &[Value]) -> BTreeSet<&str> {
 #[test]
 fn each_component_renders_alone_and_with_the_others() {
     let base = documents(&tools::render(&[BASE], &[]));
-    let mut all = base.len() + documents(&tools::render(&[EXAMPLES], &[])).len();
+    let mut all = base.len();
+    for example in EXAMPLES {
+        all += documents(&tools::render(&[example], &[])).len();
+    }
     for component in components() {
         let alone = documents(&tools::render(&[], &[&component]));
         let with_base = documents(&tools::render(&[BASE], &[&component]));
@@ -58,37 +75,6 @@ fn each_component_renders_alone_and_with_the_others() {
     assert_eq!(documents(&everything()).len(), all);
 }
 
-/// Judges the documents on stdin by the schemas of the last four minor versions that are known. Unknown kinds are
-/// printed, everything else that is wrong is an error.
-const VALIDATE: &str = r#"
-import os, pathlib, re, sys, yaml, kubernetes_validate as k
-schemas = pathlib.Path(k.__file__).parent / "kubernetes-json-schema"
-minors = {tuple(map(int, re.findall(r"\d+", name)[:2])) for name in os.listdir(schemas)}
-versions = [f"{major}.{minor}" for major, minor in sorted(minors)[-4:]]
-unknown = set()
-for document in yaml.safe_load_all(sys.stdin):
-    for version in versions:
-        try:
-            k.validate(document, version, strict=True)
-        except k.SchemaNotFoundError:
-            unknown.add(document["kind"])
-        except k.ValidationError as error:
-            name = document["metadata"]["name"]
-            sys.exit(f"{document['kind']} {name} for {version}: {error.message} at {list(error.path)}")
-print(" ".join(versions))
-print(" ".join(sorted(unknown)))
-"#;
-
-/// Runs the judge with `yaml` on its stdin.
-fn validate(yaml: &str) -> Output {
-    let file = tempfile::NamedTempFile::new().expect("it can be written");
-    fs::write(file.path(), yaml).expect("it can be written");
-    let stdin = fs::File::open(file.path()).expect("it is there");
-    let mut judge = Command::new(tools::python());
-    let output = judge.args(["-c", VALIDATE]).stdin(stdin).output();
-    output.expect("`cargo xtask setup --tests` installs kubernetes-validate")
-}
-
 #[test]
 fn the_schemas_of_the_last_four_versions_accept_every_object() {
     let verdict = validate(&everything());
@@ -98,7 +84,7 @@ fn the_schemas_of_the_last_four_versions_accept_every_object() {
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(lines[0].split(' ').count(), 4, "{said}");
     // What others define has no schema there.
-    assert_eq!(lines[1], "PodMonitor PrometheusRule ScaledObject");
+    assert_eq!(lines[1], "PodMonitor PrometheusRule ScaledObject ServiceMonitor");
 }
 
 #[test]
