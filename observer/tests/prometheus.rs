@@ -114,7 +114,7 @@ impl Replica {
         let name = format!("chat-7d9c-{number}");
         let object = Object::new(&pod.name, NAMESPACE, &name).owned_by("ReplicaSet", "chat-7d9c");
         api.apply(&Object { template_hash: Some("7d9c"), ..object });
-        Self { drivers: Vec::new(), server, held: 0, name, pod: pod }
+        Self { drivers: Vec::new(), server, held: 0, name, pod }
     }
 
     /// Opens connections of a client elsewhere: some come and go, some stay.
