@@ -63,10 +63,20 @@ pub enum Command {
     Ps(PsArgs),
     /// Say whether the observer that runs on this node can be trusted, and what it has noticed.
     Doctor(DoctorArgs),
+    /// Print what completes these commands and their options in a shell.
+    Completions(CompletionsArgs),
+    /// Write the manual pages (for packages).
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// Where --pin keeps the kernel side.
 const DEFAULT_PIN: &str = "/sys/fs/bpf/observer";
+
+/// Where Docker and Podman keep the state of containers unless they are told otherwise; the last is Podman's for what does
+/// not outlive a boot.
+const CONTAINER_STATE: [&str; 3] =
+    ["/var/lib/docker", "/var/lib/containers/storage", "/run/containers/storage"];
 
 /// Options of `detach`.
 #[derive(Clone, Debug, Args)]
@@ -125,6 +135,11 @@ pub struct RunArgs {
     /// a kubeconfig file.
     #[arg(long, env = "OBSERVER_KUBE", value_name = "auto|off|PATH", default_value = "auto")]
     pub kube: KubeOption,
+
+    /// Directories in which Docker and Podman keep the state of their containers, with commas: from there containers that
+    /// are no pod's have their names. Where nothing is found they go by their ids.
+    #[arg(long, env = "OBSERVER_CONTAINER_STATE", value_name = "PATHS", value_delimiter = ',', default_values = CONTAINER_STATE)]
+    pub container_state: Vec<PathBuf>,
 
     /// Put before the names of the workloads' metrics, for clusters whose applications export the same names.
     #[arg(long, env = "OBSERVER_METRICS_PREFIX", value_name = "PREFIX", default_value = "")]
@@ -366,6 +381,33 @@ pub struct DoctorArgs {
     /// The running observer's Unix socket [default: /run/observer/observer.sock].
     #[arg(long, env = "OBSERVER_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,
+}
+
+/// Options of `completions`.
+#[derive(Clone, Debug, Args)]
+pub struct CompletionsArgs {
+    /// Which shell.
+    pub shell: Shell,
+}
+
+/// A shell that completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU's.
+    Bash,
+    /// The Z shell.
+    Zsh,
+    /// The friendly interactive shell.
+    Fish,
+    /// The shell of tables.
+    Nushell,
+}
+
+/// Options of `man`.
+#[derive(Clone, Debug, Args)]
+pub struct ManArgs {
+    /// The directory to write to.
+    pub directory: PathBuf,
 }
 
 /// The label values of an enum.

@@ -9,7 +9,6 @@ mod trust;
 use std::{
     collections::{HashMap, HashSet},
     io,
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -91,11 +90,11 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// A collector over attached probes; `cgroup_root` is the root of the whole tree, `names` are those of pods.
+    /// A collector over attached probes; `cgroups` are those of the whole tree, `names` are those of pods.
     #[must_use]
     pub fn new(
         probes: Probes,
-        cgroup_root: &Path,
+        cgroups: CgroupIndex,
         names: Option<Arc<Mutex<Names>>>,
         times: Times,
         terms: Terms,
@@ -103,7 +102,7 @@ impl Collector {
         Self {
             ledger: Ledger::new(times, probes.since()),
             probes,
-            cgroups: CgroupIndex::new(cgroup_root.to_owned()),
+            cgroups,
             reconciliations: Reconciliations::default(),
             reconciliations_taken: (0, Duration::ZERO),
             reconciliation_failed: false,

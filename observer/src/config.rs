@@ -31,6 +31,8 @@ pub struct Config {
     pub node_name: String,
     /// Where pods get their names from.
     pub kube: KubeOption,
+    /// Where containers get their names from.
+    pub container_state: Vec<PathBuf>,
     /// What is exported.
     pub export: Settings,
     /// Form of the log.
@@ -172,6 +174,7 @@ impl TryFrom<RunArgs> for Config {
             cgroup_root: args.cgroup_root,
             node_name: args.node_name.filter(|n| !n.is_empty()).unwrap_or_else(host_name),
             kube: args.kube,
+            container_state: args.container_state,
             export: Settings {
                 detail: args.detail.into(),
                 families: args.families.unwrap_or_default(),

@@ -17,6 +17,7 @@
 //!   export/  series ─▶ Prometheus' formats ─▶ HTTP     the only user of axum, with access/
 //!   access/  who may read it: TLS and bearer tokens    the only user of rustls
 //!   kernel_side             made, taken over, updated or replaced
+//!   manual   manual pages and completions, of the command line
 //!   run, check, detach, preflight, config, cli, logging, output, exit       the program around it
 //! ```
 //!
@@ -41,6 +42,7 @@ pub mod kernel_side;
 pub mod kube;
 pub mod logging;
 pub mod look;
+pub mod manual;
 pub mod model;
 pub mod output;
 pub mod preflight;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use observer::{check, cli, detach, exit, look, output, run};
+use observer::{check, cli, detach, exit, look, manual, output, run};
 
 fn main() -> ExitCode {
     let (cli, variables) = cli::read();
@@ -14,6 +14,8 @@ fn main() -> ExitCode {
         cli::Command::Top(args) => look::top(&args),
         cli::Command::Ps(args) => look::ps(&args),
         cli::Command::Doctor(args) => look::doctor(&args),
+        cli::Command::Completions(args) => manual::completions(args.shell),
+        cli::Command::Man(args) => manual::pages(&args.directory),
     };
     match outcome {
         Ok(code) => code.into(),

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::{
     access::{self, Access},
-    attribute::Names,
+    attribute::{CgroupIndex, Names},
     bpf::{self, KernelLogger, Origin, Pins, ProbeState},
     cli::RunArgs,
     collect::{Beginning, Collector, Terms, Times, lock},
@@ -102,7 +102,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<Code> {
     let beginning = Beginning { age, newest_cgroup, visited_all, visited };
     let (settling, left_out) = (config.settling, config.readable.clone());
     let terms = Terms { beginning, settling, left_out };
-    let mut collector = Collector::new(probes, &cgroup_root, known, times, terms);
+    let cgroups = CgroupIndex::new(cgroup_root).with_names_of(config.container_state.clone());
+    let mut collector = Collector::new(probes, cgroups, known, times, terms);
     if matches!(origin, Origin::TakenOver | Origin::Updated) {
         collector.take_over().context("cannot read what an earlier observer has counted")?;
     }

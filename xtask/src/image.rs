@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use crate::setup::{self, Purpose};
-use crate::{artifacts, cmd};
+use crate::{artifacts, cmd, cross};
 
 /// What `cargo xtask image` takes.
 #[derive(Args)]
@@ -43,26 +43,37 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("{}", program.display());
         return Ok(());
     }
-    let size = fs::metadata(&program)?.len();
-    ensure!(size < MOST_MB * 1_000_000, "the program has {size} bytes: deploy/README.md says less");
+    check(&program)?;
     let usual = default_output();
-    build(&program, options.output.as_deref().unwrap_or(&usual))
+    build(&[(architecture(), &program)], options.output.as_deref().unwrap_or(&usual))
 }
 
-/// The image for the tests, at its usual place. Its program is built for debugging: the tests have its dependencies built
-/// already, and those of a release would take minutes.
-pub(crate) fn ensure_built() -> Result<()> {
-    build(&link(&[])?, &default_output())
+/// The image for the tests, at its usual place; returns where its program is. That is built for debugging: the tests have
+/// its dependencies built already, and those of a release would take minutes.
+pub(crate) fn ensure_built() -> Result<PathBuf> {
+    let program = link(&[])?;
+    build(&[(architecture(), &program)], &default_output())?;
+    Ok(program)
 }
 
-fn build(program: &Path, output: &Path) -> Result<()> {
+/// This machine's architecture as Go, and hence OCI, and Debian call it.
+pub(crate) fn architecture() -> &'static str {
+    if cross::ARM64.is_native() { "arm64" } else { "amd64" }
+}
+
+/// Writes the archive, of programs by their architectures.
+pub(crate) fn build(programs: &[(&'static str, &Path)], output: &Path) -> Result<()> {
+    let read = |program: &Path| {
+        fs::read(program).with_context(|| format!("reading {}", program.display()))
+    };
+    let programs = programs.iter().map(|(of, program)| Ok((*of, read(program)?)));
     let image = oci::Image {
         name: concat!("observer:", env!("CARGO_PKG_VERSION")),
         title: "observer",
         version: env!("CARGO_PKG_VERSION"),
         licenses: "Apache-2.0",
         revision: revision(),
-        program: fs::read(program).with_context(|| format!("reading {}", program.display()))?,
+        programs: programs.collect::<Result<_>>()?,
     };
     let directory = output.parent().context("the archive needs a directory")?;
     fs::create_dir_all(directory)?;
@@ -90,6 +101,15 @@ fn link(profile: &[&str]) -> Result<PathBuf> {
     Ok(program.to_owned())
 }
 
+/// Sees to it that a program needs no other file, and is not larger than is told.
+pub(crate) fn check(program: &Path) -> Result<()> {
+    let bytes = fs::read(program).with_context(|| format!("reading {}", program.display()))?;
+    ensure!(!asks_for_an_interpreter(&bytes), "the program is linked dynamically");
+    let size = bytes.len() as u64;
+    ensure!(size < MOST_MB * 1_000_000, "the program has {size} bytes: deploy/README.md says less");
+    Ok(())
+}
+
 /// Where dynamic linkers are, as it stands in every program that needs one.
 fn asks_for_an_interpreter(program: &[u8]) -> bool {
     // The segment PT_INTERP lies at the start, behind the headers.
@@ -98,7 +118,7 @@ fn asks_for_an_interpreter(program: &[u8]) -> bool {
 }
 
 /// The commit of the checkout, if it is one.
-fn revision() -> Option<String> {
+pub(crate) fn revision() -> Option<String> {
     let mut git = cmd::command("git");
     cmd::output(git.args(["rev-parse", "HEAD"]).current_dir(cmd::workspace())).ok()
 }

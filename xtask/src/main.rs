@@ -7,6 +7,7 @@
 //! | [`demo`] | a small real workload in cgroups shaped like pods, and a live table of its metrics |
 //! | [`test`] | every test, those that need root and a kernel included |
 //! | [`image`] | a container image of the daemon, without a container engine |
+//! | [`dist`] | what people install: tarballs, Debian packages, an image of all architectures, bills of materials |
 //! | [`lab`] | the tests of the kernel on real distribution kernels, in QEMU |
 //! | [`bench`] | what the kernel programs and the daemon cost, beside the targets |
 //! | [`soak`] | load and faults for a long time, every count compared |
@@ -18,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod archive;
 mod artifacts;
 mod bench;
 mod cgroup;
@@ -25,8 +27,10 @@ mod cgroup;
 mod circles;
 mod cmd;
 mod dashboards;
+mod cross;
 mod deep;
 mod demo;
+mod dist;
 mod documents;
 mod image;
 mod lab;
@@ -89,6 +93,8 @@ enum Command {
     Test(TestArgs),
     /// Build a container image of the daemon, as an OCI archive
     Image(image::Options),
+    /// Build what people install, for amd64 and arm64: tarballs, Debian packages, an image, bills of materials, checksums
+    Dist(dist::Options),
     /// Check formatting, clippy (warnings are errors) and, offline, the dependencies
     Lint,
     /// Write the reference of metrics into docs/metrics.md
@@ -141,6 +147,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Run { demo: true, seconds, args } => run::demo(seconds, args),
         Command::Test(TestArgs { args }) => test::run(&args),
         Command::Image(options) => image::run(&options),
+        Command::Dist(options) => dist::run(&options),
         Command::Lint => lint::run(),
         Command::Docs => docs(),
         Command::Dashboards => dashboards::run(),

@@ -30,6 +30,10 @@ pub(crate) enum Purpose {
     Lab,
     /// The lab's guests of that architecture.
     Arm64,
+    /// Programs for the other architecture.
+    Cross,
+    /// Packages for release.
+    Dist,
 }
 
 /// Whether there is a Prometheus that is newer than the distribution's.

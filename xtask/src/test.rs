@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::leftovers::Snapshot;
 use crate::setup::{self, Purpose};
-use crate::{cmd, image};
+use crate::{cmd, dist, image};
 use outcome::Outcome;
 use programs::Program;
 
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     let target = cmd::target_directory()?;
     let before = Snapshot::take(&target)?;
     // First, since the tests' own build leaves its daemon at the same place.
-    image::ensure_built()?;
+    dist::ensure_built(&image::ensure_built()?)?;
     let programs = programs::build()?;
     let (kernel, others): (Vec<_>, Vec<_>) =
         programs.iter().partition(|program| program.needs_root);

@@ -20,6 +20,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::runtimes::Runtimes;
 use super::{Identity, identify, number};
 
 /// What bounds a walk and the memory of the dead. A container may be allowed to make cgroups of
@@ -41,6 +42,7 @@ const LIMITS: Limits = Limits { depth: 64, cgroups: 1 << 16, dead: 1 << 16 };
 pub struct CgroupIndex {
     root: PathBuf,
     limits: Limits,
+    runtimes: Runtimes,
     entries: HashMap<u64, Entry>,
     /// Ids that were looked for and are not in the tree, as far as it can be seen.
     missing: HashSet<u64>,
@@ -52,6 +54,8 @@ pub struct CgroupIndex {
 #[derive(Debug)]
 struct Entry {
     identity: Arc<Identity>,
+    /// Of whom it belongs to, by its path alone: it is the same for every daemon.
+    number: u64,
     /// Relative to the root.
     path: PathBuf,
     /// The last walk (by number) at which it existed.
@@ -64,11 +68,18 @@ impl CgroupIndex {
         Self {
             root,
             limits: LIMITS,
+            runtimes: Runtimes::default(),
             entries: HashMap::new(),
             missing: HashSet::new(),
             walks: 0,
             skipped: 0,
         }
+    }
+
+    /// Has containers go by the names that Docker and Podman gave them, as far as these directories of their state tell.
+    #[must_use]
+    pub fn with_names_of(self, directories: Vec<PathBuf>) -> Self {
+        Self { runtimes: Runtimes::new(directories), ..self }
     }
 
     /// Who the cgroup `id` is or was, without looking at the tree. `None` if no walk has met it.
@@ -113,12 +124,12 @@ impl CgroupIndex {
     /// The cgroups that existed at the last refresh, each with the number of whom it belongs to.
     pub fn numbers(&self) -> impl Iterator<Item = (u64, u64)> {
         let alive = self.entries.iter().filter(|(_, entry)| entry.seen == self.walks);
-        alive.map(|(&id, entry)| (id, number(&entry.identity)))
+        alive.map(|(&id, entry)| (id, entry.number))
     }
 
     /// The number of whom the cgroup `id` belongs to; `None` if no walk has met it.
     pub fn number(&self, id: u64) -> Option<u64> {
-        self.entries.get(&id).map(|entry| number(&entry.identity))
+        self.entries.get(&id).map(|entry| entry.number)
     }
 
     /// How many cgroups have a name here, dead ones included.
@@ -147,6 +158,7 @@ impl CgroupIndex {
         let walk = Walk::of(&self.root, self.limits)?;
         self.walks += 1;
         self.skipped = walk.skipped;
+        self.runtimes.begin();
         for (id, path) in walk.found {
             self.note(id, path);
         }
@@ -189,8 +201,10 @@ impl CgroupIndex {
             Slot::Occupied(slot) if slot.get().seen == seen => {}
             // The same number at another path: not the cgroup that had it before.
             slot => {
-                let identity = Arc::new(identify(&path.to_string_lossy()));
-                slot.insert_entry(Entry { identity, path, seen });
+                let identity = identify(&path.to_string_lossy());
+                let number = number(&identity);
+                let identity = Arc::new(self.runtimes.name(identity));
+                slot.insert_entry(Entry { identity, number, path, seen });
             }
         }
     }
@@ -351,6 +365,26 @@ mod tests {
         assert_eq!(index.resolve(container).map(|found| found.kind), Some(Kind::Container));
         assert_eq!(index.resolve(tree.id("system.slice/cgroup.procs")?), None);
         assert_eq!(index.skipped(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_container_has_the_name_that_it_had_when_it_was_met() -> Result<()> {
+        let (tree, state) = (Tree::new()?, TempDir::new()?);
+        let id = "ab".repeat(32);
+        let of_docker = state.path().join("containers").join(&id);
+        fs::create_dir_all(&of_docker)?;
+        fs::write(of_docker.join("config.v2.json"), r#"{"Name":"/web"}"#)?;
+        let container = tree.add(&format!("docker/{id}"))?;
+        let mut index = tree.index()?.with_names_of(vec![state.path().to_owned()]);
+        let without = index.number(container);
+        index.forget(container);
+        index.refresh()?;
+        assert_eq!(pod_of(&index, container).as_deref(), Some("web"));
+        assert_eq!(index.number(container), without, "the kernel programs know it by its id");
+        fs::write(of_docker.join("config.v2.json"), r#"{"Name":"/renamed"}"#)?;
+        index.refresh()?;
+        assert_eq!(pod_of(&index, container).as_deref(), Some("web"));
         Ok(())
     }
 

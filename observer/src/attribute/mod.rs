@@ -8,7 +8,8 @@
 //!
 //! - [`identify`] reads one path. It is total: every path has an identity, if only itself.
 //! - [`CgroupIndex`] knows the path of every cgroup of this node by its id, and keeps the names of
-//!   those that are gone until their last counts are exported.
+//!   those that are gone until their last counts are exported. It has containers of Docker and Podman go by the names that
+//!   these gave them.
 //! - [`Names`] knows what the API server calls the pods.
 //! - Nothing is dropped for lack of a name: what no index knows goes to [`UNATTRIBUTED`], what no
 //!   table had room for to [`OVERFLOW`].
@@ -29,6 +30,7 @@ mod index;
 mod names;
 mod number;
 mod path;
+mod runtimes;
 
 pub use index::CgroupIndex;
 pub use names::{Container, Health, Names, Pod, Trouble, Workload};
@@ -44,15 +46,15 @@ pub struct Identity {
     /// runtime (`docker`, `podman`, `containerd`, `crio`, `lxc`, `machine`, `container` if it
     /// cannot be told), `systemd` or `cgroup`.
     pub namespace: String,
-    /// The pod's UID until the API server has named it; otherwise the container's short id or
-    /// name, the unit's name or the cgroup's path.
+    /// The pod's UID until the API server has named it; otherwise the container's name or
+    /// short id, the unit's name or the cgroup's path.
     pub pod: String,
     /// The short id of a pod's container. Empty for the pod's own cgroup and all that is no pod.
     pub container: String,
     /// The pod's UID, dashed. A static pod's is the hash of its manifest, 32 hex digits: the API
     /// server keeps that in the annotation `kubernetes.io/config.hash`, not as the object's UID.
     pub pod_uid: Option<String>,
-    /// The container's whole id (or name), as the runtime knows it.
+    /// The container's whole id (or name), as the runtime knows it; none where `pod` is the name that its runtime gave it.
     pub container_id: Option<String>,
 }
 

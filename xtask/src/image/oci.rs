@@ -1,15 +1,17 @@
-//! An image of one program in the layout of the OCI image specification 1.1, as one tar file.
+//! An image of one program in the layout of the OCI image specification 1.1, as one tar file; of a program for several
+//! architectures, one index of as many images.
 //!
 //! The same program gives the same bytes: there is no time in it but the epoch.
 
-use std::fmt::Write as _;
 use std::io::Write;
 
 use anyhow::Result;
-use flate2::{Compression, GzBuilder};
+use flate2::Compression;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
+use crate::archive::{append, gzip, sha256};
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -23,8 +25,8 @@ pub(super) struct Image {
     pub(super) licenses: &'static str,
     /// The commit, if known.
     pub(super) revision: Option<String>,
-    /// The one file in it, a statically linked program.
-    pub(super) program: Vec<u8>,
+    /// The one file in it, a statically linked program; one for each architecture, as Go, and hence OCI, calls it.
+    pub(super) programs: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// Something that goes by its digest.
@@ -54,11 +56,51 @@ impl Blob {
 }
 
 impl Image {
-    /// Writes the archive; returns the digest of the image's manifest.
+    /// Writes the archive; returns the digest of the image's manifest, or of the index of several.
     pub(super) fn write(&self, out: impl Write) -> Result<String> {
-        let files = self.files()?;
-        let layer = Blob::new(LAYER, compress(&files)?);
-        let config = Blob::json(CONFIG, &self.config(&digest(&files)));
+        let mut blobs = Vec::new();
+        let mut entries = Vec::new();
+        for (architecture, program) in &self.programs {
+            let image = self.blobs(architecture, program)?;
+            let mut entry = image[0].descriptor();
+            entry["platform"] = json!({"architecture": architecture, "os": "linux"});
+            entries.push(entry);
+            blobs.extend(image);
+        }
+        let mut entry = if entries.len() == 1 {
+            entries.remove(0)
+        } else {
+            let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
+            let index = Blob::json(INDEX, &index);
+            let entry = index.descriptor();
+            blobs.insert(0, index);
+            entry
+        };
+        let (_, tag) = self.name.split_once(':').unwrap_or((self.name, "latest"));
+        // containerd takes the whole name from the first, all others the tag from the second.
+        entry["annotations"] = json!({
+            "io.containerd.image.name": format!("docker.io/library/{}", self.name),
+            "org.opencontainers.image.ref.name": tag,
+        });
+        let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+
+        let mut archive = tar::Builder::new(out);
+        append(&mut archive, "oci-layout", 0o644, 0, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        append(&mut archive, "index.json", 0o644, 0, index.as_bytes())?;
+        for blob in &blobs {
+            append(&mut archive, &blob.path(), 0o644, 0, &blob.bytes)?;
+        }
+        archive.finish()?;
+        Ok(blobs.swap_remove(0).digest)
+    }
+
+    /// Manifest, configuration and layer for one architecture.
+    fn blobs(&self, architecture: &str, program: &[u8]) -> Result<[Blob; 3]> {
+        let mut files = tar::Builder::new(Vec::new());
+        append(&mut files, "observer", 0o755, 0, program)?;
+        let files = files.into_inner()?;
+        let layer = Blob::new(LAYER, gzip(&files, Compression::best())?);
+        let config = Blob::json(CONFIG, &self.config(architecture, &digest(&files)));
         let manifest = Blob::json(
             MANIFEST,
             &json!({
@@ -69,35 +111,12 @@ impl Image {
                 "annotations": self.labels(),
             }),
         );
-        let mut entry = manifest.descriptor();
-        let (_, tag) = self.name.split_once(':').unwrap_or((self.name, "latest"));
-        // containerd takes the whole name from the first, all others the tag from the second.
-        entry["annotations"] = json!({
-            "io.containerd.image.name": format!("docker.io/library/{}", self.name),
-            "org.opencontainers.image.ref.name": tag,
-        });
-        let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
-
-        let mut archive = tar::Builder::new(out);
-        append(&mut archive, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        append(&mut archive, "index.json", 0o644, index.as_bytes())?;
-        for blob in [&manifest, &config, &layer] {
-            append(&mut archive, &blob.path(), 0o644, &blob.bytes)?;
-        }
-        archive.finish()?;
-        Ok(manifest.digest)
+        Ok([manifest, config, layer])
     }
 
-    /// The files of the image, as a tar.
-    fn files(&self) -> Result<Vec<u8>> {
-        let mut files = tar::Builder::new(Vec::new());
-        append(&mut files, "observer", 0o755, &self.program)?;
-        Ok(files.into_inner()?)
-    }
-
-    fn config(&self, files: &str) -> Value {
+    fn config(&self, architecture: &str, files: &str) -> Value {
         json!({
-            "architecture": architecture(),
+            "architecture": architecture,
             "os": "linux",
             "created": "1970-01-01T00:00:00Z",
             "config": {
@@ -125,42 +144,8 @@ impl Image {
     }
 }
 
-/// This machine's architecture as Go, and hence OCI, calls it.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-fn append(
-    archive: &mut tar::Builder<impl Write>,
-    path: &str,
-    mode: u32,
-    bytes: &[u8],
-) -> Result<()> {
-    let mut header = tar::Header::new_ustar();
-    header.set_size(bytes.len() as u64);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    Ok(archive.append_data(&mut header, path, bytes)?)
-}
-
-fn compress(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
-    gzip.write_all(bytes)?;
-    Ok(gzip.finish()?)
-}
-
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |mut digest, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(digest, "{byte:02x}");
-        digest
-    })
+    format!("sha256:{}", sha256(bytes))
 }
 
 #[cfg(test)]
@@ -177,7 +162,7 @@ mod tests {
             version: "1.2.3",
             licenses: "Apache-2.0",
             revision: Some("abc".to_owned()),
-            program: b"#!/bin/true\n".repeat(1000),
+            programs: vec![("amd64", b"#!/bin/true\n".repeat(1000))],
         }
     }
 
@@ -223,7 +208,7 @@ mod tests {
         let mut unpacked = Vec::new();
         flate2::read::GzDecoder::new(&layer[..]).read_to_end(&mut unpacked).unwrap();
         assert_eq!(config["rootfs"]["diff_ids"][0], digest(&unpacked).as_str());
-        assert_eq!(unpack(&unpacked)["observer"], image().program);
+        assert_eq!(unpack(&unpacked)["observer"], image().programs[0].1);
         assert_eq!(files.len(), 5);
     }
 
@@ -233,8 +218,29 @@ mod tests {
     }
 
     #[test]
-    fn digests_are_those_of_sha256() {
-        let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        assert_eq!(digest(b""), empty);
+    fn an_image_of_several_architectures_is_an_index() {
+        let (amd64, arm64) = (b"for amd64".to_vec(), b"for arm64".to_vec());
+        let image = Image { programs: vec![("amd64", amd64), ("arm64", arm64)], ..image() };
+        let mut archive = Vec::new();
+        let index_digest = image.write(&mut archive).unwrap();
+        let files = unpack(&archive);
+        let top: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        assert_eq!(top["manifests"].as_array().unwrap().len(), 1, "one name, one entry");
+        let entry = &top["manifests"][0];
+        assert_eq!((&entry["digest"], &entry["mediaType"]), (&json!(index_digest), &json!(INDEX)));
+        let index: Value = serde_json::from_slice(&follow(&files, entry)).unwrap();
+        for (at, (architecture, program)) in image.programs.iter().enumerate() {
+            let entry = &index["manifests"][at];
+            assert_eq!(entry["platform"]["architecture"], *architecture);
+            let manifest: Value = serde_json::from_slice(&follow(&files, entry)).unwrap();
+            let config: Value =
+                serde_json::from_slice(&follow(&files, &manifest["config"])).unwrap();
+            assert_eq!(config["architecture"], *architecture);
+            let layer = follow(&files, &manifest["layers"][0]);
+            let mut unpacked = Vec::new();
+            flate2::read::GzDecoder::new(&layer[..]).read_to_end(&mut unpacked).unwrap();
+            assert_eq!(unpack(&unpacked)["observer"], *program);
+        }
+        assert_eq!(files.len(), 2 + 1 + 2 * 3);
     }
 }

@@ -2,13 +2,15 @@
 
 use std::process::Command;
 
+use crate::cross::{self, Cross};
+
 /// An architecture of guests.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Architecture {
     /// As Debian calls it.
     pub(super) name: &'static str,
     /// The target that programs are cross-built for; none if they are the very ones that run on this machine.
-    pub(super) cross: Option<Cross>,
+    pub(super) cross: Option<&'static Cross>,
     pub(super) emulator: &'static str,
     /// Board, processor, and how QEMU runs it.
     pub(super) machine: &'static [&'static str],
@@ -17,15 +19,6 @@ pub(super) struct Architecture {
     /// A further serial line as QEMU calls it, and as the guest does: the verdicts go there, away from the kernel's
     /// messages.
     pub(super) line: (&'static str, &'static str),
-}
-
-/// How programs for another architecture are built.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Cross {
-    /// Of Rust.
-    pub(super) target: &'static str,
-    /// What the names of its C compiler and binutils start with.
-    pub(super) prefix: &'static str,
 }
 
 pub(super) static AMD64: Architecture = Architecture {
@@ -42,7 +35,7 @@ pub(super) static AMD64: Architecture = Architecture {
 
 pub(super) static ARM64: Architecture = Architecture {
     name: "arm64",
-    cross: Some(Cross { target: "aarch64-unknown-linux-gnu", prefix: "aarch64-linux-gnu-" }),
+    cross: Some(&cross::ARM64),
     emulator: "qemu-system-aarch64",
     // All that QEMU emulates. Kernels sign return addresses, those of BPF programs too, and QEMU's own cipher for that
     // costs a fifth of the architecture's.
@@ -65,35 +58,23 @@ impl Architecture {
 
     /// What takes debug information out of a program for it.
     pub(super) fn strip(&self) -> String {
-        format!("{}strip", self.cross.as_ref().map_or("", |cross| cross.prefix))
+        format!("{}strip", self.cross.map_or("", |cross| cross.prefix))
     }
 }
 
-impl Cross {
-    /// Has cargo build for it. What is built is linked statically: then it does not matter that the C library that it is
-    /// linked with is this machine's, and older or newer than the guest's.
-    pub(super) fn apply(&self, cargo: &mut Command) {
-        let compiler = format!("{}gcc", self.prefix);
-        let variable = self.target.replace('-', "_");
-        let of_cargo = format!("CARGO_TARGET_{}", variable.to_uppercase());
-        cargo.args(["--target", self.target]);
-        cargo.env(format!("{of_cargo}_LINKER"), &compiler);
-        // For this target only: build scripts and procedural macros cannot be linked statically.
-        cargo.env(format!("{of_cargo}_RUSTFLAGS"), "-C target-feature=+crt-static");
-        // An emulated processor is slow, and there is no other build to share with. Debug assertions stay.
-        cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
-        // Nothing with debug information gets into a guest.
-        cargo.env("CARGO_PROFILE_DEV_DEBUG", "none");
-        // For the crates with C in them.
-        cargo.env(format!("CC_{variable}"), compiler);
-        cargo.env(format!("AR_{variable}"), format!("{}ar", self.prefix));
-    }
+/// Has cargo build what guests run. It is linked statically: then it does not matter that the C library that it is linked
+/// with is this machine's, and older or newer than the guest's.
+pub(super) fn cross_build(cross: &Cross, cargo: &mut Command) {
+    cross.apply(cargo, cross::STATIC);
+    // An emulated processor is slow, and there is no other build to share with. Debug assertions stay.
+    cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
+    // Nothing with debug information gets into a guest.
+    cargo.env("CARGO_PROFILE_DEV_DEBUG", "none");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cmd;
 
     #[test]
     fn an_image_tells_its_architecture() {
@@ -102,18 +83,5 @@ mod tests {
         image[MAGIC_AT..60].copy_from_slice(MAGIC);
         assert_eq!(Architecture::of_image(&image), &ARM64);
         assert_eq!(Architecture::of_image(&image[..58]), &AMD64);
-    }
-
-    #[test]
-    fn a_cross_build_is_told_linker_and_compiler() {
-        let mut cargo = cmd::cargo(&["build"]);
-        ARM64.cross.as_ref().unwrap().apply(&mut cargo);
-        let told = |name: &str| {
-            let value = cargo.get_envs().find(|(told, _)| *told == name)?.1?;
-            value.to_str().map(str::to_owned)
-        };
-        let gcc = Some("aarch64-linux-gnu-gcc".to_owned());
-        assert_eq!(told("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER"), gcc);
-        assert_eq!(told("CC_aarch64_unknown_linux_gnu"), gcc);
     }
 }

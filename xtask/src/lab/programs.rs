@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::architecture::Architecture;
+use super::architecture::{Architecture, cross_build};
 use super::initramfs::Initramfs;
 use super::origin::Origin;
 use crate::artifacts::{self, Built};
@@ -50,9 +50,9 @@ impl Programs {
     pub(super) fn build(architecture: &Architecture) -> Result<Self> {
         // As `cargo xtask test` does: for one package alone cargo may build everything once more, with other features.
         let mut cargo = cmd::cargo(&["test", "--no-run"]);
-        if let Some(cross) = &architecture.cross {
+        if let Some(cross) = architecture.cross {
             // No more than what guests get.
-            cross.apply(cargo.args(["--package", "observer"]));
+            cross_build(cross, cargo.args(["--package", "observer"]));
         }
         Self::among(&artifacts::build(&mut cargo)?)
     }

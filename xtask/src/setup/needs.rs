@@ -172,6 +172,41 @@ pub(super) const NEEDS: &[Need] = &[
         optional: false,
     },
     Need {
+        name: "mandoc",
+        reason: "tests have it judge the manual pages",
+        purposes: &[Purpose::Test],
+        means: Means::Program { program: "mandoc", packages: &["mandoc"], service: None },
+        optional: false,
+    },
+    Need {
+        name: "zsh",
+        reason: "tests load its completions",
+        purposes: &[Purpose::Test],
+        means: Means::Program { program: "zsh", packages: &["zsh"], service: None },
+        optional: false,
+    },
+    Need {
+        name: "fish",
+        reason: "tests load its completions",
+        purposes: &[Purpose::Test],
+        means: Means::Program { program: "fish", packages: &["fish"], service: None },
+        optional: false,
+    },
+    Need {
+        name: "systemd-analyze",
+        reason: "tests have it judge the unit",
+        purposes: &[Purpose::Test],
+        means: Means::Program { program: "systemd-analyze", packages: &["systemd"], service: None },
+        optional: false,
+    },
+    Need {
+        name: "lintian",
+        reason: "it judges Debian packages",
+        purposes: &[Purpose::Dist],
+        means: Means::Program { program: "lintian", packages: &["lintian"], service: None },
+        optional: false,
+    },
+    Need {
         name: "QEMU",
         reason: "the lab boots other kernels in it",
         purposes: &[Purpose::Test, Purpose::Lab],
@@ -217,8 +252,8 @@ pub(super) const NEEDS: &[Need] = &[
     },
     Need {
         name: "a C compiler for arm64",
-        reason: "it links what the lab runs on arm64, and compiles the C in some crates",
-        purposes: &[Purpose::Arm64],
+        reason: "it links programs for arm64, and compiles the C in some crates",
+        purposes: &[Purpose::Arm64, Purpose::Cross],
         means: Means::Program {
             program: "aarch64-linux-gnu-gcc",
             packages: &["gcc-aarch64-linux-gnu"],
@@ -228,8 +263,8 @@ pub(super) const NEEDS: &[Need] = &[
     },
     Need {
         name: "a C library for arm64",
-        reason: "what the lab runs on arm64 is linked with it, statically",
-        purposes: &[Purpose::Arm64],
+        reason: "programs for arm64 are linked with it, statically",
+        purposes: &[Purpose::Arm64, Purpose::Cross],
         means: Means::File {
             path: "/usr/aarch64-linux-gnu/lib/libc.a",
             package: "libc6-dev-arm64-cross",
@@ -238,8 +273,8 @@ pub(super) const NEEDS: &[Need] = &[
     },
     Need {
         name: "Rust for arm64",
-        reason: "the lab runs the daemon and its tests on arm64",
-        purposes: &[Purpose::Arm64],
+        reason: "the daemon is built for arm64, and its tests for the lab",
+        purposes: &[Purpose::Arm64, Purpose::Cross],
         means: Means::Target { name: "aarch64-unknown-linux-gnu" },
         optional: false,
     },
