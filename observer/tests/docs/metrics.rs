@@ -16,7 +16,7 @@ use crate::{
 const REFERENCE: &str = "docs/metrics.md";
 
 /// What asks Prometheus.
-const SHIPPED: [&str; 5] = [
+const SHIPPED: [&str; 6] = [
     "deploy/components/prometheus/rules.yaml",
     "deploy/components/prometheus/alerts.yaml",
     "deploy/components/prometheus-adapter/config.yaml",
