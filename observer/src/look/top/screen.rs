@@ -3,6 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    process,
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -29,6 +30,8 @@ const TURN: Duration = Duration::from_millis(50);
 const LISTING: Duration = Duration::from_secs(2);
 /// Between two attempts to find a daemon that has ended.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Between a signal and the end, at most.
+const GRACE: Duration = Duration::from_secs(1);
 /// Connections that a listing shows.
 const SHOWN: usize = 500;
 
@@ -149,16 +152,24 @@ fn list(path: &Path, asked: &Receiver<Filter>, news: &Sender<News>) {
 fn wait_for_signal(news: &Sender<News>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Ok(runtime) = runtime else { return };
-    runtime.block_on(async {
+    let is_over = runtime.block_on(async {
         let (Ok(mut terminate), Ok(mut hang_up)) =
             (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
         else {
-            return;
+            return false;
         };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = hang_up.recv() => {}
         }
-        let _ = news.send(News::End);
+        true
     });
+    if !is_over {
+        return;
+    }
+    let _ = news.send(News::End);
+    // Of a terminal that is gone the library may read nothing for ever, and at full speed.
+    thread::sleep(GRACE);
+    ratatui::restore();
+    process::exit(0);
 }
