@@ -112,6 +112,7 @@ pub(crate) fn families_in(query: &str) -> impl Iterator<Item = &str> {
             "workload_pod_",
             "workload_tcp_",
             "workload_websocket_",
+            "process_",
             "observer_",
         ]
         .iter()
