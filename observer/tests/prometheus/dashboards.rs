@@ -52,7 +52,7 @@ fn queries(namespace: &str) -> Vec<Query> {
 }
 
 /// Queries of what a few WebSockets that are open, and a few that were closed, have not brought about.
-const SILENT: [&str; 42] = [
+const SILENT: [&str; 44] = [
     "agents: Pods whose users are not known A",
     "agents: Programs that are missing A",
     "grpc: Against the autoscaler B",
@@ -70,6 +70,7 @@ const SILENT: [&str; 42] = [
     "grpc: Round trip A",
     "grpc: Sent again A",
     "grpc: Silence before the end A",
+    "grpc: Timers A",
     "grpc: Who ends them A",
     "overview: Alerts that fire A",
     "overview: Bad ends by cause B",
@@ -95,6 +96,7 @@ const SILENT: [&str; 42] = [
     "websocket: Round trip A",
     "websocket: Sent again A",
     "websocket: Silence before the end A",
+    "websocket: Timers A",
 ];
 
 /// Each query has an answer, but those of what has not happened; and none has more series than a panel can show.

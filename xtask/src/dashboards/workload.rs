@@ -240,6 +240,17 @@ fn ends(q: Query<'_>) -> Vec<Panel> {
             )],
         },
         Panel {
+            title: "Timers",
+            kind: Kind::Lines,
+            unit: "s",
+            shows: "The silence after which one side ends connections again and again; the 15 longest.",
+            bad: "any at `peer` that you do not know: a proxy's timer (runbook idle-cut).",
+            queries: vec![q(
+                r#"topk(15, max by (namespace, pod, role, side) (tcp_idle_cut_seconds{%pod%,protocol="{p}"}))"#,
+                "{{pod}} {{role}} {{side}}",
+            )],
+        },
+        Panel {
             title: "Cut after silence",
             kind: Kind::Lines,
             unit: "cps",
