@@ -26,12 +26,10 @@ pub fn doctor(args: &DoctorArgs) -> anyhow::Result<Code> {
             [none].into_iter().chain(machine()).collect()
         }
     };
-    let shown = findings.iter().map(|finding| match args.json {
-        // Strings cannot fail.
-        true => serde_json::to_string(finding).unwrap_or_default(),
-        false => line(finding),
-    });
-    shown.into_iter().try_for_each(output::line)?;
+    // Strings cannot fail.
+    let as_json = |finding: &Finding| serde_json::to_string(finding).unwrap_or_default();
+    let shown: fn(&Finding) -> String = if args.json { as_json } else { line };
+    findings.iter().map(shown).try_for_each(output::line)?;
     let failed = findings.iter().any(|finding| finding.mark == Mark::Fail);
     Ok(if failed { Code::Failure } else { Code::Success })
 }

@@ -1,6 +1,6 @@
 //! The shipped dashboards: their metrics exist, and each panel says what to do.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;
 
@@ -15,8 +15,8 @@ const DASHBOARDS: &str = "deploy/components/dashboards";
 fn dashboards() -> Vec<(String, Value)> {
     let entries = fs::read_dir(checkout().join(DASHBOARDS)).expect("there are dashboards");
     let names = entries.map(|entry| entry.expect("it can be read").file_name());
-    let mut names: Vec<_> = names.map(|name| name.display().to_string()).collect();
-    names.retain(|name| name.ends_with(".json"));
+    let of_json = names.filter(|name| Path::new(name).extension().is_some_and(|of| of == "json"));
+    let mut names: Vec<_> = of_json.map(|name| name.display().to_string()).collect();
     names.sort();
     let parsed = names.into_iter().map(|name| {
         let text = read(&format!("{DASHBOARDS}/{name}"));

@@ -51,7 +51,7 @@ fn queries(namespace: &str) -> Vec<Query> {
     queries
 }
 
-/// Queries of what a few WebSockets that are open, and a few that were closed, have not brought about.
+/// Queries of what a few connections that are open, and a few that were closed, have not brought about.
 const SILENT: [&str; 44] = [
     "agents: Pods whose users are not known A",
     "agents: Programs that are missing A",

@@ -264,9 +264,12 @@ fn ends(q: Query<'_>) -> Vec<Panel> {
     ]
 }
 
+fn q(query: &str, legend: &'static str) -> (String, &'static str) {
+    (query.to_owned(), legend)
+}
+
 /// Pods that end and pods that begin.
 pub(super) fn rollouts() -> Dashboard {
-    let q = |query: &str, legend| (query.to_owned(), legend);
     Dashboard {
         name: "rollouts",
         title: "Rollouts",
@@ -354,139 +357,140 @@ pub(super) fn rollouts() -> Dashboard {
 
 /// What stands between users and servers.
 pub(super) fn relays() -> Dashboard {
-    let q = |query: &str, legend| (query.to_owned(), legend);
     Dashboard {
         name: "relays",
         title: "Ingress and relays",
         description: "Both sides of pods that pass connections on: what comes in, what goes out, and what gets lost.",
         variables: &[NAMESPACE, WORKLOAD, POD],
         rows: vec![
-            Row {
-                title: "Both sides",
-                panels: vec![
-                    Panel {
-                        title: "Open at both sides",
-                        kind: Kind::Lines,
-                        unit: "short",
-                        shows: "Connections that the pods accepted (`server`) and opened (`client`), by protocol, without those inside a pod.",
-                        bad: "WebSockets of the two sides apart: one hop is closed and the other is not.",
-                        queries: vec![q(
-                            r#"sum by (role, protocol) (max without (instance, job) (tcp_connections_active{%pod%,path="external"}))"#,
-                            "{{role}} {{protocol}}",
-                        )],
-                    },
-                    Panel {
-                        title: "Relayed users",
-                        kind: Kind::Stacked,
-                        unit: "short",
-                        shows: "WebSocket and gRPC connections that pods hold for their users and pass on; the 15 pods with most of each.",
-                        bad: "a step down: the ingress, or what is behind it, cut them (runbook bad-ends).",
-                        queries: vec![
-                            q(
-                                "topk(15, max by (namespace, pod) (websocket_connections_relayed{%pod%}))",
-                                "{{pod}} WebSocket",
-                            ),
-                            q(
-                                "topk(15, max by (namespace, pod) (grpc_connections_relayed{%pod%}))",
-                                "{{pod}} gRPC",
-                            ),
-                        ],
-                    },
-                    Panel {
-                        title: "Bytes of both sides",
-                        kind: Kind::Lines,
-                        unit: "Bps",
-                        shows: "Payload by side and direction.",
-                        bad: "what comes in at one side does not go out at the other: a buffer, or a cache.",
-                        queries: vec![q(
-                            "sum by (role, direction) (max without (instance, job) (rate(tcp_payload_bytes_total{%pod%}[$__rate_interval])))",
-                            "{{role}} {{direction}}",
-                        )],
-                    },
-                    Panel {
-                        title: "Ends at the users' side",
-                        kind: Kind::Stacked,
-                        unit: "cps",
-                        shows: "Connections that the pods accepted and that ended, per second, by reason.",
-                        bad: "`local` without `peer`: the relay cuts (runbook idle-cut).",
-                        queries: vec![q(
-                            r#"sum by (reason) (max without (instance, job) (rate(tcp_connections_closed_total{%pod%,role="server"}[$__rate_interval])))"#,
-                            "{{reason}}",
-                        )],
-                    },
-                    Panel {
-                        title: "Ends at the servers' side",
-                        kind: Kind::Stacked,
-                        unit: "cps",
-                        shows: "Connections that the pods opened and that ended, per second, by reason.",
-                        bad: "`peer` or `reset_peer`: servers cut (runbook resets).",
-                        queries: vec![q(
-                            r#"sum by (reason) (max without (instance, job) (rate(tcp_connections_closed_total{%pod%,role="client"}[$__rate_interval])))"#,
-                            "{{reason}}",
-                        )],
-                    },
-                    Panel {
-                        title: "Protocols by port",
-                        kind: Kind::Table,
-                        unit: "short",
-                        shows: "What the pods' servers were found to speak in the last hour, by port.",
-                        bad: "HTTP/1 on a port of gRPC or TLS: runbook unexpected-port.",
-                        queries: vec![q(
-                            r#"topk(50, sum by (port, protocol) (max without (instance, job) (increase(tcp_connections_identified_total{%pod%,role="server"}[1h]))) > 0)"#,
-                            "",
-                        )],
-                    },
-                ],
-            },
-            Row {
-                title: "Towards the servers",
-                panels: vec![
-                    Panel {
-                        title: "Connects that fail",
-                        kind: Kind::Lines,
-                        unit: "cps",
-                        shows: "Attempts that failed, per second, by port and reason; the 30 with most.",
-                        bad: "`timed_out`: runbook connect-timeouts. `refused`: no server is ready.",
-                        queries: vec![q(
-                            "topk(30, sum by (port, reason) (max without (instance, job) (rate(tcp_connect_failures_total{%pod%}[$__rate_interval]))))",
-                            "{{port}} {{reason}}",
-                        )],
-                    },
-                    Panel {
-                        title: "Time-outs",
-                        kind: Kind::Lines,
-                        unit: "cps",
-                        shows: "Connections, or attempts, that ran out of time, per second, by kind.",
-                        bad: "`retransmission`: the network or a dead peer. `keepalive`: peers that are gone (runbook retransmissions).",
-                        queries: vec![q(
-                            "sum by (role, kind) (max without (instance, job) (rate(tcp_timeouts_total{%pod%}[$__rate_interval])))",
-                            "{{role}} {{kind}}",
-                        )],
-                    },
-                    Panel {
-                        title: "Sent again",
-                        kind: Kind::Lines,
-                        unit: "cps",
-                        shows: "Segments that were sent again, per second; the 15 pods and sides with most.",
-                        bad: "more than a twentieth of all: runbook retransmissions.",
-                        queries: vec![q(
-                            "topk(15, sum by (namespace, pod, role) (max without (instance, job) (rate(tcp_retransmits_total{%pod%}[$__rate_interval]))))",
-                            "{{pod}} {{role}}",
-                        )],
-                    },
-                    Panel {
-                        title: "Resets",
-                        kind: Kind::Lines,
-                        unit: "cps",
-                        shows: "Resets per second, by side, direction and cause; the 30 with most. Before Linux 6.10 the cause is `unspecified`.",
-                        bad: "more than a twentieth of what ends: runbook resets.",
-                        queries: vec![q(
-                            "topk(30, sum by (role, direction, cause) (max without (instance, job) (rate(tcp_resets_total{%pod%}[$__rate_interval]))))",
-                            "{{role}} {{direction}} {{cause}}",
-                        )],
-                    },
-                ],
-            },
+            Row { title: "Both sides", panels: sides() },
+            Row { title: "Towards the servers", panels: towards_servers() },
         ],
     }
+}
+
+fn sides() -> Vec<Panel> {
+    vec![
+        Panel {
+            title: "Open at both sides",
+            kind: Kind::Lines,
+            unit: "short",
+            shows: "Connections that the pods accepted (`server`) and opened (`client`), by protocol, without those inside a pod.",
+            bad: "WebSockets of the two sides apart: one hop is closed and the other is not.",
+            queries: vec![q(
+                r#"sum by (role, protocol) (max without (instance, job) (tcp_connections_active{%pod%,path="external"}))"#,
+                "{{role}} {{protocol}}",
+            )],
+        },
+        Panel {
+            title: "Relayed users",
+            kind: Kind::Stacked,
+            unit: "short",
+            shows: "WebSocket and gRPC connections that pods hold for their users and pass on; the 15 pods with most of each.",
+            bad: "a step down: the ingress, or what is behind it, cut them (runbook bad-ends).",
+            queries: vec![
+                q(
+                    "topk(15, max by (namespace, pod) (websocket_connections_relayed{%pod%}))",
+                    "{{pod}} WebSocket",
+                ),
+                q(
+                    "topk(15, max by (namespace, pod) (grpc_connections_relayed{%pod%}))",
+                    "{{pod}} gRPC",
+                ),
+            ],
+        },
+        Panel {
+            title: "Bytes of both sides",
+            kind: Kind::Lines,
+            unit: "Bps",
+            shows: "Payload by side and direction.",
+            bad: "what comes in at one side does not go out at the other: a buffer, or a cache.",
+            queries: vec![q(
+                "sum by (role, direction) (max without (instance, job) (rate(tcp_payload_bytes_total{%pod%}[$__rate_interval])))",
+                "{{role}} {{direction}}",
+            )],
+        },
+        Panel {
+            title: "Ends at the users' side",
+            kind: Kind::Stacked,
+            unit: "cps",
+            shows: "Connections that the pods accepted and that ended, per second, by reason.",
+            bad: "`local` without `peer`: the relay cuts (runbook idle-cut).",
+            queries: vec![q(
+                r#"sum by (reason) (max without (instance, job) (rate(tcp_connections_closed_total{%pod%,role="server"}[$__rate_interval])))"#,
+                "{{reason}}",
+            )],
+        },
+        Panel {
+            title: "Ends at the servers' side",
+            kind: Kind::Stacked,
+            unit: "cps",
+            shows: "Connections that the pods opened and that ended, per second, by reason.",
+            bad: "`peer` or `reset_peer`: servers cut (runbook resets).",
+            queries: vec![q(
+                r#"sum by (reason) (max without (instance, job) (rate(tcp_connections_closed_total{%pod%,role="client"}[$__rate_interval])))"#,
+                "{{reason}}",
+            )],
+        },
+        Panel {
+            title: "Protocols by port",
+            kind: Kind::Table,
+            unit: "short",
+            shows: "What the pods' servers were found to speak in the last hour, by port.",
+            bad: "HTTP/1 on a port of gRPC or TLS: runbook unexpected-port.",
+            queries: vec![q(
+                r#"topk(50, sum by (port, protocol) (max without (instance, job) (increase(tcp_connections_identified_total{%pod%,role="server"}[1h]))) > 0)"#,
+                "",
+            )],
+        },
+    ]
+}
+
+fn towards_servers() -> Vec<Panel> {
+    vec![
+        Panel {
+            title: "Connects that fail",
+            kind: Kind::Lines,
+            unit: "cps",
+            shows: "Attempts that failed, per second, by port and reason; the 30 with most.",
+            bad: "`timed_out`: runbook connect-timeouts. `refused`: no server is ready.",
+            queries: vec![q(
+                "topk(30, sum by (port, reason) (max without (instance, job) (rate(tcp_connect_failures_total{%pod%}[$__rate_interval]))))",
+                "{{port}} {{reason}}",
+            )],
+        },
+        Panel {
+            title: "Time-outs",
+            kind: Kind::Lines,
+            unit: "cps",
+            shows: "Connections, or attempts, that ran out of time, per second, by kind.",
+            bad: "`retransmission`: the network or a dead peer. `keepalive`: peers that are gone (runbook retransmissions).",
+            queries: vec![q(
+                "sum by (role, kind) (max without (instance, job) (rate(tcp_timeouts_total{%pod%}[$__rate_interval])))",
+                "{{role}} {{kind}}",
+            )],
+        },
+        Panel {
+            title: "Sent again",
+            kind: Kind::Lines,
+            unit: "cps",
+            shows: "Segments that were sent again, per second; the 15 pods and sides with most.",
+            bad: "more than a twentieth of all: runbook retransmissions.",
+            queries: vec![q(
+                "topk(15, sum by (namespace, pod, role) (max without (instance, job) (rate(tcp_retransmits_total{%pod%}[$__rate_interval]))))",
+                "{{pod}} {{role}}",
+            )],
+        },
+        Panel {
+            title: "Resets",
+            kind: Kind::Lines,
+            unit: "cps",
+            shows: "Resets per second, by side, direction and cause; the 30 with most. Before Linux 6.10 the cause is `unspecified`.",
+            bad: "more than a twentieth of what ends: runbook resets.",
+            queries: vec![q(
+                "topk(30, sum by (role, direction, cause) (max without (instance, job) (rate(tcp_resets_total{%pod%}[$__rate_interval]))))",
+                "{{role}} {{direction}} {{cause}}",
+            )],
+        },
+    ]
 }
