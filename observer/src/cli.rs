@@ -378,6 +378,10 @@ pub struct PsArgs {
 /// Options of `doctor`.
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
+    /// Print a line of JSON for each finding.
+    #[arg(long)]
+    pub json: bool,
+
     /// The running observer's Unix socket [default: /run/observer/observer.sock].
     #[arg(long, env = "OBSERVER_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,

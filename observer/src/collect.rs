@@ -15,22 +15,19 @@ use std::{
 
 use aya::maps::MapError;
 use observer_common::{
-    label::Side,
-    wire::{
-        loss::Loss,
-        slot::{self, IDLE_USED},
-    },
+    protocol::Protocol,
+    wire::{loss::Loss, slot},
 };
 use tracing::{info, warn};
 
 use crate::{
     aggregate::{
-        Action, Clusters, Ends, Reconciliations, Series, Tally, Unseen, fold, sentence, silent_ends,
+        Action, Cut, Ends, IdleCuts, Reconciliations, Series, Tally, Unseen, fold, sentence,
     },
     attribute::{CgroupIndex, Identity, Names, OVERFLOW, UNATTRIBUTED},
     bpf::{ProbeState, Probes, programs::Probe},
     decode,
-    model::CellSnapshot,
+    records::{Event, Record},
 };
 
 pub use ledger::Times;
@@ -42,6 +39,8 @@ pub use pods::{ExistingPod, Kubernetes, NamedPod};
 use trust::Judge;
 pub use trust::{Beginning, Terms, Trust};
 
+/// With more ends a second than these, records of them are no longer asked for to find timers: they would cost too much.
+const WATCHED_ENDS: u64 = 2_000;
 /// So many ticks apart the kernel is told of the cgroups that have no cells.
 const BUDGETS_EVERY: u64 = 60;
 
@@ -68,6 +67,8 @@ pub struct Snapshot {
     pub reconciliations: Option<(u64, Duration)>,
     /// The pods of which something is not known.
     pub trust: Vec<Trust>,
+    /// Timers that cut silent connections of replicas that have series.
+    pub cuts: Vec<(Ends, Cut)>,
     /// What the API server's names add; nothing when nobody names pods.
     pub kubernetes: Option<Kubernetes>,
 }
@@ -81,7 +82,11 @@ pub struct Collector {
     /// Reconciliations that came to their end, and the time that they took.
     reconciliations_taken: (u64, Duration),
     reconciliation_failed: bool,
-    clusters: Clusters,
+    idle: IdleCuts,
+    /// Whether records are needed to find timers.
+    watches: bool,
+    /// Ends that the cells had counted at the last tick, and records that were lost by then.
+    before: Option<(u64, u64)>,
     books: PodBooks,
     judge: Judge,
     /// Whether the log has said that the table is nearly full.
@@ -106,7 +111,9 @@ impl Collector {
             reconciliations: Reconciliations::default(),
             reconciliations_taken: (0, Duration::ZERO),
             reconciliation_failed: false,
-            clusters: Clusters::default(),
+            idle: IdleCuts::default(),
+            watches: false,
+            before: None,
             books: PodBooks::new(names, SystemTime::now()),
             judge: Judge::new(Instant::now(), terms),
             tight: false,
@@ -185,7 +192,9 @@ impl Collector {
         let series =
             shown.series.into_iter().map(&mut with_names).chain(overflow).collect::<Vec<_>>();
         let folded = fold(shown.folded.into_iter().map(with_names));
-        Ok(Snapshot { series: fold(series), folded, trust, ..about_itself })
+        let series = fold(series);
+        let cuts = self.cuts_of(&series);
+        Ok(Snapshot { series, folded, trust, cuts, ..about_itself })
     }
 
     /// What a scrape shows now of the observer itself, without any series.
@@ -203,6 +212,7 @@ impl Collector {
             series: Vec::new(),
             folded: Vec::new(),
             trust: Vec::new(),
+            cuts: Vec::new(),
             losses: Loss::ALL.into_iter().zip(self.probes.losses()).collect(),
             probes: self.probes.states().to_vec(),
             misses: self.probes.misses(),
@@ -224,7 +234,8 @@ impl Collector {
                 return;
             }
         };
-        self.tell_clusters(now, &pass);
+        self.watch(&pass);
+        self.tell_cuts(now);
         self.mind_the_room();
         let (used, capacity) = self.probes.slots().room();
         let filling = used * 2 > capacity;
@@ -249,22 +260,67 @@ impl Collector {
         self.ticks += 1;
     }
 
-    /// Looks for ends that cluster, and says so in the log.
-    fn tell_clusters(&mut self, now: Instant, pass: &Pass) {
-        let names = self.books.names();
-        let guard = names.as_deref().map(pods::lock);
-        let mut idle = HashMap::new();
-        for found in &pass.cells {
-            if found.cell.counts.one(&slot::IDLE_CLOSES) != 0
-                && let Some(identity) = self.cgroups.resolve(found.key.cgroup)
-            {
-                add_idle(&mut idle, &pods::join(guard.as_deref(), identity), &found.cell);
-            }
+    /// A connection has ended: it may be one that a timer has cut.
+    pub fn note(&mut self, record: &Record, identity: &Identity) {
+        let Event::Ended { reason, .. } = record.event else { return };
+        // One that is older than the programs and has not spoken since may have been silent for longer.
+        let is_known = !record.adopted || record.idle < record.lifetime;
+        if let Some(side) = Ends::cut_by(reason).filter(|_| is_known) {
+            let whose = Ends::new(identity, record.role, record.protocol, side);
+            self.idle.note(Instant::now(), whose, record.idle, record.peer.ip());
         }
-        drop(guard);
-        for (whose, cluster) in self.clusters.news(now, idle) {
+    }
+
+    /// Whether records are needed to find timers: while there are connections that are meant to last, unless so many end
+    /// that their records would cost too much.
+    #[must_use]
+    pub const fn watches(&self) -> bool {
+        self.watches
+    }
+
+    fn watch(&mut self, pass: &Pass) {
+        let lasting = |found: &&Found| {
+            [Protocol::WebSocket, Protocol::Grpc, Protocol::Upgrade].contains(&found.cell.protocol)
+        };
+        let is_used = pass.cells.iter().filter(lasting).any(|found| found.cell.counts.active() > 0);
+        let ends = pass.cells.iter().map(|found| found.cell.counts.sum(&slot::CLOSED)).sum();
+        let lost = self.probes.losses()[Loss::RingFull as usize];
+        if let Some((ends_before, lost_before)) = self.before.replace((ends, lost)) {
+            // Cells that are freed take their ends with them.
+            let is_busy = ends.saturating_sub(ends_before) > WATCHED_ENDS;
+            if self.watches && (lost > lost_before || is_busy) {
+                self.idle.lose();
+            }
+            self.watches = is_used && !is_busy;
+        }
+    }
+
+    /// The timers that are found.
+    #[must_use]
+    pub fn cuts(&self) -> Vec<(Ends, Cut)> {
+        let mut cuts = self.idle.cuts();
+        cuts.sort_by(|(one, _), (other, _)| one.order().cmp(&other.order()));
+        cuts
+    }
+
+    /// Those of replicas that are shown.
+    fn cuts_of(&self, series: &[Series]) -> Vec<(Ends, Cut)> {
+        let mut cuts = self.cuts();
+        if !cuts.is_empty() {
+            let shown: HashSet<(&str, &str)> = series
+                .iter()
+                .map(|row| (row.key.identity.namespace.as_str(), row.key.identity.pod.as_str()))
+                .collect();
+            cuts.retain(|(whose, _)| shown.contains(&(&whose.namespace, &whose.pod)));
+        }
+        cuts
+    }
+
+    /// Says in the log which timers are new.
+    fn tell_cuts(&mut self, now: Instant) {
+        for (whose, cut) in self.idle.news(now) {
             let Ends { namespace, pod, .. } = &whose;
-            info!(namespace, pod, role = whose.role.label(), "{}", sentence(&whose, cluster));
+            info!(namespace, pod, role = whose.role.label(), "{}", sentence(&whose, cut));
         }
     }
 
@@ -381,18 +437,6 @@ impl Collector {
     /// The probes, for what only they can do.
     pub fn probes(&mut self) -> &mut Probes {
         &mut self.probes
-    }
-}
-
-/// Adds the times that a cell's connections had idled when silence may have ended them.
-fn add_idle(idle: &mut HashMap<Ends, [u64; IDLE_USED]>, identity: &Identity, cell: &CellSnapshot) {
-    for &side in Side::ALL {
-        let Some(buckets) = silent_ends(&cell.counts, side) else { continue };
-        let ends = Ends::new(identity, cell.role, cell.protocol, side);
-        let sums = idle.entry(ends).or_insert([0; IDLE_USED]);
-        for (sum, count) in sums.iter_mut().zip(buckets) {
-            *sum += count;
-        }
     }
 }
 

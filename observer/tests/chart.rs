@@ -150,6 +150,7 @@ fn values_reach_what_they_name() {
             "prometheus.serviceAccount=scraper",
             "prometheus.labels.release=mine",
             "adapter.namespace=adapters",
+            "dashboards.namespace=grafana",
             "networkPolicy.from[0]=metrics",
             "networkPolicy.apiServerPorts[0]=7443",
         ]
@@ -181,7 +182,7 @@ fn values_reach_what_they_name() {
         .iter()
         .filter_map(|document| document["metadata"]["namespace"].as_str())
         .collect();
-    assert_eq!(namespaces, BTreeSet::from(["elsewhere", "metrics", "adapters"]));
+    assert_eq!(namespaces, BTreeSet::from(["elsewhere", "metrics", "adapters", "grafana"]));
     for document in &documents {
         for subject in document["subjects"].as_array().into_iter().flatten() {
             let expected = if document["kind"] == "RoleBinding" {

@@ -277,11 +277,24 @@ fn the_doctor_looks_at_the_daemon() {
         format!("look  {} (client, tcp): 12 attempts to connect failed: refused 12", pod.name);
     let found = poll(PATIENCE, || stage.shown(&["doctor"]).contains(&symptom).then_some(()));
     assert!(found.is_some(), "{symptom} is not in:\n{}", stage.shown(&["doctor"]));
+    // The same for a script.
+    let lines: Vec<Value> = stage.shown(&["doctor", "--json"]).lines().map(json).collect();
+    let of_pod: Vec<&Value> =
+        lines.iter().filter(|line| line["runbook"] == "connect-timeouts").collect();
+    let [line] = of_pod[..] else { panic!("{lines:#?}") };
+    let text = symptom.strip_prefix("look  ").expect("it begins so");
+    assert_eq!((&line["mark"], &line["text"]), (&"look".into(), &text.into()));
+    assert!(lines.iter().all(|line| line["mark"] != "fail"), "{lines:#?}");
     let socket = stage.socket();
     stage.daemon.stop();
     let none = look(&socket, &["doctor"]);
     assert_eq!(none.status.code(), Some(1));
     assert!(none.stdout.starts_with(b"FAIL  no observer runs here"), "{none:?}");
+    let none = look(&socket, &["doctor", "--json"]);
+    assert_eq!(none.status.code(), Some(1));
+    let said = String::from_utf8(none.stdout).expect("text");
+    let first = json(said.lines().next().expect("a line"));
+    assert_eq!((&first["mark"], &first["runbook"]), (&"fail".into(), &"observer-down".into()));
 }
 
 #[test]

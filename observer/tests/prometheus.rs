@@ -3,6 +3,8 @@
 #[expect(dead_code, reason = "each test file uses its part of the API server")]
 #[path = "kubernetes/api.rs"]
 mod api;
+#[path = "prometheus/dashboards.rs"]
+mod dashboards;
 #[expect(dead_code, reason = "each test file uses its part of the API server's pods")]
 #[path = "kubernetes/objects.rs"]
 mod objects;
@@ -270,6 +272,13 @@ fn the_users_configuration_gives_one_value_per_pod() {
     prometheus.wait_until(&imbalance, |samples| {
         samples.len() == 1 && (samples[0].value() - 2.1).abs() < 1e-9
     });
+    // And so do the dashboards, with the same numbers.
+    prometheus.wait_until("observer_series", |samples| !samples.is_empty());
+    dashboards::assert_answered(&prometheus, NAMESPACE);
+    let users = dashboards::shown(&prometheus, NAMESPACE, "overview: WebSocket users A");
+    assert!(users.len() == 1 && users[0].is(total), "{users:#?}");
+    let active = dashboards::shown(&prometheus, NAMESPACE, "websocket: Active by replica A");
+    assert_eq!(by_pod(&active), deployment.held());
     let broken = prometheus.query("prometheus_rule_evaluation_failures_total > 0");
     assert!(broken.is_empty(), "{broken:#?}");
     daemon.stop();

@@ -26,8 +26,8 @@ mod cgroup;
 #[cfg(test)]
 mod circles;
 mod cmd;
-mod dashboards;
 mod cross;
+mod dashboards;
 mod deep;
 mod demo;
 mod dist;

@@ -24,7 +24,7 @@ use prometheus_client::{
 use prost::Message as _;
 
 use super::{
-    families::{DERIVED, OWN, TRUST, combinations, counted, of_counters, tells},
+    families::{DERIVED, FOUND, OWN, TRUST, combinations, counted, of_counters, tells},
     family::{Family, Part, Samples},
     kubernetes,
     negotiate::Format,
@@ -77,7 +77,7 @@ impl Settings {
 
 /// All families, in the order in which they are sent.
 pub(super) static FAMILIES: LazyLock<Vec<Family>> = LazyLock::new(|| {
-    let written = [DERIVED, kubernetes::FAMILIES, TRUST, OWN, process::FAMILIES].concat();
+    let written = [DERIVED, FOUND, kubernetes::FAMILIES, TRUST, OWN, process::FAMILIES].concat();
     of_counters().chain(written).collect()
 });
 
@@ -163,6 +163,9 @@ impl One {
             }
             Samples::Totals(write) => scrape.totals.iter().for_each(|total| write(out, total)),
             Samples::Trust(write) => scrape.trust.iter().for_each(|trust| write(out, trust)),
+            Samples::Cuts(write) => {
+                scrape.cuts.iter().for_each(|(whose, cut)| write(out, whose, cut));
+            }
             Samples::Own(write) => write(out, &scrape.own),
         }
     }

@@ -174,6 +174,24 @@ pub(super) static DERIVED: &[Family] = &[
     },
 ];
 
+/// What is found in records.
+pub(super) static FOUND: &[Family] = &[Family {
+    name: "tcp_idle_cut_seconds",
+    kind: Kind::Gauge,
+    help: "Silence after which one side ends connections again and again: a timer, found among the last ends. None without one.",
+    level: Level::Standard,
+    samples: Samples::Cuts(|out, whose, cut| {
+        let labels = [
+            ("namespace", whose.namespace.as_str()),
+            ("pod", &whose.pod),
+            ("role", whose.role.label()),
+            ("protocol", whose.protocol.label()),
+            ("side", whose.side.label()),
+        ];
+        out.sample(&Bare, &labels, None, cut.seconds);
+    }),
+}];
+
 /// What is not known of pods.
 pub(super) static TRUST: &[Family] = &[
     Family {

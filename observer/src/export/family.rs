@@ -10,7 +10,10 @@ use super::{
     out::Out,
     rows::{Own, Row, Total},
 };
-use crate::collect::{NamedPod, Trust};
+use crate::{
+    aggregate::{Cut, Ends},
+    collect::{NamedPod, Trust},
+};
 
 /// A family: what stands above its samples, and how they are made.
 #[derive(Clone, Copy)]
@@ -71,6 +74,8 @@ pub(super) enum Samples {
     Totals(fn(&mut Out<'_, '_>, &Total)),
     /// Each pod of which something is not known.
     Trust(fn(&mut Out<'_, '_>, &Trust)),
+    /// Each timer that cuts silent connections of a replica.
+    Cuts(fn(&mut Out<'_, '_>, &Ends, &Cut)),
     /// The daemon.
     Own(fn(&mut Out<'_, '_>, &Own)),
 }

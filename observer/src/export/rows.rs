@@ -20,7 +20,7 @@ use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEnco
 
 use super::{encode::Served, process::Reading, users};
 use crate::{
-    aggregate::{Series, TotalKey},
+    aggregate::{Cut, Ends, Series, TotalKey},
     attribute::Identity,
     bpf::Origin,
     collect::{NamedPod, Snapshot, Trust},
@@ -248,6 +248,7 @@ pub(super) struct Scrape {
     pub(super) pods: Vec<NamedPod>,
     pub(super) totals: Vec<Total>,
     pub(super) trust: Vec<Trust>,
+    pub(super) cuts: Vec<(Ends, Cut)>,
     pub(super) own: Own,
 }
 
@@ -272,6 +273,8 @@ impl Scrape {
         totals.retain(|(key, _)| wanted(&key.workload.namespace));
         let mut trust = std::mem::take(&mut snapshot.trust);
         trust.retain(|pod| wanted(&pod.namespace));
+        let mut cuts = std::mem::take(&mut snapshot.cuts);
+        cuts.retain(|(whose, _)| wanted(&whose.namespace));
         let all: Vec<&Series> = series.iter().chain(&folded).collect();
         let replicas = users::protocols()
             .map(|protocol| (protocol, users::rows(&all, &pods, &trust, protocol)))
@@ -292,6 +295,7 @@ impl Scrape {
             series: series.into_iter().map(row).collect(),
             pods,
             trust,
+            cuts,
             totals: totals.into_iter().map(|(key, counts)| Total { key, counts }).collect(),
             own: Own {
                 about: about.clone(),

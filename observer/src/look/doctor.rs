@@ -22,24 +22,28 @@ pub fn doctor(args: &DoctorArgs) -> anyhow::Result<Code> {
     let findings = match super::table(&path) {
         Ok(table) => with_version(table),
         Err(error) => {
-            let none = Finding { mark: Mark::Fail, text: error.to_string() };
+            let none = Finding::new(Mark::Fail, error.to_string()).see("observer-down");
             [none].into_iter().chain(machine()).collect()
         }
     };
-    findings.iter().map(line).try_for_each(output::line)?;
+    // Strings cannot fail.
+    let as_json = |finding: &Finding| serde_json::to_string(finding).unwrap_or_default();
+    let shown: fn(&Finding) -> String = if args.json { as_json } else { line };
+    findings.iter().map(shown).try_for_each(output::line)?;
     let failed = findings.iter().any(|finding| finding.mark == Mark::Fail);
     Ok(if failed { Code::Failure } else { Code::Success })
 }
 
 /// A finding as a line.
-pub(super) fn line(Finding { mark, text }: &Finding) -> String {
+pub(super) fn line(Finding { mark, text, runbook }: &Finding) -> String {
     let word = match mark {
         Mark::Ok => "ok  ",
         Mark::Miss => "miss",
         Mark::Look => "look",
         Mark::Fail => "FAIL",
     };
-    format!("{word}  {}", plain(text))
+    let see = runbook.as_ref().map_or_else(String::new, |page| format!(" (runbook {page})"));
+    format!("{word}  {}", plain(&format!("{text}{see}")))
 }
 
 /// The daemon's findings, and whether it is of another version than this program.
@@ -51,7 +55,7 @@ fn with_version(table: Table) -> Vec<Finding> {
             "this program is {version} (ABI {abi}), the daemon is {} (ABI {})",
             table.version, table.abi
         );
-        findings.insert(0, Finding { mark: Mark::Miss, text });
+        findings.insert(0, Finding::new(Mark::Miss, text));
     }
     findings
 }
@@ -63,14 +67,14 @@ fn machine() -> Vec<Finding> {
             Ok(text) => (Mark::Ok, format!("{what}: {text}")),
             Err(error) => (Mark::Fail, format!("{what}: {error}")),
         };
-        Finding { mark, text }
+        Finding::new(mark, text)
     }
     let root = preflight::cgroup_root(None);
     let hint = "`observer check` tells whether an observer could run here".to_owned();
     vec![
-        Finding { mark: Mark::Ok, text: format!("kernel: {}", preflight::kernel_release()) },
+        Finding::new(Mark::Ok, format!("kernel: {}", preflight::kernel_release())),
         finding("type information", preflight::btf().map(|()| preflight::BTF.to_owned())),
         finding("cgroup v2", root.map(|(root, layout)| format!("{} ({layout})", root.display()))),
-        Finding { mark: Mark::Ok, text: hint },
+        Finding::new(Mark::Ok, hint),
     ]
 }

@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::{
     cli::{FilterArgs, TailArgs},
     exit::Code,
+    format::plain,
     output,
     tail::{DEFAULT, line::Notice},
     view::{Filter, Request, Show},
@@ -136,10 +137,13 @@ impl<'a> Lines<'a> {
         let mut lines = Self::ask(path, &Request { show: Show::Records, filter })?;
         let answer = lines.next(None)?.unwrap_or_default();
         match serde_json::from_slice(answer) {
-            Ok(Notice::Following { hints }) => {
+            Ok(Notice::Following { hints, known }) => {
                 output::say(format_args!("following {}", path.display()));
                 for hint in hints {
                     output::say(format_args!("{hint}; waiting for it"));
+                }
+                for text in known {
+                    output::say(plain(&text));
                 }
                 Ok(lines)
             }

@@ -20,6 +20,8 @@ use crate::{attribute::Identity, collect::Collector, records::Record, view::Filt
 
 /// How often the ring buffer is read while somebody listens.
 const POLL: Duration = Duration::from_millis(100);
+/// How often it is read when only what is found in records needs them, and how often that is asked.
+const LOOK: Duration = Duration::from_millis(500);
 /// Records that are named before the scrapes get their turn.
 const TURN: usize = 4_096;
 /// Lines that wait for a reader: at 20,000 connections a second those of a fifth of a second.
@@ -87,7 +89,8 @@ pub fn spawn(
 
 fn start(source: impl Source, log: bool) -> std::io::Result<Hub> {
     let (sender, commands) = channel();
-    let mut worker = Worker { source, log, readers: Vec::new(), clock: Clock::now() };
+    let (readers, clock) = (Vec::new(), Clock::now());
+    let mut worker = Worker { source, log, needed: false, wanted: false, readers, clock };
     thread::Builder::new().name("records".to_owned()).spawn(move || worker.run(&commands))?;
     Ok(Hub(sender))
 }
@@ -95,20 +98,28 @@ fn start(source: impl Source, log: bool) -> std::io::Result<Hub> {
 struct Worker<S> {
     source: S,
     log: bool,
+    /// Whether records are needed for what is found in them.
+    needed: bool,
+    /// Whether the kernel was told to write records.
+    wanted: bool,
     readers: Vec<Reader>,
     clock: Clock,
 }
 
 impl<S: Source> Worker<S> {
     fn run(&mut self, commands: &Receiver<Command>) {
+        // What an earlier daemon had wanted is over.
         self.source.want(self.log);
+        self.wanted = self.log;
         let mut more = false;
         loop {
-            let command = if self.log || !self.readers.is_empty() {
-                commands.recv_timeout(if more { Duration::ZERO } else { POLL })
-            } else {
-                commands.recv().map_err(Into::into)
+            let is_followed = self.log || !self.readers.is_empty();
+            let pause = match (more, is_followed) {
+                (true, _) => Duration::ZERO,
+                (false, true) => POLL,
+                (false, false) => LOOK,
             };
+            let command = commands.recv_timeout(pause);
             more = match command {
                 Ok(Command::Join { filter, joined }) => self.join(*filter, joined),
                 Ok(Command::Flush { done }) => {
@@ -117,7 +128,7 @@ impl<S: Source> Worker<S> {
                     let _ = done.send(());
                     more
                 }
-                Err(RecvTimeoutError::Timeout) => self.read(),
+                Err(RecvTimeoutError::Timeout) => self.look(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -130,7 +141,7 @@ impl<S: Source> Worker<S> {
         let (dropped, missed) = watch::channel(Dropped::default());
         let ring_before = self.source.dropped();
         self.readers.push(Reader { filter, lines, dropped, ring_before, queue: 0 });
-        self.source.want(true);
+        self.settle();
         // A reader that is gone already is found out when it gets its first line.
         let _ = joined.send(Seat { lines: queue, dropped: missed });
         more
@@ -161,10 +172,25 @@ impl<S: Source> Worker<S> {
             reader.dropped.send_if_modified(|before| std::mem::replace(before, now) != now);
         }
         self.readers.retain(|reader| !reader.lines.is_closed());
-        if self.readers.is_empty() && !self.log {
-            self.source.want(false);
-        }
+        self.settle();
         more
+    }
+
+    /// Reads if there can be records; whether there may be more.
+    fn look(&mut self) -> bool {
+        self.needed = self.source.is_needed();
+        let had = self.wanted;
+        self.settle();
+        (had || self.wanted) && self.read()
+    }
+
+    /// Tells the kernel whether records are wanted, if that has changed.
+    fn settle(&mut self) {
+        let wanted = self.log || self.needed || !self.readers.is_empty();
+        if wanted != self.wanted {
+            self.source.want(wanted);
+            self.wanted = wanted;
+        }
     }
 
     fn pass_on(&mut self, record: &Record, identity: &Identity) {
@@ -235,6 +261,10 @@ mod tests {
 
         fn dropped(&mut self) -> u64 {
             0
+        }
+
+        fn is_needed(&mut self) -> bool {
+            false
         }
 
         fn want(&mut self, wanted: bool) {

@@ -28,6 +28,9 @@ pub enum Notice {
         /// What is to be said of the filter: names that nothing on this node has.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         hints: Vec<String>,
+        /// What is known already of the connections that are wanted: timers that cut them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        known: Vec<String>,
     },
     /// They will not.
     Refused {
@@ -216,7 +219,7 @@ mod tests {
 
     #[test]
     fn notices() {
-        let following = |hints| Notice::Following { hints };
+        let following = |hints| Notice::Following { hints, known: Vec::new() };
         assert_eq!(following(Vec::new()).line(), "{\"event\":\"following\"}\n");
         let hint = following(vec!["no pod".to_owned()]);
         assert_eq!(hint.line(), "{\"event\":\"following\",\"hints\":[\"no pod\"]}\n");

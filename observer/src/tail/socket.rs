@@ -145,7 +145,8 @@ async fn attend(stream: UnixStream, hub: &Hub, views: &Arc<Views>) -> io::Result
     match request.show {
         Show::Records => {
             let hints = views.hints(&request.filter).await;
-            records(from, to, hub, request.filter, hints).await
+            let notice = Notice::Following { hints, known: views.timers(&request.filter) };
+            records(from, to, hub, request.filter, &notice).await
         }
         Show::Table { follow } => table(from, to, views, follow).await,
         Show::Connections { sort, limit } => {
@@ -223,10 +224,10 @@ async fn records(
     mut to: OwnedWriteHalf,
     hub: &Hub,
     filter: Filter,
-    hints: Vec<String>,
+    notice: &Notice,
 ) -> io::Result<()> {
     let Some(Seat { mut lines, mut dropped }) = hub.join(filter).await else { return Ok(()) };
-    to.write_all(Notice::Following { hints }.line().as_bytes()).await?;
+    to.write_all(notice.line().as_bytes()).await?;
     let (mut enough, mut byte, mut told) = (false, [0], Dropped::default());
     loop {
         let mut batch = Vec::new();

@@ -23,6 +23,9 @@ pub(super) trait Source: Send + 'static {
     /// How many records were dropped, ever, because too many were waiting.
     fn dropped(&mut self) -> u64;
 
+    /// Whether records are needed for what is found in them.
+    fn is_needed(&mut self) -> bool;
+
     /// Says whether anybody wants records.
     fn want(&mut self, wanted: bool);
 }
@@ -60,6 +63,7 @@ impl Source for Kernel {
         collector.look_for(read.iter().map(|record| record.cgroup));
         records.extend(read.into_iter().map(|record| {
             let identity = collector.identity(record.cgroup);
+            collector.note(&record, &identity);
             (record, identity)
         }));
         taken
@@ -67,6 +71,10 @@ impl Source for Kernel {
 
     fn dropped(&mut self) -> u64 {
         lock(&self.collector).probes().losses()[Loss::RingFull as usize]
+    }
+
+    fn is_needed(&mut self) -> bool {
+        lock(&self.collector).watches()
     }
 
     fn want(&mut self, wanted: bool) {

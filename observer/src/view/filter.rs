@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
 
 use crate::{
+    aggregate::Ends,
     attribute::Identity,
     records::{Event, Record},
 };
@@ -101,6 +102,18 @@ impl Filter {
             && name(&self.pod, &identity.pod)
             && name(&self.namespace, &identity.namespace)
             && name(&self.container, &identity.container)
+    }
+
+    /// Whether what is known of these ends is worth telling to who asks.
+    #[must_use]
+    pub fn wants_ends(&self, ends: &Ends) -> bool {
+        let name = |wanted: &[String], name: &str| {
+            wanted.is_empty() || wanted.iter().any(|wanted| fits(wanted, name))
+        };
+        name(&self.pod, &ends.pod)
+            && name(&self.namespace, &ends.namespace)
+            && name(&self.role, ends.role.label())
+            && name(&self.protocol, ends.protocol.label())
     }
 
     /// Whether the record is wanted.

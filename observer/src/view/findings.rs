@@ -1,18 +1,16 @@
-//! What the figures of a table say: whether they can be trusted, and what of the traffic is worth a look. Pure.
+//! What a table says of itself: whether its figures can be trusted; and beside it what of the traffic is worth a look. Pure.
 
 use std::time::SystemTime;
 
 use humantime::parse_rfc3339;
-use observer_common::{label::Role, protocol::Protocol, wire::slot::is_nearly_full};
+use observer_common::{protocol::Protocol, wire::slot::is_nearly_full};
 use serde::{Deserialize, Serialize};
 
-use super::{Row, Table};
-use crate::format::{by_reason, bytes, count, time};
+use super::{Row, Table, symptoms::symptoms};
+use crate::format::{bytes, count, time};
 
 /// Symptoms that are told of at most.
 const SYMPTOMS: usize = 20;
-/// So many ends make a share worth telling.
-const ENOUGH: u64 = 10;
 
 /// What a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,25 +33,54 @@ pub struct Finding {
     pub mark: Mark,
     /// What it says.
     pub text: String,
+    /// The page of `docs/runbooks` that says what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runbook: Option<String>,
 }
 
+impl Finding {
+    /// A finding.
+    #[must_use]
+    pub fn new(mark: Mark, text: impl Into<String>) -> Self {
+        Self { mark, text: text.into(), runbook: None }
+    }
+
+    /// With the page that says what to do.
+    #[must_use]
+    pub fn see(self, runbook: &str) -> Self {
+        Self { runbook: Some(runbook.to_owned()), ..self }
+    }
+}
+
+/// Of a part of the table: what is worth saying, with the page for what is not as it should be.
 type Line = (Mark, String);
 
 /// All that a table says.
 pub(super) fn findings(table: &Table) -> Vec<Finding> {
-    let mut lines = about(table);
-    lines.extend(losses(table));
-    lines.extend(room(table));
-    lines.extend(names(table));
-    lines.extend(contents(table));
-    let mut symptoms: Vec<String> = table.rows.iter().flat_map(symptoms).collect();
+    let parts = [
+        (about(table), "observer-probe-missing"),
+        (losses(table), "observer-losing"),
+        (room(table), "observer-table-full"),
+        (names(table), "observer-names-stale"),
+        (contents(table), "observer-losing"),
+        (unknown(table), "observer-blind"),
+    ];
+    let mut findings = Vec::new();
+    for (lines, runbook) in parts {
+        findings.extend(lines.into_iter().map(|(mark, text)| match mark {
+            Mark::Ok | Mark::Look => Finding::new(mark, text),
+            Mark::Miss | Mark::Fail => Finding::new(mark, text).see(runbook),
+        }));
+    }
+    let mut symptoms = symptoms(table);
     let more = symptoms.len().saturating_sub(SYMPTOMS);
     symptoms.truncate(SYMPTOMS);
-    lines.extend(symptoms.into_iter().map(|symptom| (Mark::Look, symptom)));
+    findings.extend(symptoms);
     if more != 0 {
-        lines.push((Mark::Look, format!("{more} more of that kind; `observer top` shows all")));
+        let text = format!("{more} more of that kind; `observer top` shows all");
+        findings.push(Finding::new(Mark::Look, text));
     }
-    lines.into_iter().map(|(mark, text)| Finding { mark, text }).collect()
+    findings
 }
 
 fn about(table: &Table) -> Vec<Line> {
@@ -190,52 +217,23 @@ fn contents(table: &Table) -> Vec<Line> {
     lines
 }
 
-/// What the figures of a row say of the traffic.
-fn symptoms(row: &Row) -> Vec<String> {
-    let ended = row.ended();
-    let of = |text: String| {
-        let (name, role, protocol) = (&row.pod, &row.role, &row.protocol);
-        let place =
-            if row.namespace.is_empty() { String::new() } else { format!("{}/", row.namespace) };
-        format!("{place}{name} ({role}, {protocol}): {text}")
+/// Pods whose users are not known.
+fn unknown(table: &Table) -> Vec<Line> {
+    let told = |(reason, pods): (&String, &u64)| {
+        let what = "autoscalers that ask for it get no answer";
+        (Mark::Miss, format!("{pods} pods have no number of users ({reason}); {what}"))
     };
-    let mut found = Vec::new();
-    if let Some(cut) = &row.idle_cut {
-        let who = match (cut.side.as_str(), row.role == Role::Server.label()) {
-            ("peer", true) => "the peer: a proxy's read timeout",
-            ("peer", false) => "the peer: a timeout of the server, or of a proxy before it",
-            _ => "this side: a timeout of its own",
-        };
-        let (ends, of_all, seconds) = (cut.ends, cut.of, cut.seconds);
-        found.push(of(format!(
-            "{ends} of {of_all} silent connections were ended after {seconds} s by {who}"
-        )));
-    }
-    if !row.failed.is_empty() {
-        let number: u64 = row.failed.values().sum();
-        found.push(of(format!("{number} attempts to connect failed: {}", by_reason(&row.failed))));
-    }
-    let bad = row.bad();
-    if bad >= ENOUGH && bad * 20 > ended {
-        let orderly = ["local", "peer"];
-        let reasons = row.closed.iter().filter(|(reason, _)| !orderly.contains(&reason.as_str()));
-        found.push(of(format!("{bad} of {ended} connections ended badly: {}", by_reason(reasons))));
-    }
-    let long_lived = [Protocol::WebSocket.label(), Protocol::Grpc.label()];
-    if long_lived.contains(&row.protocol.as_str()) && row.short >= ENOUGH && row.short * 2 > ended {
-        found.push(of(format!("{} of {ended} connections ended within a second", row.short)));
-    }
-    found
+    table.withheld.iter().map(told).collect()
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::view::{IdleCut, Names};
+    use crate::view::Names;
 
-    fn table() -> Table {
+    pub(in crate::view) fn table() -> Table {
         Table {
             event: "table".to_owned(),
             time: "2026-01-01T01:00:00Z".to_owned(),
@@ -257,6 +255,8 @@ mod tests {
             active: 0,
             rows: Vec::new(),
             rows_left_out: 0,
+            withheld: BTreeMap::new(),
+            http_ports: Vec::new(),
             findings: Vec::new(),
         }
     }
@@ -290,32 +290,24 @@ mod tests {
     }
 
     #[test]
-    fn symptoms_are_told_with_their_evidence() {
-        let row = Row {
-            pod: "chat-0".to_owned(),
-            namespace: "shop".to_owned(),
-            role: "server".to_owned(),
-            protocol: "websocket".to_owned(),
-            opened: 40,
-            closed: BTreeMap::from([("peer".to_owned(), 20), ("reset_peer".to_owned(), 20)]),
-            short: 30,
-            failed: BTreeMap::from([("refused".to_owned(), 3)]),
-            idle_cut: Some(IdleCut { seconds: 60, ends: 12, of: 12, side: "peer".to_owned() }),
-            ..Row::default()
+    fn what_is_not_as_it_should_be_has_a_page() {
+        let bad = Table {
+            lost: BTreeMap::from([("table_full".to_owned(), 1)]),
+            withheld: BTreeMap::from([("blind".to_owned(), 2)]),
+            names: Some(Names { current: false, pods: 0, unnamed: 2 }),
+            ..table()
         };
-        let found = marks(&Table { rows: vec![row.clone()], ..table() }, Mark::Look);
-        let whose = "shop/chat-0 (server, websocket): ";
-        assert_eq!(
-            found,
-            [
-                "12 of 12 silent connections were ended after 60 s by the peer: a proxy's read timeout",
-                "3 attempts to connect failed: refused 3",
-                "20 of 40 connections ended badly: reset_peer 20",
-                "30 of 40 connections ended within a second",
-            ]
-            .map(|text| format!("{whose}{text}"))
-        );
-        let many = Table { rows: vec![row; 10], ..table() };
+        let pages: Vec<_> = findings(&bad).into_iter().filter_map(|found| found.runbook).collect();
+        let expected =
+            ["observer-losing", "observer-names-stale", "observer-names-stale", "observer-blind"];
+        assert_eq!(pages, expected);
+        assert!(findings(&table()).iter().all(|found| found.runbook.is_none()));
+    }
+
+    #[test]
+    fn only_so_many_symptoms_are_told() {
+        let row = Row { failed: BTreeMap::from([("refused".to_owned(), 3)]), ..Row::default() };
+        let many = Table { rows: vec![row; SYMPTOMS + 20], ..table() };
         assert_eq!(marks(&many, Mark::Look).len(), SYMPTOMS + 1);
     }
 }

@@ -14,7 +14,9 @@ mod filter;
 mod findings;
 mod living;
 mod near;
+mod ports;
 mod request;
+mod symptoms;
 mod table;
 
 use std::{
@@ -27,14 +29,20 @@ use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::collect::{Collector, lock};
+use crate::{
+    aggregate::{Cut, Ends, sentence},
+    collect::{Collector, lock},
+};
 
 pub use filter::Filter;
 pub use findings::{Finding, Mark};
 pub use living::{Listing, Unlisted};
+pub use ports::HttpPort;
 pub use request::{MOST, Request, Show, Sort};
 pub use table::{Daemon, IdleCut, Names, Probe, Row, Table};
 
+/// Timers that are told to a reader at most.
+const TIMERS: usize = 3;
 /// So old is a table at most.
 pub const EVERY: Duration = Duration::from_secs(1);
 /// One that is asked for regularly is not found a moment too young.
@@ -144,6 +152,18 @@ impl Views {
         let views = Arc::clone(self);
         let list = move || living::list(&views.collector, &filter, sort, limit);
         tokio::task::spawn_blocking(list).await?
+    }
+
+    /// The timers that are known to cut what `filter` wants: a few of them, in words.
+    #[must_use]
+    pub fn timers(&self, filter: &Filter) -> Vec<String> {
+        let cuts = lock(&self.collector).cuts();
+        let wanted = cuts.into_iter().filter(|(whose, _)| filter.wants_ends(whose));
+        let text = |(whose, cut): (Ends, Cut)| {
+            let (pod, role) = (&whose.pod, whose.role.label());
+            format!("{pod} ({role}): {}", sentence(&whose, cut))
+        };
+        wanted.map(text).take(TIMERS).collect()
     }
 
     /// What is to be said of a filter whose names nothing on this node has.

@@ -10,16 +10,16 @@ use humantime::format_rfc3339_seconds;
 use observer_common::{
     abi::ABI,
     counters::{Counter, Owner},
-    label::{Direction, Failure, Path as PathOf, Reason, Role, Side},
+    label::{Direction, Failure, Path as PathOf, Reason, Role},
     protocol::{BLOCKS, Protocol, websocket::counters as websocket},
-    wire::slot::{self, IDLE_USED},
+    wire::slot,
 };
 use procfs::process::Process;
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, findings::findings};
+use super::{Finding, HttpPort, findings::findings, ports::http_ports};
 use crate::{
-    aggregate::{Series, cluster, silent_ends},
+    aggregate::{Cut, Ends, Series, Withheld, who},
     attribute::Workload,
     bpf::ProbeState,
     collect::{NamedPod, Snapshot},
@@ -87,6 +87,12 @@ pub struct Table {
     pub rows: Vec<Row>,
     /// Rows that had no place.
     pub rows_left_out: usize,
+    /// Pods whose users are not known, by reason.
+    #[serde(default)]
+    pub withheld: BTreeMap<String, u64>,
+    /// Ports on which HTTP/1 is the exception.
+    #[serde(default)]
+    pub http_ports: Vec<HttpPort>,
     /// What all of it says.
     pub findings: Vec<Finding>,
 }
@@ -157,22 +163,34 @@ pub struct Row {
     /// Half of the sampled round-trip times were no longer than this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_seconds: Option<f64>,
-    /// Ends after the same silence again and again.
+    /// A timer that cuts silent connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_cut: Option<IdleCut>,
 }
 
 /// Connections that one side ended after the same silence.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IdleCut {
-    /// The silence, to a second.
-    pub seconds: u32,
-    /// How many.
+    /// The silence: to a tenth of a second below ten seconds, to a second above.
+    pub seconds: f64,
+    /// How many of the last ends after silence.
     pub ends: u64,
-    /// Of how many that ended after silence.
+    /// How many these are.
     pub of: u64,
     /// Who ended them, as the label.
     pub side: String,
+    /// The same in words, with what it may be.
+    pub who: String,
+    /// Whether there may have been more, since records were lost.
+    pub at_least: bool,
+}
+
+impl IdleCut {
+    fn new(whose: &Ends, cut: Cut) -> Self {
+        let Cut { seconds, ends, of, place, at_least } = cut;
+        let side = whose.side.label().to_owned();
+        Self { seconds, ends, of, side, who: who(whose.side, whose.role, place), at_least }
+    }
 }
 
 impl Table {
@@ -189,6 +207,17 @@ impl Table {
         let pods = snapshot.kubernetes.as_ref().map(|known| &known.pods[..]).unwrap_or_default();
         let all = snapshot.series.iter().chain(&snapshot.folded);
         let mut rows = rows(all.filter(|row| wanted(&row.key.identity.namespace)), pods);
+        for (whose, cut) in &snapshot.cuts {
+            let labels = (whose.role.label(), whose.protocol.label());
+            let of_these = rows.iter_mut().filter(|row| {
+                (row.namespace.as_str(), row.pod.as_str()) == (&whose.namespace, &whose.pod)
+                    && (row.role.as_str(), row.protocol.as_str()) == labels
+            });
+            // Ends are not told apart by path, and one row has them.
+            if let Some(row) = of_these.max_by_key(|row| row.ended()) {
+                row.cut_by(IdleCut::new(whose, *cut));
+            }
+        }
         let active = rows.iter().map(|row| row.active).sum();
         let rows_left_out = rows.len().saturating_sub(ROWS);
         rows.truncate(ROWS);
@@ -204,6 +233,12 @@ impl Table {
                 ProbeState::Active => None,
                 ProbeState::Unavailable(reason) => Some(reason.clone()),
             },
+        };
+        let is_wanted = |row: &&Series| wanted(&row.key.identity.namespace);
+        let reasons = Withheld::ALL.into_iter();
+        let of_reason = |reason| {
+            let of_these = snapshot.trust.iter().filter(|pod| wanted(&pod.namespace));
+            of_these.filter(|pod| pod.withheld == Some(reason)).count() as u64
         };
         let mut table = Self {
             event: "table".to_owned(),
@@ -230,6 +265,8 @@ impl Table {
             active,
             rows,
             rows_left_out,
+            withheld: counted(reasons.map(|reason| (reason.label(), of_reason(reason)))),
+            http_ports: http_ports(snapshot.series.iter().filter(is_wanted)),
             findings: Vec::new(),
         };
         table.findings = findings(&table);
@@ -265,6 +302,13 @@ impl Row {
         let orderly = [Reason::Local.label(), Reason::Peer.label()];
         let bad = self.closed.iter().filter(|(reason, _)| !orderly.contains(&reason.as_str()));
         bad.map(|(_, count)| count).sum()
+    }
+
+    /// Of two timers, one of each side, that with more ends is shown.
+    fn cut_by(&mut self, cut: IdleCut) {
+        if self.idle_cut.as_ref().is_none_or(|known| known.ends < cut.ends) {
+            self.idle_cut = Some(cut);
+        }
     }
 
     /// Whether there is nothing to tell.
@@ -363,7 +407,6 @@ fn figures(counts: &Counts, protocol: Protocol) -> Row {
         sent_bytes,
         retransmits: counts.one(&slot::RETRANSMITS),
         rtt_seconds: median(counts, &slot::ROUND_TRIP),
-        idle_cut: idle_cut(counts),
         ..Row::default()
     }
 }
@@ -388,22 +431,11 @@ fn median(counts: &Counts, counter: &Counter) -> Option<f64> {
     histogram.bounds.upper.get(bucket).copied()
 }
 
-fn idle_cut(counts: &Counts) -> Option<IdleCut> {
-    let of_side = |&side: &Side| {
-        let mut buckets = [0; IDLE_USED];
-        silent_ends(counts, side)?.iter().zip(&mut buckets).for_each(|(count, to)| *to = *count);
-        let found = cluster(&buckets)?;
-        let side = side.label().to_owned();
-        Some(IdleCut { seconds: found.seconds, ends: found.ends, of: found.of, side })
-    };
-    Side::ALL.iter().filter_map(of_side).max_by_key(|cut| cut.ends)
-}
-
 #[cfg(test)]
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use observer_common::wire::slot::IDLE_BOUNDS;
+    use observer_common::label::Side;
 
     use super::*;
     use crate::{
@@ -432,15 +464,18 @@ mod tests {
     }
 
     fn table(cells: Vec<(Arc<Identity>, CellSnapshot)>) -> Table {
+        of_snapshot(&Snapshot { series: fold(cells), ..Snapshot::default() })
+    }
+
+    fn of_snapshot(snapshot: &Snapshot) -> Table {
         let daemon = Daemon {
             node: "node-1".to_owned(),
             kernel: "6.1.0".to_owned(),
             kernel_side: "created",
             started: SystemTime::UNIX_EPOCH,
         };
-        let snapshot = Snapshot { series: fold(cells), ..Snapshot::default() };
         let times = (SystemTime::UNIX_EPOCH + Duration::from_mins(1), SystemTime::UNIX_EPOCH);
-        Table::new(&snapshot, &daemon, times, &|namespace| namespace != "hidden")
+        Table::new(snapshot, &daemon, times, &|namespace| namespace != "hidden")
     }
 
     #[test]
@@ -486,16 +521,25 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_cut_is_found() {
-        let mut counts = counts(12, 0, 0);
-        counts.words_mut(&slot::CLOSED)[Reason::Peer as usize] = 12;
-        let at = Side::Peer as usize * slot::IDLE.stride() + 1;
-        let sixty = IDLE_BOUNDS.iter().position(|&bound| bound == 61).unwrap();
-        counts.words_mut(&slot::IDLE)[at + sixty] = 12;
-        let table = table(vec![cell("web", 80, Protocol::WebSocket, counts)]);
-        let side = "peer".to_owned();
-        let cut = IdleCut { seconds: 60, ends: 12, of: 12, side };
-        assert_eq!(table.rows[0].idle_cut, Some(cut));
+    fn a_timer_stands_in_the_row_of_its_connections() {
+        let (identity, ws) = cell("web", 80, Protocol::WebSocket, counts(12, 0, 1));
+        let http = cell("web", 80, Protocol::Http1, counts(12, 0, 0)).1;
+        let of = |side| Ends::new(&identity, Role::Server, Protocol::WebSocket, side);
+        let cut = Cut { seconds: 20.0, ends: 12, of: 12, place: None, at_least: false };
+        let cuts =
+            vec![(of(Side::Peer), cut), (of(Side::Local), Cut { ends: 11, seconds: 5.5, ..cut })];
+        let series = fold(vec![(Arc::clone(&identity), ws), (identity, http)]);
+        let table = of_snapshot(&Snapshot { series, cuts, ..Snapshot::default() });
+        let expected = IdleCut {
+            seconds: 20.0,
+            ends: 12,
+            of: 12,
+            side: "peer".to_owned(),
+            who: "from the peer: a proxy read timeout".to_owned(),
+            at_least: false,
+        };
+        let found: Vec<_> = table.rows.iter().map(|row| row.idle_cut.as_ref()).collect();
+        assert_eq!(found, [Some(&expected), None]);
     }
 
     #[test]

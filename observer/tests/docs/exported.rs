@@ -7,8 +7,8 @@ use std::{
 };
 
 use observer::{
-    aggregate::{Series, SeriesKey, TotalKey, Withheld},
-    attribute::{Health, Workload, identify},
+    aggregate::{Cut, Ends, Series, SeriesKey, TotalKey, Withheld},
+    attribute::{Health, Identity, Workload, identify},
     bpf::{Origin, ProbeState, programs::PROBES},
     collect::{Kubernetes, NamedPod, Snapshot, Trust},
     export::{About, DroppedLines, Part, Settings, encode},
@@ -16,7 +16,7 @@ use observer::{
 };
 use observer_common::{
     counters::Level,
-    label::{Path, Role},
+    label::{Path, Role, Side},
     protocol::Protocol,
     wire::loss::Loss,
 };
@@ -112,6 +112,7 @@ pub(crate) fn families_in(query: &str) -> impl Iterator<Item = &str> {
             "workload_pod_",
             "workload_tcp_",
             "workload_websocket_",
+            "process_",
             "observer_",
         ]
         .iter()
@@ -147,8 +148,15 @@ pub(crate) fn full() -> Snapshot {
         cgroups_skipped: 1,
         reconciliations: Some((2, Duration::from_millis(3))),
         trust: trust(),
+        cuts: cuts(&identity),
         kubernetes: Some(kubernetes()),
     }
+}
+
+fn cuts(identity: &Identity) -> Vec<(Ends, Cut)> {
+    let cut = Cut { seconds: 60.0, ends: 12, of: 12, place: None, at_least: false };
+    let sides = Side::ALL.iter();
+    sides.map(|&side| (Ends::new(identity, Role::Server, Protocol::Tcp, side), cut)).collect()
 }
 
 fn trust() -> Vec<Trust> {

@@ -3,6 +3,7 @@
 //! way round.
 
 mod alerts;
+mod dashboards;
 mod documents;
 mod exported;
 mod metrics;

@@ -1,5 +1,5 @@
-//! Real proxies that cut WebSocket connections because nothing was said: a cluster at their time-out, under the reason of
-//! the side that did it, on each of the four ends.
+//! Real proxies that cut WebSocket connections because nothing was said: their timer is found, whatever it is, and the ends
+//! have the reason of the side that did it, on each of the four ends.
 
 use std::{
     fs,
@@ -26,9 +26,9 @@ use crate::{
     },
 };
 
-/// Enough to be a cluster.
+/// Enough to be a timer's.
 const CONNECTIONS: u64 = 12;
-/// How long the daemon may take to notice the cluster.
+/// How long the daemon may take to notice the timer.
 const TOLD: Duration = Duration::from_secs(20);
 /// How long a proxy may take to start.
 const START: Duration = Duration::from_secs(10);
@@ -41,20 +41,38 @@ const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocke
 /// A text message of a server.
 const MESSAGE: &[u8] = b"\x81\x05hello";
 
-/// Milliseconds of the proxies' time-outs: 5 s. Their timers count from before their own last write; on a slow machine
-/// from so much before it that what is left would be below what counts as idle.
-fn time_out() -> u64 {
-    if is_slow() { 5_500 } else { 5_000 }
+/// A proxy's time-out, and the bounds of the histogram around it.
+#[derive(Clone, Copy)]
+struct Timer {
+    seconds: u64,
+    above: &'static str,
+    below: &'static str,
+}
+
+impl Timer {
+    /// Timers count from before the proxies' own last write; on a slow machine from so much before it that what is left
+    /// would be below what counts as idle.
+    fn millis(self) -> u64 {
+        self.seconds * 1000 + if is_slow() { 500 } else { 0 }
+    }
+
+    /// Whether this is what was set: a program's timers are as late as they may be.
+    fn is(self, found: f64) -> bool {
+        let late = found - self.millis() as f64 / 1000.0;
+        if is_slow() { late.abs() < 0.6 } else { (-0.05..0.3).contains(&late) }
+    }
 }
 
 /// nginx and its time-out for silent tunnels.
 pub(crate) fn behind_nginx(daemon: &Daemon, failures: &mut Failures) {
-    failures.run(daemon, "nginx: proxy_read_timeout 5s", || cut(daemon, nginx));
+    let timer = Timer { seconds: 5, above: "4", below: "6" };
+    failures.run(daemon, "nginx: proxy_read_timeout 5s", || cut(daemon, nginx, timer));
 }
 
-/// `HAProxy` and its own.
+/// `HAProxy` and its own, which is in none of the narrow buckets.
 pub(crate) fn behind_haproxy(daemon: &Daemon, failures: &mut Failures) {
-    failures.run(daemon, "HAProxy: timeout tunnel 5s", || cut(daemon, haproxy));
+    let timer = Timer { seconds: 7, above: "6", below: "9" };
+    failures.run(daemon, "HAProxy: timeout tunnel 7s", || cut(daemon, haproxy, timer));
 }
 
 /// A proxy's configuration, for the address it listens on and the server's, with a directory for its files; and the
@@ -64,7 +82,7 @@ struct Recipe {
     command: fn(&Path) -> Command,
 }
 
-fn nginx(listen: SocketAddr, server: SocketAddr, directory: &Path) -> Recipe {
+fn nginx(listen: SocketAddr, server: SocketAddr, directory: &Path, timer: Timer) -> Recipe {
     let directory = directory.display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {directory}/{kind};\n"))
@@ -90,7 +108,7 @@ fn nginx(listen: SocketAddr, server: SocketAddr, directory: &Path) -> Recipe {
                 }}
             }}
         }}",
-        time_out()
+        timer.millis()
     );
     let command = |path: &Path| {
         let mut command = Command::new("nginx");
@@ -101,7 +119,7 @@ fn nginx(listen: SocketAddr, server: SocketAddr, directory: &Path) -> Recipe {
     Recipe { configuration, command }
 }
 
-fn haproxy(listen: SocketAddr, server: SocketAddr, _: &Path) -> Recipe {
+fn haproxy(listen: SocketAddr, server: SocketAddr, _: &Path, timer: Timer) -> Recipe {
     let configuration = format!(
         "global
             maxconn 100
@@ -114,7 +132,7 @@ fn haproxy(listen: SocketAddr, server: SocketAddr, _: &Path) -> Recipe {
         listen proxy
             bind {listen}
             server server {server}\n",
-        time_out()
+        timer.millis()
     );
     let command = |path: &Path| {
         let mut command = Command::new("haproxy");
@@ -123,6 +141,9 @@ fn haproxy(listen: SocketAddr, server: SocketAddr, _: &Path) -> Recipe {
     };
     Recipe { configuration, command }
 }
+
+/// Makes a recipe.
+type MakeRecipe = fn(SocketAddr, SocketAddr, &Path, Timer) -> Recipe;
 
 /// A running proxy. Its workers go with its cgroup.
 struct Proxy {
@@ -133,14 +154,11 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn start(
-        recipe: fn(SocketAddr, SocketAddr, &Path) -> Recipe,
-        server: SocketAddr,
-    ) -> Result<Self> {
+    fn start(recipe: MakeRecipe, server: SocketAddr, timer: Timer) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         // Nothing else uses this part of the loopback network: the port stays free.
         let address = TcpListener::bind("127.0.80.5:0")?.local_addr()?;
-        let Recipe { configuration, command } = recipe(address, server, directory.path());
+        let Recipe { configuration, command } = recipe(address, server, directory.path(), timer);
         let path = directory.path().join("proxy.conf");
         fs::write(&path, configuration)?;
         let pod = Pod::new();
@@ -171,12 +189,12 @@ fn listens(address: SocketAddr) -> bool {
     })
 }
 
-fn cut(daemon: &Daemon, recipe: fn(SocketAddr, SocketAddr, &Path) -> Recipe) -> Result<()> {
+fn cut(daemon: &Daemon, recipe: MakeRecipe, timer: Timer) -> Result<()> {
     let (client_pod, server_pod) = (Pod::new(), Pod::new());
     let mut client = Peer::start(&client_pod.cgroup, None);
     let mut server = Peer::start(&server_pod.cgroup, None);
     let server_address = server.listen("127.0.0.1:0".parse()?, false)?;
-    let proxy = Proxy::start(recipe, server_address)?;
+    let proxy = Proxy::start(recipe, server_address, timer)?;
     for _ in 0..CONNECTIONS {
         client.ask(&format!("connect {}", proxy.address))?;
         client.say_send(REQUEST)?;
@@ -209,28 +227,44 @@ fn cut(daemon: &Daemon, recipe: fn(SocketAddr, SocketAddr, &Path) -> Recipe) -> 
     for peer in [&client, &server] {
         ensure!(peer.answer()? == CONNECTIONS.to_string(), "not all were cut");
     }
-    let far = End { role: "client", port: proxy.address.port(), reasons: &["peer"], was_cut: true };
+    let port = proxy.address.port();
+    let far = End { role: "client", port, reasons: &["peer"], was_cut: true, timer };
     let near = End { role: "server", reasons: &["local"], was_cut: false, ..far };
     let port = server_address.port();
     // HAProxy ends its side, and at once resets what has not ended by then: which comes first is up to the server.
-    let upstream = End { role: "client", port, reasons: &["local", "reset_local"], was_cut: false };
-    let server = End { role: "server", port, reasons: &["peer", "reset_peer"], was_cut: true };
+    let upstream = End { port, reasons: &["local", "reset_local"], was_cut: false, ..far };
+    let server =
+        End { role: "server", port, reasons: &["peer", "reset_peer"], was_cut: true, timer };
     let books =
         [(&client_pod, vec![far]), (&proxy.pod, vec![near, upstream]), (&server_pod, vec![server])];
     settle(daemon, &books, |ends, metrics| {
         ends.iter().flat_map(|end| end.mismatches(metrics)).collect()
     })?;
-    let told = || named(&daemon.log(), &server_pod).then_some(());
-    poll(TOLD, told).context("the log does not name the cluster")
+    let found = || exported(&daemon.scrape(), &server_pod);
+    let seconds = poll(TOLD, found).context("the timer is not found")?;
+    ensure!(timer.is(seconds), "{seconds} s instead of {} s", timer.seconds);
+    let told = || named(&daemon.log(), &server_pod, seconds).then_some(());
+    poll(TOLD, told).context("the log does not name the timer")
 }
 
-/// Whether a line of the log says that a proxy cuts the pod's connections after 5 s.
-fn named(log: &str, pod: &Pod) -> bool {
-    log.lines().any(|line| {
-        line.contains(&pod.name)
-            && line.contains("closes of this pod's silent WebSocket connections came 5 s after")
-            && line.contains("from the peer: a proxy read timeout")
-    })
+/// The timer by which peers cut the connections of a pod's servers.
+fn exported(metrics: &Metrics, pod: &Pod) -> Option<f64> {
+    let labels = [
+        ("pod", pod.name.as_str()),
+        ("role", "server"),
+        ("protocol", "websocket"),
+        ("side", "peer"),
+    ];
+    metrics.select("tcp_idle_cut_seconds", &labels).first().map(|sample| sample.value)
+}
+
+/// Whether a line of the log says that a proxy cuts the pod's connections after this time.
+fn named(log: &str, pod: &Pod, seconds: f64) -> bool {
+    let said = format!(
+        "{CONNECTIONS} of {CONNECTIONS} closes of this pod's silent WebSocket connections came {seconds} s after the last \
+         byte, from the peer (on this node's loopback): a proxy read timeout"
+    );
+    log.lines().any(|line| line.contains(&pod.name) && line.contains(&said))
 }
 
 /// One end of a hop whose connections have all been cut.
@@ -242,6 +276,7 @@ struct End {
     reasons: &'static [&'static str],
     /// The other end did it.
     was_cut: bool,
+    timer: Timer,
 }
 
 impl End {
@@ -266,8 +301,8 @@ impl End {
             ("active", sum("tcp_connections_active", &[]), 0),
             ("closed", sum("tcp_connections_closed_total", &[]), CONNECTIONS),
             ("closed so", self.reasons.iter().map(closed_so).sum(), CONNECTIONS),
-            ("idle for 4 s", idle_up_to("4"), 0),
-            ("idle for 6 s", idle_up_to("6"), CONNECTIONS),
+            ("idle for less", idle_up_to(self.timer.above), 0),
+            ("idle for no more", idle_up_to(self.timer.below), CONNECTIONS),
         ];
         if self.was_cut {
             found.push(("idle closes", sum("tcp_idle_closes_total", &[]), CONNECTIONS));

@@ -165,9 +165,13 @@ fn the_example_of_a_prometheus_reads_what_the_component_ships() {
     let shipped = object(&objects, "ConfigMap", "observer-prometheus");
     let files = mounted("observer-prometheus");
     let configuration = &documents(&file("examples/prometheus/prometheus.yml"))[0];
-    for (key, name) in [("scrape_config_files", "scrape.yaml"), ("rule_files", "rules.yaml")] {
-        assert_eq!(configuration[key], json!([format!("{files}/{name}")]));
-        assert!(shipped["data"][name].is_string(), "{name}");
+    for (key, names) in [
+        ("scrape_config_files", &["scrape.yaml"][..]),
+        ("rule_files", &["rules.yaml", "alerts.yaml"]),
+    ] {
+        let paths: Vec<_> = names.iter().map(|name| format!("{files}/{name}")).collect();
+        assert_eq!(configuration[key], json!(paths));
+        assert!(names.iter().all(|name| shipped["data"][*name].is_string()), "{names:?}");
     }
     let own = format!("--config.file={}/prometheus.yml", mounted("prometheus-"));
     assert!(list(&container["args"]).contains(&own.clone().into()), "{own}");
