@@ -8,6 +8,7 @@
 //! | [`test`] | every test, those that need root and a kernel included |
 //! | [`image`] | a container image of the daemon, without a container engine |
 //! | [`dist`] | what people install: tarballs, Debian packages, an image of all architectures, bills of materials |
+//! | [`cluster`] | a real control plane that scales by what the observer counts |
 //! | [`lab`] | the tests of the kernel on real distribution kernels, in QEMU |
 //! | [`bench`] | what the kernel programs and the daemon cost, beside the targets |
 //! | [`soak`] | load and faults for a long time, every count compared |
@@ -25,6 +26,7 @@ mod bench;
 mod cgroup;
 #[cfg(test)]
 mod circles;
+mod cluster;
 mod cmd;
 mod cross;
 mod dashboards;
@@ -107,6 +109,8 @@ enum Command {
     Bench(bench::Options),
     /// Load and faults, with every count compared after each round, as root
     Soak(soak::Options),
+    /// Have a real control plane scale a workload by what the observer counts, as root; builds one where there is none
+    Cluster(cluster::Options),
     /// Repeat the tests of the kernel on a busy machine, and run properties and soak for long, as root
     Deep(deep::Options),
     /// What continuous integration runs: lint, then test
@@ -154,6 +158,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Lab(args) => lab::run(&args),
         Command::Bench(options) => bench::run(&options),
         Command::Soak(options) => soak::run(&options),
+        Command::Cluster(options) => cluster::run(&options),
         Command::Deep(options) => deep::run(&options),
         Command::Ci => ci(),
         Command::Demo(options) => demo::run(&options),
