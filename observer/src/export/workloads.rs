@@ -168,3 +168,127 @@ fn all(scrape: &Scrape) -> Known {
     }
     Ok(known)
 }
+
+#[cfg(test)]
+mod tests {
+    use observer_common::{
+        label::{Path as Way, Role},
+        protocol::Protocol,
+        wire::slot,
+    };
+
+    use super::*;
+    use crate::{
+        aggregate::{Series, SeriesKey},
+        attribute::{Health, Identity, Kind, Workload},
+        bpf::Origin,
+        collect::{ExistingPod, Kubernetes, Snapshot, Trust},
+        export::{
+            encode::Served,
+            rows::{About, DroppedLines},
+        },
+        model::Counts,
+    };
+
+    fn pod(workload: &str, pod: &str, running: bool, here: bool) -> ExistingPod {
+        let workload = Workload {
+            namespace: "shop".to_owned(),
+            kind: "Deployment".to_owned(),
+            name: workload.to_owned(),
+        };
+        ExistingPod { pod: pod.to_owned(), workload, running, here }
+    }
+
+    /// Connections of a pod's users.
+    fn users(pod: &str, protocol: Protocol, active: u64) -> Series {
+        let mut counts = Counts::default();
+        for counter in [&slot::ENTERED, &slot::ACTIVE] {
+            counts.words_mut(counter)[0] = active;
+        }
+        let identity = Arc::new(Identity {
+            kind: Kind::Pod,
+            namespace: "shop".to_owned(),
+            pod: pod.to_owned(),
+            container: "app".to_owned(),
+            pod_uid: None,
+            container_id: None,
+        });
+        let (role, path) = (Role::Server, Way::External);
+        Series { key: SeriesKey { identity, role, protocol, port: 80, path }, counts }
+    }
+
+    /// What is told of the workload `chat`: its pods, and their users by WebSocket and by gRPC.
+    fn told(snapshot: Snapshot) -> Result<(u64, i64, i64), Unknown> {
+        let about = About {
+            node: "n".to_owned(),
+            kernel: "k".to_owned(),
+            origin: Origin::Created,
+            dropped: DroppedLines::default(),
+        };
+        let scrape = Scrape::new(snapshot, &about, &Served::default(), |_| true);
+        let key = ["shop", "deployment", "chat"].map(str::to_owned);
+        let mut known = all(&scrape)?;
+        let users = known.remove(&key.into()).unwrap_or_else(|| Ok(Users::none()))?;
+        let held = |protocol| users.held[protocol].connections;
+        Ok((users.pods, held("websocket"), held("grpc")))
+    }
+
+    fn kubernetes(existing: Vec<ExistingPod>) -> Kubernetes {
+        let health = Health { current: true, ..Health::default() };
+        Kubernetes { health, unnamed: 0, pods: Vec::new(), existing, totals: Vec::new() }
+    }
+
+    fn snapshot(existing: Vec<ExistingPod>) -> Snapshot {
+        let series = vec![
+            users("chat-1", Protocol::WebSocket, 5),
+            users("chat-2", Protocol::WebSocket, 2),
+            users("chat-2", Protocol::Grpc, 3),
+            users("other-1", Protocol::WebSocket, 9),
+            // The API server has it no more.
+            users("chat-0", Protocol::WebSocket, 1),
+        ];
+        Snapshot { series, kubernetes: Some(kubernetes(existing)), ..Snapshot::default() }
+    }
+
+    /// Two pods that are here, and one of another workload.
+    fn pods() -> Vec<ExistingPod> {
+        ["chat-1", "chat-2"]
+            .map(|name| pod("chat", name, true, true))
+            .into_iter()
+            .chain([pod("other", "other-1", true, true)])
+            .collect()
+    }
+
+    #[test]
+    fn the_pods_that_exist_are_added_up() {
+        assert_eq!(told(snapshot(pods())), Ok((2, 7, 3)));
+        let coming = pod("chat", "chat-3", false, false);
+        assert_eq!(told(snapshot([pods(), vec![coming]].concat())), Ok((3, 7, 3)));
+        assert_eq!(told(snapshot(Vec::new())), Ok((0, 0, 0)));
+    }
+
+    #[test]
+    fn a_number_that_may_be_too_small_is_none() {
+        assert_eq!(told(Snapshot::default()), Err(Unknown::Nameless));
+        let mut stale = snapshot(pods());
+        stale.kubernetes.as_mut().unwrap().health.current = false;
+        assert_eq!(told(stale), Err(Unknown::Stale));
+        let lost = pod("chat", "chat-3", true, false);
+        let expected = Unknown::Lost { pod: "chat-3".to_owned() };
+        assert_eq!(told(snapshot([pods(), vec![lost]].concat())), Err(expected));
+        for reason in Withheld::ALL {
+            let withheld = |pod: &str| {
+                let (namespace, pod) = ("shop".to_owned(), pod.to_owned());
+                let trust = vec![Trust { namespace, pod, withheld: Some(reason), unread: None }];
+                told(Snapshot { trust, ..snapshot(pods()) })
+            };
+            let expected = Unknown::Withheld { pod: "chat-2".to_owned(), reason };
+            assert_eq!(withheld("chat-2"), Err(expected));
+            assert_eq!(withheld("other-1"), Ok((2, 7, 3)), "that is another workload's");
+        }
+        // What is only unread is known to be that much.
+        let (namespace, pod) = ("shop".to_owned(), "chat-2".to_owned());
+        let trust = vec![Trust { namespace, pod, withheld: None, unread: Some(4) }];
+        assert_eq!(told(Snapshot { trust, ..snapshot(pods()) }), Ok((2, 7, 3)));
+    }
+}
