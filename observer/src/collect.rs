@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::{
     aggregate::{
-        Action, Cut, Ends, IdleCuts, Reconciliations, Series, Tally, Unseen, fold, sentence,
+        Action, Cut, Ends, IdleCuts, Reconciliations, Series, Tally, Unseen, Watch, fold, sentence,
     },
     attribute::{CgroupIndex, Identity, Names, OVERFLOW, UNATTRIBUTED},
     bpf::{ProbeState, Probes, programs::Probe},
@@ -39,8 +39,6 @@ pub use pods::{ExistingPod, Kubernetes, NamedPod};
 use trust::Judge;
 pub use trust::{Beginning, Terms, Trust};
 
-/// With more ends a second than these, records of them are no longer asked for to find timers: they would cost too much.
-const WATCHED_ENDS: u64 = 2_000;
 /// So many ticks apart the kernel is told of the cgroups that have no cells.
 const BUDGETS_EVERY: u64 = 60;
 
@@ -83,10 +81,7 @@ pub struct Collector {
     reconciliations_taken: (u64, Duration),
     reconciliation_failed: bool,
     idle: IdleCuts,
-    /// Whether records are needed to find timers.
-    watches: bool,
-    /// Ends that the cells had counted at the last tick, and records that were lost by then.
-    before: Option<(u64, u64)>,
+    watch: Watch,
     books: PodBooks,
     judge: Judge,
     /// Whether the log has said that the table is nearly full.
@@ -112,8 +107,7 @@ impl Collector {
             reconciliations_taken: (0, Duration::ZERO),
             reconciliation_failed: false,
             idle: IdleCuts::default(),
-            watches: false,
-            before: None,
+            watch: Watch::default(),
             books: PodBooks::new(names, SystemTime::now()),
             judge: Judge::new(Instant::now(), terms),
             tight: false,
@@ -271,11 +265,10 @@ impl Collector {
         }
     }
 
-    /// Whether records are needed to find timers: while there are connections that are meant to last, unless so many end
-    /// that their records would cost too much.
+    /// Whether records are needed to find timers.
     #[must_use]
     pub const fn watches(&self) -> bool {
-        self.watches
+        self.watch.is_on()
     }
 
     fn watch(&mut self, pass: &Pass) {
@@ -285,13 +278,8 @@ impl Collector {
         let is_used = pass.cells.iter().filter(lasting).any(|found| found.cell.counts.active() > 0);
         let ends = pass.cells.iter().map(|found| found.cell.counts.sum(&slot::CLOSED)).sum();
         let lost = self.probes.losses()[Loss::RingFull as usize];
-        if let Some((ends_before, lost_before)) = self.before.replace((ends, lost)) {
-            // Cells that are freed take their ends with them.
-            let is_busy = ends.saturating_sub(ends_before) > WATCHED_ENDS;
-            if self.watches && (lost > lost_before || is_busy) {
-                self.idle.lose();
-            }
-            self.watches = is_used && !is_busy;
+        if self.watch.tick(is_used, ends, lost) {
+            self.idle.lose();
         }
     }
 

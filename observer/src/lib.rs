@@ -21,7 +21,8 @@
 //!   run, check, detach, preflight, config, cli, logging, output, exit       the program around it
 //! ```
 //!
-//! No metric depends on an event reaching this process: the kernel keeps every count, and a scrape reads it.
+//! No count depends on an event reaching this process: the kernel keeps every one, and a scrape reads it. Only what is found
+//! among records (`tcp_idle_cut_seconds`) does, and says so.
 
 pub mod access;
 pub mod adopt;

@@ -2,7 +2,7 @@
 //! the log of the ended (`--connection-log`), one line each, like an access log that is written at the close.
 //!
 //! Records come through a ring buffer that is allowed to drop; what it drops is counted (`observer_lost_total`), and no
-//! metric depends on it. They name addresses, times and counts, and nothing of what was said on the connection.
+//! count depends on it. They name addresses, times and counts, and nothing of what was said on the connection.
 
 use std::{
     mem::offset_of,

@@ -234,6 +234,37 @@ impl IdleCuts {
     }
 }
 
+/// With more ends a second than these, records of them are no longer asked for: they would cost too much.
+const AFFORDABLE: u64 = 2_000;
+
+/// Whether records are needed to find timers: while there are connections that are meant to last, unless so many end that
+/// their records would cost too much.
+#[derive(Debug, Default)]
+pub struct Watch {
+    is_on: bool,
+    /// Ends that were counted at the last tick, and records that were lost by then.
+    before: Option<(u64, u64)>,
+}
+
+impl Watch {
+    /// Whether records are needed.
+    #[must_use]
+    pub const fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// A second later: whether connections that last are open, how many have ended, and how many records were lost.
+    /// Returns whether ends may have been missed since the last tick.
+    pub fn tick(&mut self, are_open: bool, ends: u64, lost: u64) -> bool {
+        let (ends_before, lost_before) = self.before.replace((ends, lost)).unwrap_or((ends, lost));
+        // Cells that are freed take their ends with them.
+        let is_busy = ends.saturating_sub(ends_before) > AFFORDABLE;
+        let missed = self.is_on && (is_busy || lost > lost_before);
+        self.is_on = are_open && !is_busy;
+        missed
+    }
+}
+
 /// What a timer says, in words.
 #[must_use]
 pub fn sentence(whose: &Ends, cut: Cut) -> String {
@@ -380,6 +411,23 @@ mod tests {
         assert_eq!(news(121, &[]), None);
         assert_eq!(news(122, &[]), None, "forgotten");
         assert_eq!(news(123, &[60_000; 10]), Some(60.0));
+    }
+
+    #[test]
+    fn records_are_needed_while_connections_last_and_few_end() {
+        let mut watch = Watch::default();
+        let mut tick = |are_open, ends, lost| {
+            let missed = watch.tick(are_open, ends, lost);
+            (watch.is_on(), missed)
+        };
+        assert_eq!(tick(false, 100, 7), (false, false));
+        assert_eq!(tick(true, 200, 9), (true, false), "what was lost before is nobody's");
+        assert_eq!(tick(true, 2_200, 9), (true, false));
+        assert_eq!(tick(true, 2_300, 10), (true, true), "a record was lost");
+        assert_eq!(tick(true, 5_000, 10), (false, true), "too many");
+        assert_eq!(tick(true, 9_000, 10), (false, false));
+        assert_eq!(tick(true, 8_000, 10), (true, false), "cells were freed");
+        assert_eq!(tick(false, 8_000, 10), (false, false));
     }
 
     #[test]

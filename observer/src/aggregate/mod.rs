@@ -13,7 +13,7 @@ mod workloads;
 pub use age::{Ages, Used};
 pub use expire::{Action, Ending, Expiry};
 pub use fold::{Series, SeriesKey, fold};
-pub use idle::{Cut, Ends, IdleCuts, Place, sentence, who};
+pub use idle::{Cut, Ends, IdleCuts, Place, Watch, sentence, who};
 pub use reconciliation::{Reconciliations, Tally, Unseen};
 pub use replicas::{Replica, Replicas, without_port};
 pub use withhold::{Evidence, Withheld, Withholding};

@@ -216,7 +216,7 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use observer_common::{
         label::{Reason, Role},
@@ -232,6 +232,10 @@ mod tests {
     /// Records that come faster than they are read, as long as anybody wants them.
     struct Flood {
         wanted: Arc<AtomicBool>,
+        /// Whether they are needed by the daemon itself.
+        needed: Arc<AtomicBool>,
+        /// How many were taken.
+        taken: Arc<AtomicUsize>,
         identity: Arc<Identity>,
     }
 
@@ -255,6 +259,7 @@ mod tests {
                 bytes: [0, 0],
                 retransmits: 0,
             };
+            self.taken.fetch_add(limit, Ordering::AcqRel);
             records.extend((0..limit).map(|_| (record.clone(), Arc::clone(&self.identity))));
             limit
         }
@@ -264,7 +269,7 @@ mod tests {
         }
 
         fn is_needed(&mut self) -> bool {
-            false
+            self.needed.load(Ordering::Acquire)
         }
 
         fn want(&mut self, wanted: bool) {
@@ -273,10 +278,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_the_daemon_needs_itself_is_read_without_a_reader() {
+        let (wanted, needed): (Arc<AtomicBool>, Arc<AtomicBool>) = Default::default();
+        let taken: Arc<AtomicUsize> = Arc::default();
+        let identity = Arc::new(identify("/system.slice/nginx.service"));
+        let flood = Flood {
+            wanted: Arc::clone(&wanted),
+            needed: Arc::clone(&needed),
+            taken: Arc::clone(&taken),
+            identity,
+        };
+        let _hub = start(flood, false).unwrap();
+        let until = |done: Box<dyn Fn() -> bool>| async move {
+            while !done() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(!wanted.load(Ordering::Acquire));
+        needed.store(true, Ordering::Release);
+        let read = Arc::clone(&taken);
+        timeout(PATIENCE, until(Box::new(move || read.load(Ordering::Acquire) > 0)))
+            .await
+            .expect("they are read");
+        assert!(wanted.load(Ordering::Acquire));
+        needed.store(false, Ordering::Release);
+        timeout(PATIENCE, until(Box::new(move || !wanted.load(Ordering::Acquire))))
+            .await
+            .expect("they are not wanted any more");
+    }
+
+    #[tokio::test]
     async fn who_comes_and_goes_need_not_wait_for_a_pause() {
         let wanted = Arc::new(AtomicBool::new(false));
         let identity = Arc::new(identify("/system.slice/nginx.service"));
-        let hub = start(Flood { wanted: Arc::clone(&wanted), identity }, false).unwrap();
+        let (needed, taken) = (Arc::default(), Arc::default());
+        let flood = Flood { wanted: Arc::clone(&wanted), needed, taken, identity };
+        let hub = start(flood, false).unwrap();
         let join = || timeout(PATIENCE, hub.join(Filter::default()));
         let mut first = join().await.expect("joined in time").expect("the hub runs");
         let second = join().await.expect("joined in time").expect("the hub runs");
