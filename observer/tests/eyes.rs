@@ -208,6 +208,12 @@ fn each_open_connection_is_listed_once() {
     assert!(shown > 0);
     assert_eq!(shown, all);
 
+    // The doctor tells of the oldest of the users', before it closes.
+    let oldest =
+        format!("the oldest of 9 WebSocket and gRPC connections: {} (websocket)", busy.pod.name);
+    let told = stage.shown(&["doctor"]);
+    assert!(told.contains(&format!("{oldest}, open for ")), "{oldest} is not in:\n{told}");
+
     // In the order of their age, and of those the first.
     let ages: Vec<f64> =
         server.iter().filter_map(|line| line["lifetime_seconds"].as_f64()).collect();

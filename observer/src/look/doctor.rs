@@ -1,16 +1,16 @@
 //! `observer doctor`: whether the observer that runs here can be trusted, and what it has noticed.
 
-use std::fmt::Display;
+use std::{fmt::Display, path::Path};
 
-use observer_common::abi::ABI;
+use observer_common::{abi::ABI, label::Role, protocol::Protocol};
 
-use super::tail::path;
+use super::{ps, tail::path};
 use crate::{
     cli::DoctorArgs,
     exit::Code,
     format::plain,
     output, preflight,
-    view::{Finding, Mark, Table},
+    view::{Filter, Finding, Mark, Sort, Table},
 };
 
 /// Prints the findings; [`Code::Success`] if there is an observer, and its figures can be trusted.
@@ -19,8 +19,8 @@ use crate::{
 /// If the lines cannot be written.
 pub fn doctor(args: &DoctorArgs) -> anyhow::Result<Code> {
     let path = path(args.socket.as_deref());
-    let findings = match super::table(&path) {
-        Ok(table) => with_version(table),
+    let findings: Vec<Finding> = match super::table(&path) {
+        Ok(table) => with_version(table).into_iter().chain(oldest(&path)).collect(),
         Err(error) => {
             let none = Finding::new(Mark::Fail, error.to_string()).see("observer-down");
             [none].into_iter().chain(machine()).collect()
@@ -58,6 +58,21 @@ fn with_version(table: Table) -> Vec<Finding> {
         findings.insert(0, Finding::new(Mark::Miss, text));
     }
     findings
+}
+
+/// The users' connection that has been open for longest: it is told before it closes. None where nothing is listed.
+fn oldest(path: &Path) -> Option<Finding> {
+    let protocol = [Protocol::WebSocket, Protocol::Grpc].map(|of| of.label().to_owned()).to_vec();
+    let role = vec![Role::Server.label().to_owned()];
+    let filter = Filter { role, protocol, ..Filter::default() };
+    let listed = ps::list(path, filter, Sort::Age, 1).ok()?;
+    let (open, connections) = (listed.open.first()?, listed.connections);
+    let which = if listed.unlisted.is_empty() { "" } else { " that can be listed" };
+    let text = format!(
+        "the oldest of {connections} WebSocket and gRPC connections{which}: {}",
+        open.age()
+    );
+    Some(Finding::new(Mark::Ok, text))
 }
 
 /// What can be said without an observer.

@@ -42,6 +42,16 @@ pub(super) struct Open {
     opened: Option<String>,
 }
 
+impl Open {
+    /// Whose it is, and how long it has been open.
+    pub(super) fn age(&self) -> String {
+        let Self { namespace, pod, protocol, .. } = self;
+        let place = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        let at_least = if self.opened.is_none() { "more than " } else { "" };
+        format!("{place}{pod} ({protocol}), open for {at_least}{}", time(self.lifetime_seconds))
+    }
+}
+
 /// The columns of the table.
 pub(super) const COLUMNS: [(&str, Align); 10] = [
     ("POD", Align::Left),
