@@ -1,5 +1,6 @@
 //! The command line as it is typed; [`crate::config`] turns it into something checked.
 
+mod looking;
 mod variables;
 
 use std::{
@@ -7,24 +8,15 @@ use std::{
     time::Duration,
 };
 
-use clap::{
-    Args, Parser, Subcommand, ValueEnum,
-    builder::{BoolishValueParser, PossibleValuesParser},
-};
-use observer_common::{
-    abi::ABI,
-    counters::Level,
-    label::{Reason, Role},
-    protocol::Protocol,
-    wire::slot::DEFAULT_SLOTS,
-};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
+use observer_common::{abi::ABI, counters::Level, wire::slot::DEFAULT_SLOTS};
 
 use crate::{
     export::{Selection, Ui},
     kernel_log::KernelLog,
-    view::{MOST, Sort},
 };
 
+pub use looking::{DoctorArgs, FilterArgs, Form, PsArgs, TailArgs, TopArgs};
 pub use variables::{Variables, read};
 
 /// What `--version` says after the name.
@@ -262,131 +254,6 @@ impl FromStr for KubeOption {
     }
 }
 
-/// Which connections are wanted. Filters that are given several times take what fits one of them; names may have `*` for any
-/// text and `?` for any letter.
-#[derive(Clone, Debug, Default, Args)]
-pub struct FilterArgs {
-    /// Only of this pod (label value).
-    #[arg(long, value_name = "POD")]
-    pub pod: Vec<String>,
-
-    /// Only of this namespace (label value).
-    #[arg(long, value_name = "NAMESPACE")]
-    pub namespace: Vec<String>,
-
-    /// Only of this container (label value).
-    #[arg(long, value_name = "CONTAINER")]
-    pub container: Vec<String>,
-
-    /// Only of servers' or clients' sockets.
-    #[arg(long, value_name = "ROLE", value_parser = labels(Role::ALL, |r| r.label()))]
-    pub role: Vec<String>,
-
-    /// Only of connections that speak this protocol.
-    #[arg(long, value_name = "PROTOCOL", value_parser = labels(Protocol::ALL, |p| p.label()))]
-    pub protocol: Vec<String>,
-
-    /// Only of connections to this port of a server.
-    #[arg(long, value_name = "PORT")]
-    pub port: Vec<u16>,
-
-    /// Only of connections with this address at the other end.
-    #[arg(long, value_name = "ADDRESS")]
-    pub peer: Vec<String>,
-
-    /// Only of connections that have lived so long: seconds, or a number and a unit as in 5m.
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    pub min_lifetime: Option<Duration>,
-
-    /// Only of connections that have lived no longer.
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    pub max_lifetime: Option<Duration>,
-
-    /// Only of connections that have been silent for so long.
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    pub min_idle: Option<Duration>,
-
-    /// Only of connections that have been silent for no longer.
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    pub max_idle: Option<Duration>,
-}
-
-/// Options of `tail`.
-#[derive(Clone, Debug, Args)]
-pub struct TailArgs {
-    /// The running observer's Unix socket [default: /run/observer/observer.sock].
-    #[arg(long, env = "OBSERVER_SOCKET", value_name = "PATH")]
-    pub socket: Option<PathBuf>,
-
-    /// Which connections.
-    #[command(flatten)]
-    pub filter: FilterArgs,
-
-    /// Only of connections that ended in this way.
-    #[arg(long, value_name = "REASON", value_parser = labels(Reason::ALL, |r| r.label()))]
-    pub reason: Vec<String>,
-
-    /// End after so many records.
-    #[arg(long, value_name = "COUNT")]
-    pub limit: Option<u64>,
-
-    /// End after this time: seconds, or a number and a unit as in 5m.
-    #[arg(long = "for", value_name = "TIME", value_parser = time)]
-    pub duration: Option<Duration>,
-}
-
-/// Options of `top`.
-#[derive(Clone, Debug, Args)]
-pub struct TopArgs {
-    /// The running observer's Unix socket [default: /run/observer/observer.sock].
-    #[arg(long, env = "OBSERVER_SOCKET", value_name = "PATH")]
-    pub socket: Option<PathBuf>,
-
-    /// Print the table once, with the counts since the kernel side counts, and end.
-    #[arg(long)]
-    pub once: bool,
-
-    /// Print lines of JSON, one for each look.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Options of `ps`.
-#[derive(Clone, Debug, Args)]
-pub struct PsArgs {
-    /// The running observer's Unix socket [default: /run/observer/observer.sock].
-    #[arg(long, env = "OBSERVER_SOCKET", value_name = "PATH")]
-    pub socket: Option<PathBuf>,
-
-    /// Which connections.
-    #[command(flatten)]
-    pub filter: FilterArgs,
-
-    /// Which come first, those with the most of it.
-    #[arg(long, value_name = "BY", default_value = "age")]
-    pub sort: Sort,
-
-    /// List so many at most.
-    #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=MOST as i64))]
-    pub limit: u32,
-
-    /// Print lines of JSON, with the fields of `tail`.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Options of `doctor`.
-#[derive(Clone, Debug, Args)]
-pub struct DoctorArgs {
-    /// Print a line of JSON for each finding.
-    #[arg(long)]
-    pub json: bool,
-
-    /// The running observer's Unix socket [default: /run/observer/observer.sock].
-    #[arg(long, env = "OBSERVER_SOCKET", value_name = "PATH")]
-    pub socket: Option<PathBuf>,
-}
-
 /// Options of `completions`.
 #[derive(Clone, Debug, Args)]
 pub struct CompletionsArgs {
@@ -414,11 +281,6 @@ pub struct ManArgs {
     pub directory: PathBuf,
 }
 
-/// The label values of an enum.
-fn labels<T: Copy>(all: &[T], label: impl Fn(T) -> &'static str) -> PossibleValuesParser {
-    all.iter().map(|&value| label(value)).collect::<Vec<_>>().into()
-}
-
 /// An address with a port; says what is missing where one comes from a program that needs less.
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|error| match text.strip_prefix(':').map(str::parse::<u16>) {
@@ -427,14 +289,6 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         ),
         _ => format!("{error}; give an IP address and a port, such as 0.0.0.0:9435 or [::]:9435"),
     })
-}
-
-/// A time: seconds, or what humantime reads.
-fn time(text: &str) -> Result<Duration, String> {
-    match text.parse() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
-        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
-    }
 }
 
 /// How much is exported.

@@ -1,5 +1,4 @@
-//! Records of single connections: how the kernel tells of one that has ended, or that was found to speak a protocol; and
-//! the log of the ended (`--connection-log`), one line each, like an access log that is written at the close.
+//! Records of single connections: how the kernel tells of one that has ended, or that was found to speak a protocol.
 //!
 //! Records come through a ring buffer that is allowed to drop; what it drops is counted (`observer_lost_total`), and no
 //! count depends on it. They name addresses, times and counts, and nothing of what was said on the connection.
@@ -19,11 +18,7 @@ use observer_common::{
     },
 };
 use thiserror::Error;
-use tracing::info;
-
-use crate::attribute::Identity;
-
-/// The target of the log's lines.
+/// The target of the lines of `--connection-log`.
 pub const TARGET: &str = "connection";
 
 /// One connection at one moment.
@@ -135,30 +130,6 @@ impl TryFrom<&[u8]> for Record {
                 bytes[offset_of!(ConnRecord, retransmits) + i]
             })),
         })
-    }
-}
-
-impl Record {
-    /// Writes the log's line of an ended connection.
-    pub fn log(&self, identity: &Identity) {
-        let Event::Ended { reason, .. } = self.event else { return };
-        info!(
-            target: TARGET,
-            namespace = identity.namespace,
-            pod = identity.pod,
-            container = identity.container,
-            role = self.role.label(),
-            protocol = self.protocol.label(),
-            local = %self.local,
-            peer = %self.peer,
-            reason = reason.label(),
-            seconds = self.lifetime.as_secs_f64(),
-            idle_seconds = self.idle.as_secs_f64(),
-            received_bytes = self.bytes[RX],
-            sent_bytes = self.bytes[TX],
-            retransmits = self.retransmits,
-            "closed"
-        );
     }
 }
 

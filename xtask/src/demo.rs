@@ -8,6 +8,7 @@
 pub(crate) mod api;
 mod clients;
 pub(crate) mod metrics;
+mod pictures;
 pub(crate) mod pods;
 mod table;
 pub(crate) mod workload;
@@ -67,6 +68,9 @@ pub(crate) struct Options {
     /// End after this many seconds instead of at Ctrl-C
     #[arg(long)]
     pub(crate) seconds: Option<u64>,
+    /// Take the documents' pictures into this directory after a while, and end
+    #[arg(long)]
+    pub(crate) pictures: Option<PathBuf>,
     /// More arguments for `observer run`
     #[arg(last = true)]
     pub(crate) args: Vec<OsString>,
@@ -78,6 +82,9 @@ impl Options {
         let mut line = vec!["--programs".into(), self.programs.clone().into()];
         if let Some(seconds) = self.seconds {
             line.extend(["--seconds".into(), seconds.to_string().into()]);
+        }
+        if let Some(directory) = &self.pictures {
+            line.extend(["--pictures".into(), directory.clone().into()]);
         }
         line.push("--".into());
         line.extend(self.args.iter().cloned());
@@ -114,7 +121,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         servers.push(server);
     }
 
-    let end = options.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let seconds = options.seconds.map(Duration::from_secs);
+    let duration = if options.pictures.is_some() { Some(pictures::AFTER) } else { seconds };
+    let end = duration.map(|duration| Instant::now() + duration);
     let mut table = table::Table::new(stdout().is_terminal());
     let mut next = Instant::now();
     while !interrupted.load(Ordering::Relaxed) && end.is_none_or(|end| Instant::now() < end) {
@@ -126,6 +135,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         sleep(Duration::from_millis(50));
     }
 
+    if let Some(directory) = &options.pictures {
+        let page = format!("http://{LISTEN}/");
+        pictures::take(&options.programs.join("observer"), &page, directory)?;
+    }
     println!("stopping");
     clients.iter_mut().try_for_each(Clients::stop)?;
     drop(servers);

@@ -103,6 +103,8 @@ enum Command {
     Docs,
     /// Write what is made for Grafana and prometheus-operator, of what stands in the code and in deploy
     Dashboards,
+    /// Take the pictures of the documents, of the demo
+    Pictures,
     /// Boot real distribution kernels in QEMU and run the tests of the kernel inside
     Lab(lab::LabArgs),
     /// Measure what the kernel programs and the daemon cost, as root; installs first what it lacks
@@ -155,6 +157,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Lint => lint::run(),
         Command::Docs => docs(),
         Command::Dashboards => dashboards::run(),
+        Command::Pictures => run::pictures(),
         Command::Lab(args) => lab::run(&args),
         Command::Bench(options) => bench::run(&options),
         Command::Soak(options) => soak::run(&options),

@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 
 use anyhow::{Error, Result};
 
@@ -27,6 +28,23 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
 /// Builds the daemon and the workload of the demo, and shows both, as root.
 pub(crate) fn demo(seconds: Option<u64>, args: Vec<OsString>) -> Result<()> {
     build()?;
+    show(|programs| demo::Options { programs, seconds, pictures: None, args })
+}
+
+/// Takes the documents' pictures of the demo, as root.
+pub(crate) fn pictures() -> Result<()> {
+    setup::ensure(&[Purpose::Pictures])?;
+    build()?;
+    let directory = cmd::workspace().join("docs/pictures");
+    show(|programs| demo::Options {
+        programs,
+        seconds: None,
+        pictures: Some(directory),
+        args: Vec::new(),
+    })
+}
+
+fn show(options: impl FnOnce(PathBuf) -> demo::Options) -> Result<()> {
     cmd::run(&mut cmd::cargo(&[
         "build",
         "--release",
@@ -35,8 +53,7 @@ pub(crate) fn demo(seconds: Option<u64>, args: Vec<OsString>) -> Result<()> {
         "--example",
         "workload",
     ]))?;
-    let options =
-        demo::Options { programs: cmd::target_directory()?.join("release"), seconds, args };
+    let options = options(cmd::target_directory()?.join("release"));
     if cmd::is_root() {
         return demo::run(&options);
     }

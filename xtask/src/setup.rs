@@ -34,6 +34,8 @@ pub(crate) enum Purpose {
     Cross,
     /// Packages for release.
     Dist,
+    /// Pictures for the documents.
+    Pictures,
 }
 
 /// Whether there is a Prometheus that is newer than the distribution's.

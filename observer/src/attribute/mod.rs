@@ -56,6 +56,8 @@ pub struct Identity {
     pub pod_uid: Option<String>,
     /// The container's whole id (or name), as the runtime knows it; none where `pod` is the name that its runtime gave it.
     pub container_id: Option<String>,
+    /// Who looks after the pod, once the API server has named it.
+    pub workload: Option<Arc<Workload>>,
 }
 
 /// What a cgroup belongs to.
@@ -87,6 +89,7 @@ fn bucket(name: &str) -> Arc<Identity> {
         container: String::new(),
         pod_uid: None,
         container_id: None,
+        workload: None,
     })
 }
 

@@ -117,6 +117,8 @@ pub struct Names {
 #[derive(Debug)]
 struct Known {
     pod: Pod,
+    /// That of the pod, for all who have its identity.
+    workload: Arc<Workload>,
     /// Whether the API server still has it.
     exists: bool,
 }
@@ -149,7 +151,8 @@ impl Names {
         }
         let name = (pod.workload.namespace.clone(), pod.name.clone());
         self.owners.insert(name, pod.uid.clone());
-        self.pods.insert(pod.uid.clone(), Known { pod, exists: true });
+        let workload = Arc::new(pod.workload.clone());
+        self.pods.insert(pod.uid.clone(), Known { pod, workload, exists: true });
     }
 
     /// A pod that the API server has removed. It keeps its names until it is forgotten.
@@ -178,7 +181,7 @@ impl Names {
     #[must_use]
     pub fn join(&self, identity: &Arc<Identity>) -> Arc<Identity> {
         let known = identity.pod_uid.as_deref().and_then(|uid| self.pods.get(uid));
-        let Some(Known { pod, .. }) = known else { return Arc::clone(identity) };
+        let Some(Known { pod, workload, .. }) = known else { return Arc::clone(identity) };
         let id = identity.container_id.as_deref();
         let container = id.and_then(|id| container_of(pod, id)).unwrap_or(&identity.container);
         Arc::new(Identity {
@@ -189,6 +192,7 @@ impl Names {
             pod_uid: identity.pod_uid.clone(),
             // A restarted container has the labels of the one before it: they are one series.
             container_id: None,
+            workload: Some(Arc::clone(workload)),
         })
     }
 

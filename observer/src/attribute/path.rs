@@ -227,6 +227,7 @@ fn named(kind: Kind, namespace: &str, pod: &str) -> Identity {
         container: String::new(),
         pod_uid: None,
         container_id: None,
+        workload: None,
     }
 }
 
@@ -327,6 +328,7 @@ mod tests {
                 container: SHORT.to_owned(),
                 pod_uid: Some(UID.to_owned()),
                 container_id: Some(ID.to_owned()),
+                workload: None,
             };
             assert_eq!(identify(&fill(template)), expected, "{template}");
         }

@@ -137,6 +137,7 @@ fn idle(pod: &NamedPod) -> Identity {
         container: String::new(),
         pod_uid: None,
         container_id: None,
+        workload: None,
     }
 }
 

@@ -212,6 +212,7 @@ mod tests {
             container: "app".to_owned(),
             pod_uid: None,
             container_id: None,
+            workload: None,
         });
         let (role, path) = (Role::Server, Way::External);
         Series { key: SeriesKey { identity, role, protocol, port: 80, path }, counts }

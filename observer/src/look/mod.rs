@@ -1,6 +1,7 @@
 //! The commands that look: `observer top`, `ps`, `doctor`, `tail`. They ask the daemon through its socket and attach nothing themselves.
 
 mod doctor;
+mod forms;
 mod ps;
 mod tail;
 mod top;

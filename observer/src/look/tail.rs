@@ -1,6 +1,7 @@
 //! The socket as its clients see it, and `observer tail`, which prints what comes.
 
 use std::{
+    borrow::Cow,
     io::{self, BufRead as _, BufReader, ErrorKind, Write as _},
     net::Shutdown,
     os::unix::net::UnixStream,
@@ -10,8 +11,9 @@ use std::{
 
 use thiserror::Error;
 
+use super::forms::Fields;
 use crate::{
-    cli::{FilterArgs, TailArgs},
+    cli::{FilterArgs, Form, TailArgs},
     exit::Code,
     format::plain,
     output,
@@ -75,7 +77,11 @@ pub fn tail(args: &TailArgs) -> anyhow::Result<Code> {
     let until = args.duration.map(|duration| Instant::now() + duration);
     while left != Some(0) {
         let Some(line) = lines.next(until)? else { break };
-        match out.write_all(line).and_then(|()| out.flush()) {
+        let printed = match args.output {
+            Form::Json => Cow::Borrowed(line),
+            form => Cow::Owned(print(form, line)?.into_bytes()),
+        };
+        match out.write_all(&printed).and_then(|()| out.flush()) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
             written => written?,
         }
@@ -84,6 +90,15 @@ pub fn tail(args: &TailArgs) -> anyhow::Result<Code> {
         }
     }
     Ok(Code::Success)
+}
+
+/// The line in another form.
+fn print(form: Form, line: &[u8]) -> Result<String, TailError> {
+    let fields = Fields::read(line).map_err(|error| TailError::Foreign(error.to_string()))?;
+    Ok(match form {
+        Form::Logfmt => fields.logfmt(),
+        Form::Json | Form::Text => fields.text(),
+    })
 }
 
 /// How a line begins that is no record.
@@ -101,6 +116,7 @@ pub(super) fn filter(args: &FilterArgs, reason: &[String]) -> Filter {
         pod: args.pod.clone(),
         namespace: args.namespace.clone(),
         container: args.container.clone(),
+        workload: args.workload.clone(),
         role: args.role.clone(),
         protocol: args.protocol.clone(),
         port: args.port.clone(),

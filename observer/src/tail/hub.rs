@@ -13,10 +13,15 @@ use aya::maps::{MapData, RingBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    line::{Clock, Dropped, line},
+    line::{Clock, Dropped, Line, line},
     source::{Kernel, Source},
 };
-use crate::{attribute::Identity, collect::Collector, records::Record, view::Filter};
+use crate::{
+    attribute::Identity,
+    collect::Collector,
+    records::{Event, Record},
+    view::Filter,
+};
 
 /// How often the ring buffer is read while somebody listens.
 const POLL: Duration = Duration::from_millis(100);
@@ -194,8 +199,8 @@ impl<S: Source> Worker<S> {
     }
 
     fn pass_on(&mut self, record: &Record, identity: &Identity) {
-        if self.log {
-            record.log(identity);
+        if self.log && matches!(record.event, Event::Ended { .. }) {
+            Line::of(record, identity, self.clock).log();
         }
         let mut text = None;
         for reader in &mut self.readers {
@@ -225,7 +230,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::{attribute::identify, records::Event};
+    use crate::attribute::identify;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 

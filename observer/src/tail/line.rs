@@ -12,10 +12,11 @@ use observer_common::{
     wire::conn::{RX, TX},
 };
 use serde::{Deserialize, Serialize};
+use tracing::info;
 
 use crate::{
     attribute::Identity,
-    records::{Event, Record},
+    records::{Event, Record, TARGET},
     view::Unlisted,
 };
 
@@ -70,9 +71,9 @@ impl Notice {
     }
 }
 
-/// The line of a record.
+/// What is told of a record, by the line of a reader and by that of the log.
 #[derive(Serialize)]
-struct Line<'a> {
+pub(super) struct Line<'a> {
     event: &'static str,
     time: String,
     /// Unknown for an adopted connection.
@@ -84,6 +85,11 @@ struct Line<'a> {
     namespace: &'a str,
     pod: &'a str,
     container: &'a str,
+    /// Of a pod that the API server has named, as the label of that name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload_kind: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<&'a str>,
     role: &'static str,
     local_address: IpAddr,
     local_port: u16,
@@ -131,38 +137,77 @@ impl Clock {
 /// A record as a line of JSON.
 #[must_use]
 pub fn line(record: &Record, identity: &Identity, clock: Clock) -> String {
-    let time = clock.zero + record.at;
-    let (event, reason, reset, idle) = match record.event {
-        Event::Identified => ("identified", None, None, None),
-        Event::Open => ("open", None, None, Some(record.idle)),
-        Event::Ended { reason, reset } => {
-            ("closed", Some(reason.label()), reset, Some(record.idle))
+    Line::of(record, identity, clock).json()
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn of(record: &Record, identity: &'a Identity, clock: Clock) -> Self {
+        let time = clock.zero + record.at;
+        let (event, reason, reset, idle) = match record.event {
+            Event::Identified => ("identified", None, None, None),
+            Event::Open => ("open", None, None, Some(record.idle)),
+            Event::Ended { reason, reset } => {
+                ("closed", Some(reason.label()), reset, Some(record.idle))
+            }
+        };
+        Self {
+            event,
+            time: format_rfc3339_micros(time).to_string(),
+            opened: (!record.adopted)
+                .then(|| format_rfc3339_micros(time - record.lifetime).to_string()),
+            lifetime_seconds: record.lifetime.as_secs_f64(),
+            idle_seconds: idle.map(|idle| idle.as_secs_f64()),
+            namespace: &identity.namespace,
+            pod: &identity.pod,
+            container: &identity.container,
+            workload_kind: identity.workload.as_ref().map(|workload| workload.kind.as_str()),
+            workload: identity.workload.as_ref().map(|workload| workload.name.as_str()),
+            role: record.role.label(),
+            local_address: record.local.ip(),
+            local_port: record.local.port(),
+            peer_address: record.peer.ip(),
+            peer_port: record.peer.port(),
+            protocol: record.protocol.label(),
+            reason,
+            reset_cause: reset.map(ResetCause::label),
+            received_bytes: record.bytes[RX],
+            sent_bytes: record.bytes[TX],
+            retransmits: record.retransmits,
         }
-    };
-    let line = Line {
-        event,
-        time: format_rfc3339_micros(time).to_string(),
-        opened: (!record.adopted)
-            .then(|| format_rfc3339_micros(time - record.lifetime).to_string()),
-        lifetime_seconds: record.lifetime.as_secs_f64(),
-        idle_seconds: idle.map(|idle| idle.as_secs_f64()),
-        namespace: &identity.namespace,
-        pod: &identity.pod,
-        container: &identity.container,
-        role: record.role.label(),
-        local_address: record.local.ip(),
-        local_port: record.local.port(),
-        peer_address: record.peer.ip(),
-        peer_port: record.peer.port(),
-        protocol: record.protocol.label(),
-        reason,
-        reset_cause: reset.map(ResetCause::label),
-        received_bytes: record.bytes[RX],
-        sent_bytes: record.bytes[TX],
-        retransmits: record.retransmits,
-    };
-    // Strings and finite numbers cannot fail.
-    serde_json::to_string(&line).unwrap_or_default() + "\n"
+    }
+
+    fn json(&self) -> String {
+        // Strings and finite numbers cannot fail.
+        serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+
+    /// Writes the log's line of a connection that has ended, with the same fields but `event`, which is its message.
+    pub(super) fn log(&self) {
+        info!(
+            target: TARGET,
+            time = self.time,
+            opened = self.opened,
+            lifetime_seconds = self.lifetime_seconds,
+            idle_seconds = self.idle_seconds,
+            namespace = self.namespace,
+            pod = self.pod,
+            container = self.container,
+            workload_kind = self.workload_kind,
+            workload = self.workload,
+            role = self.role,
+            local_address = %self.local_address,
+            local_port = self.local_port,
+            peer_address = %self.peer_address,
+            peer_port = self.peer_port,
+            protocol = self.protocol,
+            reason = self.reason,
+            reset_cause = self.reset_cause,
+            received_bytes = self.received_bytes,
+            sent_bytes = self.sent_bytes,
+            retransmits = self.retransmits,
+            "closed"
+        );
+    }
 }
 
 #[cfg(test)]

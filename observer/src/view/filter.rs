@@ -29,6 +29,9 @@ pub struct Filter {
     /// Containers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub container: Vec<String>,
+    /// Names of pods' workloads.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub workload: Vec<String>,
     /// Server or client.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub role: Vec<String>,
@@ -83,7 +86,8 @@ impl Filter {
     /// Whether it asks for something by a name that this node has or has not.
     #[must_use]
     pub fn has_names(&self) -> bool {
-        [&self.pod, &self.namespace, &self.container].iter().any(|names| !names.is_empty())
+        let names = [&self.pod, &self.namespace, &self.container, &self.workload];
+        names.iter().any(|names| !names.is_empty())
     }
 
     /// Whether the connections of a cell may be wanted.
@@ -102,6 +106,8 @@ impl Filter {
             && name(&self.pod, &identity.pod)
             && name(&self.namespace, &identity.namespace)
             && name(&self.container, &identity.container)
+            && (self.workload.is_empty()
+                || identity.workload.as_ref().is_some_and(|of| name(&self.workload, &of.name)))
     }
 
     /// Whether what is known of these ends is worth telling to who asks.
@@ -149,8 +155,10 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::attribute::identify;
+    use crate::attribute::{Workload, identify};
 
     fn record(event: Event) -> Record {
         Record {
@@ -194,6 +202,17 @@ mod tests {
         assert_eq!(wants(&names("ngin?.service")), (true, true));
         assert_eq!(wants(&names("*.socket")), (false, false));
         assert_eq!(wants(&Filter { container: list(&["web"]), ..all.clone() }), (false, false));
+        let chat = Filter { workload: list(&["ch?t"]), ..all.clone() };
+        assert_eq!(wants(&chat), (false, false), "a unit has no workload");
+        let workload = |name: &str| Workload {
+            namespace: "shop".to_owned(),
+            kind: "Deployment".to_owned(),
+            name: name.to_owned(),
+        };
+        for (name, wanted) in [("chat", true), ("quotes", false)] {
+            let of = Identity { workload: Some(Arc::new(workload(name))), ..identity.clone() };
+            assert_eq!(chat.wants(&ended, &of), wanted, "{name}");
+        }
         assert_eq!(wants(&Filter { role: list(&["server"]), ..all.clone() }), (true, true));
         assert_eq!(wants(&Filter { role: list(&["client"]), ..all.clone() }), (false, false));
         assert_eq!(wants(&Filter { port: vec![80, 81], ..all.clone() }), (true, true));

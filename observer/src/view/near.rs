@@ -17,10 +17,13 @@ type Name = fn(&Identity) -> &str;
 
 /// A sentence for each kind of name in the filter of which none is on this node.
 pub(super) fn hints(filter: &Filter, here: &[Arc<Identity>]) -> Vec<String> {
-    let kinds: [(&str, &[String], Name); 3] = [
+    let kinds: [(&str, &[String], Name); 4] = [
         ("pod", &filter.pod, |identity| &identity.pod),
         ("namespace", &filter.namespace, |identity| &identity.namespace),
         ("container", &filter.container, |identity| &identity.container),
+        ("workload", &filter.workload, |identity| {
+            identity.workload.as_ref().map_or("", |workload| &workload.name)
+        }),
     ];
     let mut hints = Vec::new();
     for (kind, wanted, name) in kinds {

@@ -11,3 +11,4 @@ mod options;
 mod pages;
 mod queries;
 mod runbooks;
+mod schema;

@@ -8,8 +8,8 @@
 //! | [`materials`] | the crates in a program, their licences, and the bill of materials |
 //! | [`tarball`], [`debian`] | the two forms |
 //!
-//! The same checkout gives the same bytes wherever it lies: paths of this machine are taken out of the programs, and times
-//! are those of the commit.
+//! The same checkout gives the same bytes: times are those of the commit. Paths of this machine are taken out of the programs,
+//! but for those in the type information of the kernel programs, which aya-build compiles with flags of its own.
 
 mod build;
 mod debian;

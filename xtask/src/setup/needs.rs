@@ -179,6 +179,13 @@ pub(super) const NEEDS: &[Need] = &[
         optional: false,
     },
     Need {
+        name: "tmux",
+        reason: "tests and pictures look at the screen of a terminal by it",
+        purposes: &[Purpose::Test, Purpose::Pictures],
+        means: Means::Program { program: "tmux", packages: &["tmux"], service: None },
+        optional: false,
+    },
+    Need {
         name: "zsh",
         reason: "tests load its completions",
         purposes: &[Purpose::Test],
@@ -197,6 +204,13 @@ pub(super) const NEEDS: &[Need] = &[
         reason: "tests have it judge the unit",
         purposes: &[Purpose::Test],
         means: Means::Program { program: "systemd-analyze", packages: &["systemd"], service: None },
+        optional: false,
+    },
+    Need {
+        name: "Chromium",
+        reason: "it shows the page to be pictured",
+        purposes: &[Purpose::Pictures],
+        means: Means::Program { program: "chromium", packages: &["chromium"], service: None },
         optional: false,
     },
     Need {
