@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Seek as _, SeekFrom, Write as _},
+    io::Write as _,
     net::TcpStream,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
@@ -42,7 +42,6 @@ pub(crate) enum Way {
 pub(crate) struct Sender {
     connection: TcpStream,
     way: Way,
-    file: Option<File>,
     pipe: Option<(OwnedFd, OwnedFd)>,
     /// What the kernel may still have to send.
     lent: Vec<Vec<u8>>,
@@ -50,14 +49,11 @@ pub(crate) struct Sender {
 
 impl Sender {
     pub(crate) fn new(connection: TcpStream, way: Way) -> Result<Self> {
-        let file = (way == Way::Sendfile)
-            .then(|| memfd_create("frames", MFdFlags::MFD_CLOEXEC).map(File::from))
-            .transpose()?;
         let pipe = (way == Way::Splice).then(pipe).transpose()?;
         if way == Way::Zerocopy {
             setsockopt(&connection, ZeroCopy, &true)?;
         }
-        Ok(Self { connection, way, file, pipe, lent: Vec::new() })
+        Ok(Self { connection, way, pipe, lent: Vec::new() })
     }
 
     /// Sends all of it.
@@ -70,8 +66,8 @@ impl Sender {
                 self.send_with(&bytes[half..], MsgFlags::empty())?;
             }
             Way::Sendfile => {
-                let file = self.file.as_mut().context("no file")?;
-                file.seek(SeekFrom::Start(0))?;
+                // One for each time: what is sent are the file's pages, which are the other end's until it has read them.
+                let mut file = memfd_create("frames", MFdFlags::MFD_CLOEXEC).map(File::from)?;
                 file.write_all(&bytes)?;
                 let (mut offset, end) = (0, bytes.len() as i64);
                 while offset != end {
