@@ -3,9 +3,17 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
-use observer_common::{CHUNK, source::Source, wire::loss::Loss};
+use observer_common::{
+    CHUNK,
+    automaton::{Automaton, Run},
+    source::Source,
+    wire::loss::Loss,
+};
 
-use super::{job::Job, scratch::Scratches};
+use super::{
+    job::Job,
+    scratch::{self, Scratches},
+};
 use crate::{accounting::losses::lost, maps::Scratch, memory::registers};
 
 /// TCP flag bits.
@@ -177,6 +185,22 @@ impl Source for Packet {
             load::<16>(self.0, Job::offset(self.0), start.cast(), wanted)
                 .then(|| words.assume_init())
         }
+    }
+
+    #[inline(always)]
+    fn forget(&self, number: u64) -> u64 {
+        registers::forgotten(number, Job::left(self.0).into())
+    }
+
+    #[inline(always)]
+    fn run(
+        &self,
+        automaton: &'static Automaton,
+        state: u8,
+        recent: u64,
+        limit: u32,
+    ) -> Option<Run> {
+        scratch::run(self.0, self, automaton, state, recent, limit)
     }
 }
 
