@@ -150,7 +150,8 @@ fn router(app: Arc<App>, part: Part, ui: Ui, access: &Arc<Access>) -> Router {
         guarded = guarded.route("/workloads/{namespace}/{kind}/{name}", get(workload));
     }
     ui::routes(ui, access)
-        .merge(guarded.layer(guard))
+        // Not `layer`, which would guard what there is not, too.
+        .merge(guarded.route_layer(guard))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/healthz", get(ready))
