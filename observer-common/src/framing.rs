@@ -53,10 +53,10 @@ pub trait Framing {
     /// What a stretch of frames adds up to.
     type Tally: Default;
 
-    /// Whether a header, of which the first two bytes are there, is left to the code behind the loop.
+    /// Other than 0 if a header, of which the first two bytes are there, is left to the code behind the loop.
     #[inline(always)]
-    fn is_rare(_start: u64) -> bool {
-        false
+    fn is_rare(_start: u64) -> u64 {
+        0
     }
 
     /// Reads a header that starts with `bytes`, of which `available` are there; `None` if it is not complete.
@@ -87,8 +87,10 @@ pub fn follow<F: Framing>(
     stretch: Stretch,
     recorder: &mut impl Recorder,
 ) -> bool {
-    for _ in 0..stretch.frames {
-        if parser.pos != 0 || leaves::<F>(parser) {
+    // A header that was begun is finished below, and none is begun in the loop.
+    let frames = if parser.pos == 0 { stretch.frames } else { 0 };
+    for _ in 0..frames {
+        if leaves::<F>(parser) {
             break;
         }
         source.advance(pass::<F>(parser, source.left()));
@@ -96,8 +98,8 @@ pub fn follow<F: Framing>(
         if source.left() < F::HEADER {
             break;
         }
-        let Some(words) = source.peek(F::HEADER) else { break };
-        if F::is_rare(words[0]) {
+        let (words, failed) = source.look(F::HEADER);
+        if failed | F::is_rare(words[0]) != 0 {
             break;
         }
         let Some(header) = F::read(parser, words, F::HEADER) else { break };
@@ -168,7 +170,7 @@ pub(crate) fn cut<F: Framing>(
     let pos = u32::from(parser.pos);
     let bytes = if pos == 0 { new } else { join(parser, pos, new) };
     let total = pos + available;
-    if !rare && F::is_rare(bytes[0]) {
+    if !rare && F::is_rare(bytes[0]) != 0 {
         return;
     }
     let Some(header) = F::read(parser, bytes, total) else {

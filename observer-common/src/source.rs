@@ -17,6 +17,12 @@ pub trait Source {
     /// `None` if they cannot be read.
     fn peek(&self, wanted: u32) -> Option<[u64; 2]>;
 
+    /// As [`Source::peek`], and a number that is 0 if they could be read: two reasons to end a loop are one way for the verifier if
+    /// they are one number.
+    fn look(&self, wanted: u32) -> ([u64; 2], u64) {
+        self.peek(wanted).map_or(([0; 2], 1), |words| (words, 0))
+    }
+
     /// The same number, of which the kernel's verifier knows nothing any more: what a loop has summed up has another range behind each
     /// turn, and the verifier would follow the code behind the loop once for each.
     fn forget(&self, number: u64) -> u64 {

@@ -85,8 +85,8 @@ impl Framing for WebSocket {
 
     /// Close frames.
     #[inline(always)]
-    fn is_rare(start: u64) -> bool {
-        JUDGEMENT[usize::from(start as u8)] & 1 << bit::CLOSE_SHIFT != 0
+    fn is_rare(start: u64) -> u64 {
+        u64::from(JUDGEMENT[usize::from(start as u8)] & (1 << bit::CLOSE_SHIFT))
     }
 
     #[inline(always)]
@@ -134,8 +134,8 @@ impl Parse for WebSocket {
     type Found = Tally;
 
     const INLINE: bool = true;
-    /// 27 runs get through the largest packet, of 64 KiB, if its frames have six bytes.
-    const FRAMES: usize = 408;
+    /// 27 runs get through the largest packet, of 64 KiB, if its frames have four bytes, and twice as many if they have two.
+    const FRAMES: usize = 640;
 
     #[inline(always)]
     fn parse(
