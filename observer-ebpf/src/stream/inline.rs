@@ -5,16 +5,16 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::__sk_buff;
 use observer_common::{
-    framing::{Framing, follow},
+    framing::Stretch,
     protocol::{
         automaton::REQUEST_FIRST,
-        http1::{
-            self,
-            exchange::{self, Facts, UNCOUNTED},
-        },
-        websocket::{Tally, WebSocket},
+        facts::{Facts, UNCOUNTED},
+        http1, mode,
+        parse::Parse,
     },
-    stream::{mode, order},
+    recorder::Recorder,
+    source::Source,
+    stream::{Parser, order},
 };
 
 use super::{
@@ -22,10 +22,50 @@ use super::{
     job::Job,
     packet::{self, Packet},
 };
-use crate::accounting::{add::Block, transitions};
+use crate::accounting::{add::Existing, transitions};
 
-/// WebSocket frames of one segment that are followed without a tail call.
-const INLINE_FRAMES: usize = 4;
+/// What of one segment is followed without a tail call.
+const INLINE: Stretch = Stretch { frames: 4, rare: false };
+
+/// Functions of the parsers whose frames are followed without a tail call.
+macro_rules! followed {
+    (
+        spoken { $($spoken:tt)* }
+        counters { $($counters:tt)* }
+        parsers { $(
+            $(#[$about:meta])*
+            $mode:ident = $place:literal: $packet:ident, $small:ident, $large:ident
+                => $room:ident::$parser:ident, $tells:literal;
+        )+ }
+    ) => {
+        /// Whether [`follow`] is for streams of this mode.
+        #[inline(always)]
+        pub(super) const fn is_followed(mode: u8) -> bool {
+            $((mode == mode::$mode && <observer_common::protocol::$room::$parser>::INLINE))||+
+        }
+
+        /// Follows and counts a few frames, none of them rare.
+        #[inline(always)]
+        pub(super) fn follow(
+            source: &mut impl Source,
+            parser: &mut Parser,
+            mode: u8,
+            stretch: Stretch,
+            recorder: &mut impl Recorder,
+        ) {
+            $(
+                if mode == mode::$mode && <observer_common::protocol::$room::$parser>::INLINE {
+                    use observer_common::protocol::$room::$parser as Of;
+                    if let Some(found) = Of::parse(source, parser, stretch, recorder) {
+                        Of::record(found, 0, recorder);
+                    }
+                }
+            )+
+        }
+    };
+}
+
+observer_common::protocols!(followed);
 
 /// Reads the segment of the job if that is a matter of a few instructions; true if it is consumed.
 #[inline(always)]
@@ -33,24 +73,21 @@ pub(crate) fn read(skb: *mut __sk_buff, claimed: &mut Claimed, direction: usize)
     let parser = *claimed.parser();
     match parser.mode {
         mode::OFF => true,
-        mode::WEBSOCKET => frames(skb, claimed, direction),
         // Only a client's stream is in these states.
-        mode::HTTP1 if matches!(parser.state, http1::REQUEST_BODY | REQUEST_FIRST) => {
+        mode::HEADS if matches!(parser.state, http1::REQUEST_BODY | REQUEST_FIRST) => {
             request(skb, claimed, parser.state == REQUEST_FIRST)
         }
-        _ => false,
+        mode => is_followed(mode) && frames(skb, claimed, mode, direction),
     }
 }
 
 /// Before the first message of a cell there is no place to count in: a parser makes it.
 #[inline(always)]
-fn frames(skb: *mut __sk_buff, claimed: &mut Claimed, direction: usize) -> bool {
-    let Some(mut block) = Block::of(claimed.conn()) else { return false };
-    let mut tally = Tally::default();
-    let consumed =
-        follow::<WebSocket>(&mut Packet(skb), claimed.parser(), &mut tally, INLINE_FRAMES);
-    WebSocket::record(tally, direction, &mut block);
-    consumed
+fn frames(skb: *mut __sk_buff, claimed: &mut Claimed, mode: u8, direction: usize) -> bool {
+    let Some(mut recorder) = Existing::of(claimed.conn(), direction) else { return false };
+    let mut source = Packet(skb);
+    follow(&mut source, claimed.parser(), mode, INLINE, &mut recorder);
+    source.left() == 0
 }
 
 /// Between two heads, or before the first.
@@ -83,13 +120,13 @@ fn first_request(claimed: &mut Claimed) -> bool {
     let word = conn.facts_word();
     let old = Facts::from_word(word);
     let (mut facts, mut parser) = (old, *claimed.parser());
-    let outcome = exchange::conclude(true, &mut parser, &mut facts, http1::PLAIN_FIRST);
-    if old.guessing != facts.guessing || !conn.swap_facts(word, facts) {
+    let outcome = http1::exchange::conclude(true, &mut parser, &mut facts, http1::PLAIN_FIRST);
+    if old.guessing != 0 || !conn.swap_facts(word, facts) {
         return false;
     }
     // In the order of `parsers::conclude`.
     if old.protocol != facts.protocol {
-        transitions::transition(conn, old.protocol);
+        transitions::transition(conn);
     }
     if outcome.order != order::NONE {
         conn.ask(!request, outcome.order);
@@ -131,7 +168,8 @@ fn between_heads(skb: *mut __sk_buff, is_first: bool) -> Between {
     // SAFETY: written above.
     let words = unsafe { words.assume_init_ref() };
     let first = words[0] as u8;
-    if first != b'G' && first != b'\r' && first != b'\n' {
+    // GET, CONNECT, and the methods by which other upgrades are asked for.
+    if !matches!(first, b'G' | b'C' | b'P' | b'\r' | b'\n') {
         Between::Body
     } else if small
         && http1::is_plain_get(words, left as usize)

@@ -14,7 +14,7 @@ use aya::{
 use nix::time::{ClockId, clock_gettime};
 use observer_common::{
     label::{Path, Role},
-    protocol::{guess, http1::exchange},
+    protocol::{facts::Facts, guess},
     stream::Stream,
     wire::conn::{Conn, MAX_FOUND, NO_CELL, flag, phase},
 };
@@ -114,7 +114,7 @@ fn state(socket: &Existing) -> Conn {
         cgroup: socket.cgroup,
         born_ns: now,
         ticks: [0; 2],
-        facts: exchange::adopted().word(),
+        facts: Facts::adopted().word(),
         rtt_ns: 0,
         cell: NO_CELL,
         retransmits: 0,

@@ -11,9 +11,8 @@ use std::{
 };
 
 use observer_common::{
-    counters::Owner,
     label::{Path, Role},
-    protocol::{BLOCKS, Protocol},
+    protocol::Protocol,
     wire::slot,
 };
 
@@ -24,15 +23,6 @@ use crate::{
     collect::{NamedPod, Trust},
     model::Counts,
 };
-
-/// The protocols whose users have families of their own.
-pub(super) fn protocols() -> impl Iterator<Item = Protocol> {
-    let with_counters = |protocol: Protocol| {
-        BLOCKS.iter().any(|block| block.owner == Owner::Protocol(protocol as u8))
-    };
-    let all = Protocol::ALL.iter().copied();
-    all.filter(move |&protocol| with_counters(protocol) || protocol == Protocol::Grpc)
-}
 
 /// Namespace and name of a replica.
 type Name<'a> = (&'a str, &'a str);

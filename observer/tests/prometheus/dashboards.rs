@@ -52,13 +52,14 @@ fn queries(namespace: &str) -> Vec<Query> {
 }
 
 /// Queries of what a few connections that are open, and a few that were closed, have not brought about.
-const SILENT: [&str; 44] = [
+const SILENT: [&str; 48] = [
     "agents: Pods whose users are not known A",
     "agents: Programs that are missing A",
     "grpc: Against the autoscaler B",
     "grpc: Against the autoscaler C",
     "grpc: Against the autoscaler D",
     "grpc: Bytes A",
+    "grpc: Connections announced to end A",
     "grpc: Cut after silence A",
     "grpc: Errors by replica A",
     "grpc: Imbalance A",
@@ -70,6 +71,7 @@ const SILENT: [&str; 44] = [
     "grpc: Round trip A",
     "grpc: Sent again A",
     "grpc: Silence before the end A",
+    "grpc: Streams reset A",
     "grpc: Timers A",
     "grpc: Who ends them A",
     "overview: Alerts that fire A",
@@ -78,6 +80,7 @@ const SILENT: [&str; 44] = [
     "overview: Cut after silence A",
     "relays: Connects that fail A",
     "relays: Ends at the servers' side A",
+    "relays: Mismatches A",
     "relays: Protocols by port A",
     "relays: Relayed users A",
     "relays: Relayed users B",
@@ -89,6 +92,7 @@ const SILENT: [&str; 44] = [
     "websocket: Against the autoscaler B",
     "websocket: Against the autoscaler C",
     "websocket: Against the autoscaler D",
+    "websocket: Close codes A",
     "websocket: Cut after silence A",
     "websocket: Errors by replica A",
     "websocket: Not known A",

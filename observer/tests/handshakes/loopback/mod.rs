@@ -6,6 +6,7 @@
 pub(crate) mod hostile;
 pub(crate) mod messages;
 pub(crate) mod plain;
+pub(crate) mod tunnels;
 pub(crate) mod upgrades;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::Result;
 
 use crate::{
-    books::{Books, Spoken},
+    books::{Books, Said, Spoken},
     support::{
         daemon::Daemon,
         peer::Peer,
@@ -37,7 +38,7 @@ impl Scenario {
         protocols: &'static [&'static str],
         script: fn(&mut Talk) -> Result<()>,
     ) -> Self {
-        let spoken = Spoken { protocols, messages: (0, 0), errors: 0 };
+        let spoken = Spoken { protocols, messages: (0, 0), errors: 0, said: &[] };
         Self { name, script, deferred: false, spoken }
     }
 
@@ -50,6 +51,12 @@ impl Scenario {
     /// With so many frames that break the protocol.
     pub(crate) fn errors(mut self, errors: u64) -> Self {
         self.spoken.errors = errors;
+        self
+    }
+
+    /// With these sums of the server's pod in the end.
+    pub(crate) fn said(mut self, said: &'static [Said]) -> Self {
+        self.spoken.said = said;
         self
     }
 
