@@ -178,20 +178,8 @@ pub enum Owner {
     Cell,
     /// A cell in which a connection has ended, or reset its peer.
     Ends,
-    /// A cell of one of the protocols whose wire numbers are the places of these bits.
-    Protocols(u32),
-}
-
-impl Owner {
-    /// Whether it is the block of this protocol, by its wire number.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_of(self, protocol: u8) -> bool {
-        match self {
-            Self::Protocols(bits) => bits >> (protocol & 31) & 1 != 0,
-            Self::Cell | Self::Ends => false,
-        }
-    }
+    /// A cell of the protocol with this wire number.
+    Protocol(u8),
 }
 
 /// All counters of one kind of slot.

@@ -3,8 +3,7 @@
 //! Two kinds of things live here, and nothing else:
 //! - **wire types** ([`wire`], [`label`]): the exact memory layout of what crosses the boundary between kernel and user space,
 //!   and the [`counters`] in it, each declared once;
-//! - **protocol parsers** ([`protocol`], with [`stream`], [`source`], [`automaton`],
-//!   [`framing`] and [`recorder`] under them): pure functions over bytes, used unchanged by the kernel programs and by host
+//! - **protocol parsers** ([`protocol`], with [`stream`], [`source`], [`framing`] and [`recorder`] under them): pure functions over bytes, used unchanged by the kernel programs and by host
 //!   tests, so that what is tested and fuzzed is what runs in the kernel.
 //!
 //! [`abi`] is the version of both.
@@ -15,7 +14,6 @@
 #![forbid(unsafe_code)]
 
 pub mod abi;
-pub mod automaton;
 pub mod counters;
 pub mod framing;
 pub mod label;

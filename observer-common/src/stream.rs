@@ -6,10 +6,18 @@ pub const CLAIMED: u64 = 1 << 63;
 /// The inbox of a gate: index of the first kept segment, plus one; 0 without any.
 pub const INBOX: u64 = 0xffff_ffff;
 
-/// The parser that a stream's next bytes go to: those of protocols have their numbers in [`crate::protocols`].
+/// The parser that a stream's next bytes go to.
 pub mod mode {
     /// Nothing more to learn from this stream.
     pub const OFF: u8 = 0;
+    /// The automaton of heads, which also recognises the first bytes of everything else.
+    pub const HTTP1: u8 = 1;
+    /// Frame follower of HTTP/2, until the first request is known to be gRPC or not.
+    pub const HTTP2: u8 = 2;
+    /// Frame follower of WebSocket.
+    pub const WEBSOCKET: u8 = 3;
+    /// The header of the PROXY protocol, version 2.
+    pub const PROXY: u8 = 4;
     /// No parser: what comes is kept until the answer to an upgrade tells what it is.
     pub const WAIT: u8 = 5;
     /// What the bytes are is guessed ([`crate::protocol::guess`]).
@@ -19,56 +27,43 @@ pub mod mode {
 /// Places of the programs that are reached by tail calls. A parser of a packet's bytes has the number of its [`mode`].
 pub mod program {
     /// Added to the number of a mode: the parser of a kept segment's bytes, in a small block.
-    pub const OF_SMALL: u32 = 16;
+    pub const OF_SMALL: u32 = 8;
     /// Likewise, in a large block.
-    pub const OF_LARGE: u32 = 32;
+    pub const OF_LARGE: u32 = 16;
     /// Keeps a segment.
-    pub const KEEP: u32 = 48;
+    pub const KEEP: u32 = 24;
     /// Goes on with kept segments whose turn has come.
-    pub const DRAIN: u32 = 49;
+    pub const DRAIN: u32 = 25;
     /// Puts a segment in order that is not simply the next.
-    pub const ORDER: u32 = 50;
+    pub const ORDER: u32 = 26;
     /// Adopts a connection that is older than the programs, at its first segment.
-    pub const ADOPT: u32 = 51;
+    pub const ADOPT: u32 = 27;
     /// Draws the conclusions from what a segment was taken for.
-    pub const CONCLUDE: u32 = 52;
+    pub const CONCLUDE: u32 = 28;
     /// Places in all.
-    pub const PLACES: usize = 64;
+    pub const PLACES: usize = 32;
 }
 
-/// What one direction asks of the other, whose parser it must not touch: to go on in another mode, or state of it. Taken by
-/// whoever works on that stream next ([`obey`]).
+/// What one direction asks of the other, whose parser it must not touch. Taken by whoever works on that stream next.
 pub mod order {
-    use super::mode;
-
     /// Nothing.
     pub const NONE: u32 = 0;
-    /// Nothing more is to be learned from the stream.
-    pub const STOP: u32 = of(mode::OFF, 0, 0, ANY);
-
-    /// Whatever the stream's mode is.
-    pub const ANY: u8 = 0xff;
-    /// Unless nothing is read of the stream: one that was lost track of stays so.
-    pub const READ: u8 = 0xfe;
-
-    /// The order to go on in a mode and state, with these flags, if the stream's mode is `only`, or one of those that
-    /// [`ANY`] and [`READ`] stand for.
-    #[must_use]
-    pub const fn of(mode: u8, state: u8, flags: u8, only: u8) -> u32 {
-        u32::from_le_bytes([mode, state, flags, only])
-    }
-}
-
-/// Does what the other stream asks for: the parser begins anew in the mode of the order.
-#[inline(always)]
-pub const fn obey(parser: &mut Parser, order: u32) {
-    let [mode, state, flags, only] = order.to_le_bytes();
-    let fits = only == order::ANY
-        || (only == order::READ && parser.mode != mode::OFF)
-        || only == parser.mode;
-    if fits {
-        parser.begin(mode, state, flags);
-    }
+    /// Of the response stream: nothing more is to be learned from it.
+    pub const STOP: u32 = 1;
+    /// Of the response stream: a status line comes next that has to be read.
+    pub const ANSWER: u32 = 2;
+    /// Of the request stream: WebSocket frames from here on.
+    pub const WEBSOCKET: u32 = 3;
+    /// Of the request stream: a connection preface comes next.
+    pub const PREFACE: u32 = 4;
+    /// Of the request stream: the upgrade was refused, requests go on.
+    pub const REQUESTS: u32 = 5;
+    /// Of the request stream: a response has come before its first request was recognised.
+    pub const RECOGNISED: u32 = 6;
+    /// Of either stream: what it was taken for is right, and it is the client's.
+    pub const GUESSED_CLIENT: u32 = 7;
+    /// Likewise, and it is the server's.
+    pub const GUESSED_SERVER: u32 = 8;
 }
 
 /// Bits of [`Parser::flags`].
@@ -81,11 +76,6 @@ pub mod flag {
     pub const INTERIM: u8 = 4;
     /// Bytes that are in sequence and counted wait among the kept segments: what follows has to wait behind them.
     pub const PARKED: u8 = 8;
-    /// The mode follows frames: of [`super::Parser::left`] bytes none need be read, unless [`super::Parser::pos`] or the state
-    /// says so.
-    pub const FRAMES: u8 = 16;
-    /// Those that belong to the stream, whatever its parser is.
-    pub const OF_STREAM: u8 = SYNCED | PARKED;
 }
 
 /// What a parser remembers between two segments; 32 bytes that belong to the protocol of its mode.
@@ -131,38 +121,26 @@ pub struct Stream {
 const _: () = assert!(size_of::<Parser>() == 32 && size_of::<Stream>() == 64);
 
 impl Parser {
-    /// Begins anew in a mode and state, with these [`flag`]s beside those of the stream.
-    #[inline(always)]
-    pub const fn begin(&mut self, mode: u8, state: u8, flags: u8) {
-        self.mode = mode;
-        self.state = state;
-        self.pos = 0;
-        self.flags = (self.flags & flag::OF_STREAM) | flags;
-        self.granted = 0;
-        self.scratch = [0; 3];
-        self.left = 0;
-    }
-
     /// Skips `bytes` that nobody can read; false if the parser does not know any more what comes next.
     #[inline(always)]
     pub const fn skip_unread(&mut self, bytes: u64) -> bool {
-        if self.mode == mode::OFF {
-            return true;
-        }
-        if self.mode == mode::GUESS {
-            // What nobody has taken for anything yet cannot be lost track of.
-            if bytes <= self.left {
-                self.left -= bytes;
-            } else {
-                self.guess_anew();
+        match self.mode {
+            mode::OFF => true,
+            mode::GUESS => {
+                // What nobody has taken for anything yet cannot be lost track of.
+                if bytes <= self.left {
+                    self.left -= bytes;
+                } else {
+                    self.guess_anew();
+                }
+                true
             }
-            return true;
+            mode::WEBSOCKET | mode::PROXY if self.pos == 0 && bytes <= self.left => {
+                self.left -= bytes;
+                true
+            }
+            _ => false,
         }
-        let payload = self.is_payload(bytes);
-        if payload {
-            self.left -= bytes;
-        }
-        payload
     }
 
     /// Guesses from the next segment on; how often that has failed stays known.
@@ -180,25 +158,33 @@ impl Parser {
     #[inline(always)]
     #[must_use]
     pub const fn needs_none_of(&self, bytes: u64) -> bool {
-        self.mode == mode::OFF || self.is_payload(bytes)
-    }
-
-    /// Whether the next `bytes` are payload of the frame being read, which is skipped.
-    #[inline(always)]
-    const fn is_payload(&self, bytes: u64) -> bool {
-        self.flags & flag::FRAMES != 0
-            && self.pos == 0
-            && self.state & STOPS == 0
-            && bytes <= self.left
+        self.mode == mode::OFF
+            || (self.mode == mode::WEBSOCKET && self.pos == 0 && bytes <= self.left)
     }
 }
-
-/// In [`Parser::state`] of a mode that follows frames: the payload begins with something that has to be read.
-pub const STOPS: u8 = 0x80;
 
 /// What the words of a stream mean.
 pub(crate) const fn meaning(hash: crate::meaning::Meaning) -> crate::meaning::Meaning {
     let hash = hash.number(size_of::<Stream>() as u64).number(CLAIMED).number(INBOX);
-    let flags = [flag::SYNCED, flag::SWITCHING, flag::INTERIM, flag::PARKED, flag::FRAMES, STOPS];
-    hash.bytes(&[mode::OFF, mode::WAIT]).bytes(&flags).number(order::STOP as u64)
+    let modes = [
+        mode::OFF,
+        mode::HTTP1,
+        mode::HTTP2,
+        mode::WEBSOCKET,
+        mode::PROXY,
+        mode::WAIT,
+        mode::GUESS,
+    ];
+    let flags = [flag::SYNCED, flag::SWITCHING, flag::INTERIM, flag::PARKED];
+    let orders = [
+        order::STOP,
+        order::ANSWER,
+        order::WEBSOCKET,
+        order::PREFACE,
+        order::REQUESTS,
+        order::RECOGNISED,
+        order::GUESSED_CLIENT,
+        order::GUESSED_SERVER,
+    ];
+    hash.bytes(&modes).bytes(&flags).words(&orders)
 }

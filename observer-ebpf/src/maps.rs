@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use observer_common::{
     CHUNK,
+    stream::Parser,
     wire::{
         conn::{Conn, MAX_FOUND},
         event::ConnRecord,
@@ -128,11 +129,8 @@ pub(crate) const SCRATCHES: u32 = 4;
 
 #[repr(C)]
 pub(crate) struct Scratch {
-    /// The last eight bytes that the stream's runs of its automaton have consumed, right before the next ones: so the last eight
-    /// can be had wherever a run ends.
-    pub(crate) recent: [u8; 8],
     pub(crate) bytes: [u8; CHUNK],
-    /// Where, how and with what a run of an automaton ended. It passes through here because the verifier
+    /// Where, how and with what a run of the HTTP/1 automaton ended. It passes through here because the verifier
     /// forgets what it knows of a number in a map: otherwise it follows the code behind the automaton's loop once for
     /// every position at which the loop may end.
     pub(crate) at: u32,
@@ -140,6 +138,8 @@ pub(crate) struct Scratch {
     pub(crate) bits: u32,
     /// 1 while claimed.
     pub(crate) busy: u32,
+    /// Where the follower of HTTP/2 frames is, likewise.
+    pub(crate) parser: Parser,
 }
 
 #[btf_map]

@@ -11,7 +11,7 @@ use observer_common::{
     counters::Counter,
     label::Direction,
     protocol::{Protocol, websocket::counters as websocket},
-    stream::program,
+    stream::{mode, program},
     wire::{
         conn::Conn,
         kept,
@@ -118,30 +118,45 @@ impl Books {
     }
 }
 
-/// The parsers of [`observer_common::protocols`], where they are in the kernel.
-macro_rules! parsers {
-    (
-        spoken { $($spoken:tt)* }
-        counters { $($counters:tt)* }
-        parsers { $(
-            $(#[$about:meta])*
-            $mode:ident = $place:literal: $packet:ident, $small:ident, $large:ident
-                => $room:ident::$parser:ident, $tells:literal;
-        )+ }
-    ) => {
-        const PARSERS: &[(u32, Program)] = &[$(
-            ($place, stream::parsers::$packet),
-            (program::OF_SMALL + $place, stream::parsers::$small),
-            (program::OF_LARGE + $place, stream::parsers::$large),
-        )+];
-    };
-}
-
-observer_common::protocols!(parsers);
-
 fn install() {
-    for (place, parser) in PARSERS {
-        host::install(*place, *parser);
+    let parsers: [(u8, [Program; 3]); 4] = [
+        (
+            mode::HTTP1,
+            [
+                stream::parsers::parse_http1,
+                stream::parsers::parse_http1_small,
+                stream::parsers::parse_http1_large,
+            ],
+        ),
+        (
+            mode::HTTP2,
+            [
+                stream::parsers::parse_http2,
+                stream::parsers::parse_http2_small,
+                stream::parsers::parse_http2_large,
+            ],
+        ),
+        (
+            mode::WEBSOCKET,
+            [
+                stream::parsers::parse_websocket,
+                stream::parsers::parse_ws_small,
+                stream::parsers::parse_ws_large,
+            ],
+        ),
+        (
+            mode::PROXY,
+            [
+                stream::parsers::parse_proxy,
+                stream::parsers::parse_proxy_small,
+                stream::parsers::parse_proxy_large,
+            ],
+        ),
+    ];
+    for (mode, [packet, small, large]) in parsers {
+        host::install(u32::from(mode), packet);
+        host::install(u32::from(mode) + program::OF_SMALL, small);
+        host::install(u32::from(mode) + program::OF_LARGE, large);
     }
     host::install(program::KEEP, stream::keep::keep_segment);
     host::install(program::DRAIN, stream::drain::drain_segments);

@@ -73,7 +73,7 @@ impl Counts {
         match owner {
             Owner::Cell => &self.base,
             Owner::Ends => &self.ends,
-            Owner::Protocols(_) => &self.protocol,
+            Owner::Protocol(_) => &self.protocol,
         }
     }
 
@@ -81,7 +81,7 @@ impl Counts {
         match owner {
             Owner::Cell => &mut self.base,
             Owner::Ends => &mut self.ends,
-            Owner::Protocols(_) => &mut self.protocol,
+            Owner::Protocol(_) => &mut self.protocol,
         }
     }
 
@@ -173,7 +173,7 @@ impl Counts {
     #[must_use]
     pub fn larger(mut self, other: &Self) -> Self {
         self.since = earlier(self.since, other.since);
-        for owner in [Owner::Cell, Owner::Ends, Owner::Protocols(0)] {
+        for owner in [Owner::Cell, Owner::Ends, Owner::Protocol(0)] {
             let (mine, theirs) = (self.slot_mut(owner), other.slot(owner));
             if let Some(theirs) = &theirs.0 {
                 for (mine, theirs) in mine.all_mut().iter_mut().zip(&**theirs) {
@@ -239,7 +239,7 @@ pub struct Histogram<'a> {
 
 /// The counters that a cell of a protocol has.
 pub fn blocks(protocol: Protocol) -> impl Iterator<Item = &'static Block> {
-    let own = BLOCKS.iter().copied().find(|block| block.owner.is_of(protocol as u8));
+    let own = BLOCKS.iter().copied().find(|block| block.owner == Owner::Protocol(protocol as u8));
     [&slot::BASE, &slot::ENDS].into_iter().chain(own)
 }
 

@@ -2,16 +2,10 @@
 
 use super::{
     Protocol,
-    facts::{Facts, GUESSING},
-    guess::{self, Agreed, sender},
-    http2, mode,
+    guess::{self, Agreed},
+    http1::exchange::{Facts, GUESSING},
 };
-use crate::stream::{Parser, order};
-
-/// Of a stream that is guessed at: what it was taken for is right, and it is the client's.
-pub const CLIENTS: u32 = order::of(mode::GUESS, sender::CLIENT, 0, mode::GUESS);
-/// Likewise, and it is the server's.
-pub const SERVERS: u32 = order::of(mode::GUESS, sender::SERVER, 0, mode::GUESS);
+use crate::stream::Parser;
 
 /// What follows from a stream's guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,9 +79,6 @@ pub fn conclude(
     if let Some(agreed) = guess::agree(first, second, role) {
         facts.protocol = agreed.protocol;
         facts.guessing = 0;
-        if guess::is_of(Protocol::Http2 as u8, agreed.protocol) {
-            http2::agreed(facts);
-        }
         let Agreed { told, first_is_clients, .. } = agreed;
         return Verdict::Recognised { told, first_is_clients };
     }

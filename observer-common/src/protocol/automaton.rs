@@ -6,15 +6,11 @@
 //! - what is the status of a response: 101, another 1xx, final;
 //! - does the head of a 101 name `websocket`.
 //!
-//! HTTP/2's search in header blocks is another table of the same make ([`super::http2`]).
-//!
 //! A table instead of nested matches: the verifier sees one path per byte, whatever the bytes are, and the state
 //! survives in one byte between segments. The rows are filled where they belong: [`super::first`], [`super::http1`].
 
 use super::{first, http1};
-pub use crate::automaton::Run;
-use crate::automaton::{Automaton, EVENT, EVENTS, STATES};
-pub(super) use crate::automaton::{Table, chain, eol, fill};
+use crate::CHUNK;
 
 /// What the automaton met, as bits of [`Run::bits`].
 pub mod bit {
@@ -32,33 +28,26 @@ pub mod bit {
     pub const INTERIM: u32 = 1 << 5;
     /// The empty line that ends a head.
     pub const HEAD_END: u32 = 1 << 6;
-    /// A status line with 3xx to 9xx.
+    /// A status line with 2xx to 9xx.
     pub const FINAL: u32 = 1 << 7;
     /// Not what may stand here: no request line at the start of a connection, no status line in a response.
     pub const UNKNOWN: u32 = 1 << 8;
-    /// What follows a head is not another request.
+    /// What follows a head is not another `GET`.
     pub const BODY: u32 = 1 << 9;
     /// A TLS `ClientHello`.
     pub const TLS: u32 = 1 << 10;
     /// The HTTP/2 connection preface.
     pub const PREFACE: u32 = 1 << 11;
-    /// A request's method is not `GET`: a body may follow its head.
+    /// The first request's method is not `GET`: a body may follow its head.
     pub const OTHER_METHOD: u32 = 1 << 12;
 
     /// The signature of the PROXY protocol, version 2.
     pub const PROXY: u32 = 1 << 13;
-    /// A zero byte where a status line may begin: the length of HTTP/2's SETTINGS begins so.
-    pub const ZERO: u32 = 1 << 14;
-    /// The method `CONNECT`.
-    pub const CONNECT: u32 = 1 << 15;
-    /// A status line with 2xx.
-    pub const SUCCESS: u32 = 1 << 16;
 
     /// Any `Upgrade` header.
     pub const UPGRADES: u32 = UPGRADE_WEBSOCKET | UPGRADE_H2C | UPGRADE_OTHER;
     /// The run ends with these: what follows has another meaning.
-    pub const STOP: u32 =
-        HEAD_END | FINAL | SUCCESS | UNKNOWN | BODY | TLS | PREFACE | PROXY | ZERO;
+    pub const STOP: u32 = HEAD_END | FINAL | UNKNOWN | BODY | TLS | PREFACE | PROXY;
 }
 
 // States. Chains that match a literal take one state a byte.
@@ -108,17 +97,11 @@ pub(super) const PROXY_LINE_AT: u8 = 89;
 pub(super) const PROXY_LINE: u8 = 92;
 /// The signature of PROXY's version 2: state `PROXY_AT + i` has matched `i + 1` bytes.
 pub(super) const PROXY_AT: u8 = 93;
-/// "CONNECT " at the start of a connection: state `CONNECT_AT + i` has matched `i + 1` bytes.
-pub(super) const CONNECT_AT: u8 = 105;
-/// The method of a following request that is neither `GET` nor `CONNECT`.
-pub(super) const NEXT_METHOD: u8 = 112;
-/// "CONNECT " of a following request, likewise.
-pub(super) const NEXT_CONNECT: u8 = 113;
-/// In a status line, behind the 2 of a success.
-pub(super) const STATUS_2: u8 = 120;
-pub(super) const STATUS_2X: u8 = 121;
+/// Rows of the table; more than there are states, so that a mask keeps an index inside.
+pub(super) const STATES: usize = 128;
 
 // Pseudo-states that report a bit and continue in a real state.
+pub(super) const EVENT: u8 = 128;
 pub(super) const E_HTTP1: u8 = EVENT;
 pub(super) const E_WEBSOCKET: u8 = EVENT + 1;
 pub(super) const E_WEBSOCKET_EOL: u8 = EVENT + 2;
@@ -135,11 +118,7 @@ pub(super) const E_TLS: u8 = EVENT + 12;
 pub(super) const E_PREFACE: u8 = EVENT + 13;
 pub(super) const E_OTHER_METHOD: u8 = EVENT + 14;
 pub(super) const E_PROXY: u8 = EVENT + 15;
-pub(super) const E_ZERO: u8 = EVENT + 16;
-pub(super) const E_CONNECT: u8 = EVENT + 17;
-pub(super) const E_NEXT_CONNECT: u8 = EVENT + 18;
-pub(super) const E_NEXT_METHOD: u8 = EVENT + 19;
-pub(super) const E_SUCCESS: u8 = EVENT + 20;
+pub(super) const EVENTS: usize = 16;
 
 /// For each pseudo-state the bit it reports and the state it continues in.
 const AFTER: [(u32, u8); EVENTS] = {
@@ -160,11 +139,6 @@ const AFTER: [(u32, u8); EVENTS] = {
     after[(E_PREFACE - EVENT) as usize] = (bit::PREFACE, STATUS);
     after[(E_OTHER_METHOD - EVENT) as usize] = (bit::OTHER_METHOD, TARGET);
     after[(E_PROXY - EVENT) as usize] = (bit::PROXY, FIRST);
-    after[(E_ZERO - EVENT) as usize] = (bit::ZERO, STATUS);
-    after[(E_CONNECT - EVENT) as usize] = (bit::CONNECT, TARGET);
-    after[(E_NEXT_CONNECT - EVENT) as usize] = (bit::CONNECT, SKIP);
-    after[(E_NEXT_METHOD - EVENT) as usize] = (bit::OTHER_METHOD, SKIP);
-    after[(E_SUCCESS - EVENT) as usize] = (bit::SUCCESS, SKIP);
     after
 };
 /// A body is skipped by never running the automaton; the first byte of a run in this state is a segment's first.
@@ -172,6 +146,47 @@ pub(super) const BODY_STATE: u8 = NEXT_REQUEST;
 
 /// State of a connection's first byte.
 pub const REQUEST_FIRST: u8 = FIRST;
+
+/// Fills the states of a literal chain: `first` expects `text[0]`, and so on; the byte after each state's literal goes
+/// to the next state, the last to `done`; every other byte keeps what the table already says.
+pub(super) const fn chain(
+    mut t: Table,
+    first: u8,
+    text: &[u8],
+    done: u8,
+    fold_case: bool,
+) -> Table {
+    let mut i = 0;
+    while i < text.len() {
+        let to = if i + 1 == text.len() { done } else { first + i as u8 + 1 };
+        let row = first as usize + i;
+        t[row][text[i] as usize] = to;
+        if fold_case {
+            t[row][text[i].to_ascii_uppercase() as usize] = to;
+        }
+        i += 1;
+    }
+    t
+}
+
+pub(super) const fn fill(mut t: Table, state: u8, count: u8, to: u8) -> Table {
+    let mut row = state;
+    while row < state + count {
+        t[row as usize] = [to; 256];
+        row += 1;
+    }
+    t
+}
+
+/// In a header line: a line feed starts the next line, whatever was being matched.
+pub(super) const fn eol(mut t: Table, state: u8, count: u8, to: u8) -> Table {
+    let mut row = state;
+    while row < state + count {
+        t[row as usize][b'\n' as usize] = to;
+        row += 1;
+    }
+    t
+}
 
 /// Within a method: any capital goes on, as a method that is no literal.
 pub(super) const fn methods(mut t: Table, state: u8, count: u8) -> Table {
@@ -188,11 +203,60 @@ pub(super) const fn methods(mut t: Table, state: u8, count: u8) -> Table {
     t
 }
 
-/// The automaton of heads and first bytes.
-pub static HEADS: Automaton =
-    Automaton { table: http1::rows(first::rows(unknown())), after: AFTER, stop: bit::STOP };
+pub(super) type Table = [[u8; 256]; STATES];
+
+/// `TABLE[state][byte]` is the next state, or a pseudo-state from [`EVENT`] on.
+static TABLE: Table = http1::rows(first::rows(unknown()));
 
 #[expect(clippy::large_stack_arrays, reason = "evaluated at compile time")]
 const fn unknown() -> Table {
     [[E_UNKNOWN; 256]; STATES]
+}
+
+/// What the stored states mean.
+pub(crate) const fn meaning(mut hash: crate::meaning::Meaning) -> crate::meaning::Meaning {
+    let mut row = 0;
+    while row < STATES {
+        hash = hash.bytes(&TABLE[row]);
+        row += 1;
+    }
+    hash
+}
+
+/// What one run over a chunk found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The state to continue in.
+    pub state: u8,
+    /// Index of the first byte not consumed.
+    pub at: usize,
+    /// [`bit`]s met on the way, at most one of [`bit::STOP`].
+    pub bits: u32,
+}
+
+/// Runs the automaton over `buf[from..len]` until a [`bit::STOP`] or the end.
+#[inline(always)]
+#[must_use]
+pub fn run(state: u8, buf: &[u8; CHUNK], from: usize, len: usize) -> Run {
+    let mut state = state;
+    let mut bits = 0;
+    let mut at = from;
+    for _ in 0..CHUNK {
+        if at >= len {
+            break;
+        }
+        let byte = buf[at & (CHUNK - 1)];
+        at += 1;
+        // The mask changes nothing, and shows the verifier that the row is inside the table.
+        state = TABLE[state as usize & (STATES - 1)][byte as usize];
+        if state >= EVENT {
+            let (event, next) = AFTER[(state - EVENT) as usize & (EVENTS - 1)];
+            bits |= event;
+            state = next;
+            if bits & bit::STOP != 0 {
+                break;
+            }
+        }
+    }
+    Run { state, at, bits }
 }

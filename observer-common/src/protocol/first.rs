@@ -2,9 +2,9 @@
 //! record (RFC 8446 section 5.1), or something else; each of them also behind the PROXY protocol.
 
 use super::automaton::{
-    CONNECT_AT, E_CONNECT, E_HTTP1, E_OTHER_METHOD, E_PREFACE, E_PROXY, E_TLS, FIRST, FIRST_GET,
-    METHOD, PREFACE_AT, PROXY_AT, PROXY_LINE, PROXY_LINE_AT, REQUEST_LINE_CR, TARGET, TLS_AT,
-    Table, VERSION, VERSION_DIGIT, VERSION_END, chain, fill, methods,
+    E_HTTP1, E_OTHER_METHOD, E_PREFACE, E_PROXY, E_TLS, FIRST, FIRST_GET, METHOD, PREFACE_AT,
+    PROXY_AT, PROXY_LINE, PROXY_LINE_AT, REQUEST_LINE_CR, TARGET, TLS_AT, Table, VERSION,
+    VERSION_DIGIT, VERSION_END, chain, fill, methods,
 };
 
 /// The rows of a connection's start.
@@ -27,11 +27,6 @@ pub(super) const fn rows(mut t: Table) -> Table {
     t = methods(t, FIRST_GET, 3);
     t[FIRST as usize][b'G' as usize] = FIRST_GET;
     t = chain(t, FIRST_GET, b"ET ", TARGET, false);
-
-    // So is CONNECT, behind which another protocol may come.
-    t = methods(t, CONNECT_AT, 7);
-    t[FIRST as usize][b'C' as usize] = CONNECT_AT;
-    t = chain(t, CONNECT_AT, b"ONNECT ", E_CONNECT, false);
 
     // Target: visible bytes up to a space. A line that ends without a version is not HTTP/1.
     b = 0x21;

@@ -12,10 +12,9 @@ use core::mem::offset_of;
 
 use crate::{
     counters,
-    counters::{Bounds, Family, Label, Level, Owner, Rows, Zeros},
+    counters::{Bounds, Family, Level, Owner, Rows, Zeros},
     label::{Direction, Failure, Reason, ResetCause, Side, Timeout},
     meaning::Meaning,
-    protocol::Protocol,
 };
 
 pub use crate::counters::{SHARE_WORDS, SHARES, SHARES_AT, SLOT_WORDS};
@@ -193,8 +192,6 @@ counters! {
             level: Level::Full,
             zeros: Zeros::None,
         };
-        /// Connections whose server's side speaks something else than the client's, which the cell is of.
-        MISMATCHES: 8 by [ACTUAL];
     }
     shares {
         /// Payload bytes.
@@ -238,14 +235,9 @@ counters! {
             level: Level::Full,
             zeros: Zeros::None,
         };
-        /// Connections that ended by an error, unless their protocol says that it was an orderly end.
-        ERRORS: 8 by [Reason::LABEL];
     }
     shares {}
 }
-
-/// What the server's side of a connection speaks.
-pub const ACTUAL: Label = Label { name: "actual", values: Protocol::LABEL.values };
 
 /// From this silence on, the end of a connection by the peer or by a reset counts as an idle close: 5 s, less what the
 /// timer of a proxy that cuts after 5 s may be early by, which counts from before its own last write.
@@ -410,7 +402,7 @@ pub const fn meaning(hash: Meaning) -> Meaning {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{counters::Counter, label::Role, protocol::BLOCKS};
+    use crate::counters::Counter;
     use proptest::prelude::*;
 
     fn naive(ns: u64) -> u32 {
@@ -484,19 +476,8 @@ mod tests {
     }
 
     #[test]
-    fn overflow_cells_are_distinct() {
-        let mut seen = [false; OVERFLOW_CELLS as usize];
-        for &role in Role::ALL {
-            for &protocol in Protocol::ALL {
-                let cell = overflow_cell(role as u8, protocol as u8) as usize;
-                assert!(!std::mem::replace(&mut seen[cell], true));
-            }
-        }
-    }
-
-    #[test]
     fn no_two_counters_share_a_word() {
-        for block in [&BASE, &ENDS].into_iter().chain(BLOCKS.iter().copied()) {
+        for block in [&BASE, &ENDS] {
             let mut seen = [false; SLOT_WORDS];
             seen[..HEADER_WORDS].fill(true);
             for word in block.counters.iter().flat_map(Counter::words) {

@@ -92,121 +92,37 @@ pub(crate) fn rtt(conn: Shared, us: u32) {
     }
 }
 
-/// Counts what a parser has found in a stream of a connection.
-pub(crate) struct ForConnection {
-    conn: Shared,
-    direction: usize,
-    block: Option<*mut Slot>,
-}
+/// Counts in the block of the connection's protocol.
+pub(crate) struct ProtocolBlock(pub(crate) Shared);
 
-impl ForConnection {
-    /// For the client's stream (`request`) or the server's.
-    #[inline(always)]
-    pub(crate) fn new(conn: Shared, request: bool) -> Self {
-        Self { conn, direction: conn.direction(request), block: None }
-    }
-}
-
-impl Recorder for ForConnection {
-    #[inline(always)]
-    fn direction(&self) -> usize {
-        self.direction
-    }
-
-    #[inline(always)]
-    fn hold(&mut self) {
-        self.block = counted(self.conn).and_then(slots::protocol);
-    }
-
+impl Recorder for ProtocolBlock {
     #[inline(always)]
     fn add(&mut self, counter: &Counter, combination: usize, value: u64) {
-        if let Some(block) = self.block {
-            add_to(block, counter, combination, value);
-        }
-    }
-
-    #[inline(always)]
-    fn mismatch(&mut self, actual: u8) {
-        if let Some(cell) = counted(self.conn) {
-            slots::add(cell, &slot::MISMATCHES, usize::from(actual), 1);
+        if let Some(block) = counted(self.0).and_then(slots::protocol) {
+            Block(block).add(counter, combination, value);
         }
     }
 }
 
-/// Counts what a parser has found, in the block of the connection's protocol as far as there is one already.
-pub(crate) struct Existing {
-    block: *mut Slot,
-    direction: usize,
-}
+/// Counts in a block that exists.
+pub(crate) struct Block(*mut Slot);
 
-impl Existing {
-    /// As [`ForConnection`], if there is a block.
+impl Block {
+    /// The block of the connection's protocol, if there is one.
     #[inline(always)]
-    pub(crate) fn of(conn: Shared, direction: usize) -> Option<Self> {
-        let block = counted(conn).and_then(slots::existing_protocol)?;
-        Some(Self { block, direction })
+    pub(crate) fn of(conn: Shared) -> Option<Self> {
+        counted(conn).and_then(slots::existing_protocol).map(Self)
     }
 }
 
-impl Recorder for Existing {
-    #[inline(always)]
-    fn direction(&self) -> usize {
-        self.direction
-    }
-
-    #[inline(always)]
-    fn hold(&mut self) {}
-
+impl Recorder for Block {
     #[inline(always)]
     fn add(&mut self, counter: &Counter, combination: usize, value: u64) {
-        add_to(self.block, counter, combination, value);
-    }
-
-    #[inline(always)]
-    fn mismatch(&mut self, _: u8) {}
-}
-
-/// Counts what a room has to say of a connection that has left the cell.
-pub(crate) struct ForEnded {
-    cell: *mut Slot,
-    block: Option<*mut Slot>,
-}
-
-impl ForEnded {
-    #[inline(always)]
-    pub(crate) fn new(cell: *mut Slot) -> Self {
-        Self { cell, block: None }
-    }
-}
-
-impl Recorder for ForEnded {
-    #[inline(always)]
-    fn direction(&self) -> usize {
-        0
-    }
-
-    #[inline(always)]
-    fn hold(&mut self) {
-        self.block = slots::protocol(self.cell);
-    }
-
-    #[inline(always)]
-    fn add(&mut self, counter: &Counter, combination: usize, value: u64) {
-        if let Some(block) = self.block {
-            add_to(block, counter, combination, value);
+        if counter.shared {
+            share(self.0, counter, combination, value);
+        } else {
+            slots::add(self.0, counter, combination, value);
         }
-    }
-
-    #[inline(always)]
-    fn mismatch(&mut self, _: u8) {}
-}
-
-#[inline(always)]
-fn add_to(block: *mut Slot, counter: &Counter, combination: usize, value: u64) {
-    if counter.shared {
-        share(block, counter, combination, value);
-    } else {
-        slots::add(block, counter, combination, value);
     }
 }
 

@@ -9,7 +9,6 @@ use core::{mem::offset_of, ptr};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use observer_common::{
     counters::Counter,
-    protocol::Protocol,
     wire::{
         loss::Loss,
         slot::{CELLS_PER_CGROUP, CellKey, OVERFLOW_CELLS, Slot, is_nearly_full, overflow_cell},
@@ -86,13 +85,9 @@ pub(crate) fn ends(cell: *mut Slot) -> Option<*mut Slot> {
     under(cell, offset_of!(Slot, ends), OVERFLOW_CELLS)
 }
 
-/// The slot of its protocol under a cell, made if there is none; `None` if its protocol has no counters of its own.
+/// The slot of its protocol under a cell, made if there is none.
 #[inline(always)]
 pub(crate) fn protocol(cell: *mut Slot) -> Option<*mut Slot> {
-    // SAFETY: the key is written before the cell is published.
-    if !Protocol::has_block(unsafe { (*cell).key.protocol }) {
-        return None;
-    }
     under(cell, offset_of!(Slot, protocol), 2 * OVERFLOW_CELLS)
 }
 

@@ -7,8 +7,8 @@
 
 use observer_common::{
     counters::Counter,
-    label::{Path, Reason, Role, Side},
-    protocol::{self, Protocol, facts::Facts, parse::End},
+    label::{Path, Reason},
+    protocol::{Protocol, http1::exchange::Facts},
     wire::{
         conn::{NO_CELL, flag, phase},
         loss::Loss,
@@ -20,7 +20,6 @@ use observer_common::{
 };
 
 use super::{
-    add::ForEnded,
     losses::lost,
     records,
     slots::{self, find_or_make},
@@ -55,11 +54,7 @@ pub(crate) fn open(conn: Shared, inherited: u32) {
     };
     // The first segment may be in a note, or on another processor and faster than the birth.
     if enter(conn, index, &slot::OPENED) && conn.facts().protocol != Protocol::Tcp as u8 {
-        // A protocol over another takes both steps, so that the counts do not depend on where segments end.
-        if let Some(first) = Protocol::after(conn.facts().protocol) {
-            step(conn, first as u8);
-        }
-        transition(conn);
+        transition(conn, Protocol::Tcp as u8);
     }
 }
 
@@ -88,10 +83,24 @@ fn enter(conn: Shared, index: u32, counter: &Counter) -> bool {
     true
 }
 
-/// Moves a counted connection to the cell of the protocol that its bytes have told.
+/// Moves a counted connection to the cell of the protocol that its bytes have told. What is found in one step and has two
+/// (HTTP/2, then gRPC) takes both, so that the counts do not depend on where segments end.
 #[inline(always)]
-pub(crate) fn transition(conn: Shared) {
-    step(conn, conn.facts().protocol);
+pub(crate) fn transition(conn: Shared, before: u8) {
+    let found = conn.facts().protocol;
+    let mut next = if found == Protocol::Grpc as u8 && before == Protocol::Tcp as u8 {
+        Protocol::Http2 as u8
+    } else {
+        found
+    };
+    // A loop, for what is inlined twice is verified twice.
+    for _ in 0..2 {
+        step(conn, next);
+        if next == found {
+            break;
+        }
+        next = found;
+    }
     if conn.phase() == phase::COUNTED {
         records::identified(conn);
     }
@@ -109,11 +118,7 @@ pub(crate) fn settle(found_in: u32) {
 #[inline(always)]
 pub(crate) fn recognise(conn: Shared, found_in: u32) {
     settle(found_in);
-    // As in `open`.
-    if let Some(first) = Protocol::after(conn.facts().protocol) {
-        step(conn, first as u8);
-    }
-    transition(conn);
+    transition(conn, Protocol::Tcp as u8);
     if let Some(cell) = slots::slot(conn.cell()) {
         slots::add(cell, &slot::RECOGNISED, 0, 1);
     }
@@ -204,18 +209,6 @@ fn end(conn: Shared, cell: *mut Slot, reason: Reason, now: u64) {
         slots::add(cell, &slot::RESETS_RECEIVED, 0, 1);
     }
     let ends = slots::ends(cell);
-    let is_error = !matches!(reason, Reason::Local | Reason::Peer);
-    let is_client = conn.plain_role() == Role::Client as u8;
-    // What this node gives up it has ended itself.
-    let by_client = (reason.side() == Some(Side::Peer)) != is_client;
-    let orderly =
-        protocol::ended(conn.facts(), End { is_error, by_client }, &mut ForEnded::new(cell));
-    if let Some(ends) = ends
-        && is_error
-        && !orderly
-    {
-        slots::add(ends, &slot::ERRORS, reason as usize, 1);
-    }
     if !conn.has(flag::ADOPTED) {
         observe(cell, &slot::LIFETIME, 0, lifetime, bucket);
     } else if let Some(ends) = ends {

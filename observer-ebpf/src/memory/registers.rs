@@ -18,14 +18,6 @@ pub(crate) fn hidden(mut number: u64) -> u64 {
     number
 }
 
-/// The same number, without what the verifier knows of it, which knows nothing of `unknown` either.
-#[inline(always)]
-pub(crate) fn forgotten(mut number: u64, unknown: u64) -> u64 {
-    // SAFETY: two instructions on registers, the second of which undoes the first.
-    unsafe { asm!("{0} ^= {1}", "{0} ^= {1}", inout(reg) number, in(reg) unknown) };
-    number
-}
-
 /// Two words, whatever they are aligned to: for an unaligned read LLVM would emit a load for each byte.
 ///
 /// # Safety

@@ -5,8 +5,8 @@
 use core::ptr::{self, NonNull};
 
 use observer_common::{
-    protocol::{facts::Facts, mode},
-    stream::{Stream, flag},
+    protocol::http1::exchange::Facts,
+    stream::{Stream, flag, mode},
     wire::conn::{self, Conn},
 };
 
@@ -306,16 +306,16 @@ impl Shared {
     /// read.
     #[inline(always)]
     pub(crate) fn is_behind_request(self, request: bool, mode: u8) -> bool {
-        !request && mode == mode::HEADS && self.is_open(true) && self.mode(true) != mode::WAIT
+        !request && mode == mode::HTTP1 && self.is_open(true) && self.mode(true) != mode::WAIT
     }
 
     /// Whether a response is parked and not behind its request any more.
     #[inline(always)]
     pub(crate) fn may_answer(self, request: bool) -> bool {
         !request
-            && self.mode(false) == mode::HEADS
+            && self.mode(false) == mode::HTTP1
             && self.parser_flags(false) & flag::PARKED != 0
-            && !self.is_behind_request(false, mode::HEADS)
+            && !self.is_behind_request(false, mode::HTTP1)
     }
 
     #[inline(always)]

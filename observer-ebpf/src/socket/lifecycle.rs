@@ -6,7 +6,10 @@ use core::ptr;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use observer_common::{
     label::{Failure, Reason, ResetCause, Role, Timeout},
-    protocol::{self, Protocol, facts::Facts, guess},
+    protocol::{
+        Protocol, guess,
+        http1::exchange::{self, Facts},
+    },
     stream::{Parser, Stream},
     wire::{
         conn::{NO_CELL, TX, flag, phase},
@@ -57,7 +60,7 @@ fn renew(conn: Shared, role: Role) {
     conn.set_error_ns(0);
     conn.set_retransmits(0);
     conn.set_reset_cause(0);
-    begin_streams(conn, Facts::default(), protocol::begin());
+    begin_streams(conn, Facts::default(), exchange::begin());
     conn.set_phase(phase::CONNECTING);
 }
 
@@ -81,7 +84,7 @@ pub(crate) fn adopting(conn: Shared, role: Role) -> bool {
     conn.mark(flag::ADOPTED);
     // SAFETY: no arguments.
     conn.set_born_ns(unsafe { bpf_ktime_get_ns() });
-    begin_streams(conn, Facts::adopted(), [guess::begin(), guess::begin()]);
+    begin_streams(conn, exchange::adopted(), [guess::begin(), guess::begin()]);
     true
 }
 
@@ -118,7 +121,7 @@ pub(crate) fn listening(conn: Shared, cgroup: u64, port: u16, internal: bool) {
     conn.set_port(port);
     conn.set_role(Role::Server as u8);
     conn.set_flags(flag::CONFIRMED | if internal { flag::INTERNAL } else { 0 });
-    begin_streams(conn, Facts::default(), protocol::begin());
+    begin_streams(conn, Facts::default(), exchange::begin());
     conn.set_cell(slots::find_or_make(transitions::key(conn, Protocol::Tcp as u8)));
     // Last: a child that is born from now on finds all of it. Nobody else may have been faster with something else.
     conn.advance(phase::NEW, phase::LISTENER);

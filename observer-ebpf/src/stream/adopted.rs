@@ -9,25 +9,18 @@ use observer_common::{
     protocol::{
         adopted::{self, Verdict},
         automaton::REQUEST_FIRST,
-        facts::Facts,
         guess::{self, Step, sender},
-        http1::RESPONSE_START,
-        mode,
+        http1::{RESPONSE_START, exchange::Facts},
     },
     source::Source,
-    stream::{order as ask, program},
-    wire::{
-        conn::{MIRRORED, NO_CELL},
-        kept::{LARGE_BYTES, SMALL_BYTES},
-    },
+    stream::{mode, order as ask, program},
+    wire::conn::{MIRRORED, NO_CELL},
 };
 
 use super::{
     claim::Claimed,
     job::{self, Job},
-    kept::KeptBytes,
-    packet::Packet,
-    parsers::{claimed, give_up, proceed},
+    parsers::{claimed, proceed},
 };
 use crate::{accounting::transitions, memory::shared::Shared};
 
@@ -36,7 +29,7 @@ const PASS: i32 = 1;
 /// Looks at one frame of the segment of the job. At its end another program draws the conclusions: what the verifier knows of
 /// one it would follow through the other.
 #[inline(always)]
-fn guess(ctx: &SkBuffContext, mut source: impl Source) {
+pub(super) fn guess(ctx: &SkBuffContext, mut source: impl Source) {
     let Some(mut claimed) = claimed(ctx) else { return };
     let step = guess::step(&mut source, claimed.parser());
     if step == Step::On && source.left() != 0 {
@@ -45,36 +38,6 @@ fn guess(ctx: &SkBuffContext, mut source: impl Source) {
     guess::leave(claimed.parser(), step);
     job::call(ctx, program::CONCLUDE);
     claimed.abandon();
-}
-
-/// As `parsers.rs` makes them.
-#[cgroup_skb]
-#[inline(always)]
-pub(crate) fn parse_guess(ctx: SkBuffContext) -> i32 {
-    guess(&ctx, Packet(ctx.skb.skb));
-    PASS
-}
-
-/// Likewise, in a small block.
-#[cgroup_skb]
-#[inline(always)]
-pub(crate) fn parse_guess_small(ctx: SkBuffContext) -> i32 {
-    match KeptBytes::<SMALL_BYTES>::of_job(ctx.skb.skb) {
-        Some(source) => guess(&ctx, source),
-        None => give_up(&ctx),
-    }
-    PASS
-}
-
-/// Likewise, in a large block.
-#[cgroup_skb]
-#[inline(always)]
-pub(crate) fn parse_guess_large(ctx: SkBuffContext) -> i32 {
-    match KeptBytes::<LARGE_BYTES>::of_job(ctx.skb.skb) {
-        Some(source) => guess(&ctx, source),
-        None => give_up(&ctx),
-    }
-    PASS
 }
 
 /// See [`guess()`].
@@ -149,7 +112,8 @@ fn obey(claimed: &mut Claimed, cell: u32, head: u8, verdict: Verdict) {
             let is_clients = request == first_is_clients;
             if head == 0 {
                 guess::take_up(claimed.parser(), is_clients);
-                conn.ask(!request, if is_clients { adopted::SERVERS } else { adopted::CLIENTS });
+                let other = if is_clients { ask::GUESSED_SERVER } else { ask::GUESSED_CLIENT };
+                conn.ask(!request, other);
             } else if head == sender::CLIENT {
                 conn.ask(!request, ask::STOP);
             }
@@ -170,8 +134,8 @@ fn begin_head(ctx: &SkBuffContext, claimed: &mut Claimed, head: u8) {
         conn.plain_role() == Role::Unknown as u8 || conn.is_clients(request) == is_clients;
     if role_fits && (is_clients || is_recognised) {
         let parser = claimed.parser();
-        parser.begin(mode::HEADS, if is_clients { REQUEST_FIRST } else { RESPONSE_START }, 0);
-        parser.header = [0; 2];
+        parser.mode = mode::HTTP1;
+        parser.state = if is_clients { REQUEST_FIRST } else { RESPONSE_START };
     } else {
         // Of an answer whose request is not known yet there is nothing to be read but that it is one.
         let skb = ctx.skb.skb;

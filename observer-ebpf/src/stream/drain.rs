@@ -12,7 +12,8 @@ use aya_ebpf::{
     helpers::generated::bpf_ktime_get_coarse_ns, macros::cgroup_skb, programs::SkBuffContext,
 };
 use observer_common::{
-    framing::Stretch,
+    framing::{Framing, follow},
+    protocol::websocket::{Tally, WebSocket},
     stream::{flag, mode, order as ask, program},
     wire::{
         conn::RX,
@@ -22,18 +23,17 @@ use observer_common::{
 
 use super::{
     claim::{Claim, Claimed, claim},
-    inline,
     job::{self, Job},
     kept::{self, First, KeptBytes},
     order, parsers,
 };
-use crate::accounting::add::ForConnection;
+use crate::accounting::add::ProtocolBlock;
 
 const PASS: i32 = 1;
 /// Steps of one run: in each a kept segment is put in order, read, or let go.
 const AT_ONCE: usize = 4;
-/// What of a small kept segment is followed in one step.
-const IN_ONE_STEP: Stretch = Stretch { frames: 8, rare: false };
+/// WebSocket frames of a small kept segment that are followed in one step.
+const FRAMES: usize = 8;
 
 /// Segments that were handed over which one run takes into the stream's list.
 const HANDED_OVER: usize = 64;
@@ -175,21 +175,20 @@ fn read(ctx: &SkBuffContext, claimed: &mut Claimed, first: &First) -> Next {
     }
     let job = Job { offset: from, left: len, request: false, seq, kept: first.index };
     job.put(skb);
-    if inline::is_followed(mode)
+    if mode == mode::WEBSOCKET
         && let Some(mut bytes) = KeptBytes::<SMALL_BYTES>::of_block(skb, block)
     {
-        let mut recorder = ForConnection::new(claimed.conn(), claimed.is_request());
-        inline::follow(&mut bytes, claimed.parser(), mode, IN_ONE_STEP, &mut recorder);
-        let left = Job::left(skb);
-        if left == 0 {
+        let mut tally = Tally::default();
+        follow::<WebSocket>(&mut bytes, claimed.parser(), &mut tally, FRAMES);
+        let (conn, request) = (claimed.conn(), claimed.is_request());
+        WebSocket::record(tally, conn.direction(request), &mut ProtocolBlock(conn));
+        if Job::left(skb) == 0 {
             kept::unlink(claimed, first);
             kept::free(first.index);
-            return Next::More;
-        }
-        if left < len {
+        } else {
             kept::shorten(skb, first.entry);
-            return Next::More;
         }
+        return Next::More;
     }
     if !job::may_parse(skb) {
         return Next::Rest;

@@ -5,16 +5,16 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::__sk_buff;
 use observer_common::{
-    framing::Stretch,
+    framing::{Framing, follow},
     protocol::{
         automaton::REQUEST_FIRST,
-        facts::{Facts, UNCOUNTED},
-        http1, mode,
-        parse::Parse,
+        http1::{
+            self,
+            exchange::{self, Facts, UNCOUNTED},
+        },
+        websocket::{Tally, WebSocket},
     },
-    recorder::Recorder,
-    source::Source,
-    stream::{Parser, order},
+    stream::{mode, order},
 };
 
 use super::{
@@ -22,50 +22,10 @@ use super::{
     job::Job,
     packet::{self, Packet},
 };
-use crate::accounting::{add::Existing, transitions};
+use crate::accounting::{add::Block, transitions};
 
-/// What of one segment is followed without a tail call.
-const INLINE: Stretch = Stretch { frames: 4, rare: false };
-
-/// Functions of the parsers whose frames are followed without a tail call.
-macro_rules! followed {
-    (
-        spoken { $($spoken:tt)* }
-        counters { $($counters:tt)* }
-        parsers { $(
-            $(#[$about:meta])*
-            $mode:ident = $place:literal: $packet:ident, $small:ident, $large:ident
-                => $room:ident::$parser:ident, $tells:literal;
-        )+ }
-    ) => {
-        /// Whether [`follow`] is for streams of this mode.
-        #[inline(always)]
-        pub(super) const fn is_followed(mode: u8) -> bool {
-            $((mode == mode::$mode && <observer_common::protocol::$room::$parser>::INLINE))||+
-        }
-
-        /// Follows and counts a few frames, none of them rare.
-        #[inline(always)]
-        pub(super) fn follow(
-            source: &mut impl Source,
-            parser: &mut Parser,
-            mode: u8,
-            stretch: Stretch,
-            recorder: &mut impl Recorder,
-        ) {
-            $(
-                if mode == mode::$mode && <observer_common::protocol::$room::$parser>::INLINE {
-                    use observer_common::protocol::$room::$parser as Of;
-                    if let Some(found) = Of::parse(source, parser, stretch, recorder) {
-                        Of::record(found, 0, recorder);
-                    }
-                }
-            )+
-        }
-    };
-}
-
-observer_common::protocols!(followed);
+/// WebSocket frames of one segment that are followed without a tail call.
+const INLINE_FRAMES: usize = 4;
 
 /// Reads the segment of the job if that is a matter of a few instructions; true if it is consumed.
 #[inline(always)]
@@ -73,21 +33,24 @@ pub(crate) fn read(skb: *mut __sk_buff, claimed: &mut Claimed, direction: usize)
     let parser = *claimed.parser();
     match parser.mode {
         mode::OFF => true,
+        mode::WEBSOCKET => frames(skb, claimed, direction),
         // Only a client's stream is in these states.
-        mode::HEADS if matches!(parser.state, http1::REQUEST_BODY | REQUEST_FIRST) => {
+        mode::HTTP1 if matches!(parser.state, http1::REQUEST_BODY | REQUEST_FIRST) => {
             request(skb, claimed, parser.state == REQUEST_FIRST)
         }
-        mode => is_followed(mode) && frames(skb, claimed, mode, direction),
+        _ => false,
     }
 }
 
 /// Before the first message of a cell there is no place to count in: a parser makes it.
 #[inline(always)]
-fn frames(skb: *mut __sk_buff, claimed: &mut Claimed, mode: u8, direction: usize) -> bool {
-    let Some(mut recorder) = Existing::of(claimed.conn(), direction) else { return false };
-    let mut source = Packet(skb);
-    follow(&mut source, claimed.parser(), mode, INLINE, &mut recorder);
-    source.left() == 0
+fn frames(skb: *mut __sk_buff, claimed: &mut Claimed, direction: usize) -> bool {
+    let Some(mut block) = Block::of(claimed.conn()) else { return false };
+    let mut tally = Tally::default();
+    let consumed =
+        follow::<WebSocket>(&mut Packet(skb), claimed.parser(), &mut tally, INLINE_FRAMES);
+    WebSocket::record(tally, direction, &mut block);
+    consumed
 }
 
 /// Between two heads, or before the first.
@@ -120,13 +83,13 @@ fn first_request(claimed: &mut Claimed) -> bool {
     let word = conn.facts_word();
     let old = Facts::from_word(word);
     let (mut facts, mut parser) = (old, *claimed.parser());
-    let outcome = http1::exchange::conclude(true, &mut parser, &mut facts, http1::PLAIN_FIRST);
-    if old.guessing != 0 || !conn.swap_facts(word, facts) {
+    let outcome = exchange::conclude(true, &mut parser, &mut facts, http1::PLAIN_FIRST);
+    if old.guessing != facts.guessing || !conn.swap_facts(word, facts) {
         return false;
     }
     // In the order of `parsers::conclude`.
     if old.protocol != facts.protocol {
-        transitions::transition(conn);
+        transitions::transition(conn, old.protocol);
     }
     if outcome.order != order::NONE {
         conn.ask(!request, outcome.order);
@@ -168,8 +131,7 @@ fn between_heads(skb: *mut __sk_buff, is_first: bool) -> Between {
     // SAFETY: written above.
     let words = unsafe { words.assume_init_ref() };
     let first = words[0] as u8;
-    // GET, CONNECT, and the methods by which other upgrades are asked for.
-    if !matches!(first, b'G' | b'C' | b'P' | b'\r' | b'\n') {
+    if first != b'G' && first != b'\r' && first != b'\n' {
         Between::Body
     } else if small
         && http1::is_plain_get(words, left as usize)

@@ -5,18 +5,12 @@ use core::ptr;
 use aya_ebpf::{bindings::__sk_buff, btf_maps::Queue};
 use observer_common::{
     CHUNK,
-    automaton::{Automaton, Run},
     source::Source,
     stream::program,
     wire::kept::{COUNTED, Kept, LARGE, LARGE_BYTES, PER_STREAM, SMALL, SMALL_BYTES, UNCOUNTED},
 };
 
-use super::{
-    claim::Claimed,
-    job::Job,
-    packet,
-    scratch::{self, Scratches},
-};
+use super::{claim::Claimed, job::Job, packet, scratch::Scratches};
 use crate::{
     maps::{
         GRAVES, KEPT, KEPT_FREE, LARGE_BLOCKS, LARGE_FREE, PENDING, SMALL_BLOCKS, SMALL_FREE,
@@ -321,22 +315,6 @@ impl<const BYTES: usize> Source for KeptBytes<BYTES> {
             if bytes >= 8 { u64::MAX } else { (1 << bits) - 1 }
         };
         Some([low & mask(wanted), high & mask(wanted.saturating_sub(8))])
-    }
-
-    #[inline(always)]
-    fn forget(&self, number: u64) -> u64 {
-        registers::forgotten(number, Job::left(self.skb).into())
-    }
-
-    #[inline(always)]
-    fn run(
-        &self,
-        automaton: &'static Automaton,
-        state: u8,
-        recent: u64,
-        limit: u32,
-    ) -> Option<Run> {
-        scratch::run(self.skb, self, automaton, state, recent, limit)
     }
 }
 

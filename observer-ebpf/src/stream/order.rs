@@ -9,7 +9,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_tcp_sock, macros::cgroup_skb, programs::SkBuffContext};
 use observer_common::{
-    protocol,
+    protocol::http1::exchange,
     stream::{flag, mode, order, program},
     wire::{conn::RX, loss::Loss, slot},
 };
@@ -65,7 +65,7 @@ pub(super) fn received_up_to(ctx: &SkBuffContext, conn: Shared) -> Option<u32> {
 pub(crate) fn obey(claimed: &mut Claimed) {
     let (conn, request) = (claimed.conn(), claimed.is_request());
     if conn.asked(request) != order::NONE {
-        protocol::obey(claimed.parser(), conn.take_order(request));
+        exchange::obey(claimed.parser(), conn.take_order(request));
     }
 }
 
@@ -75,7 +75,7 @@ pub(super) fn desync(claimed: &mut Claimed) {
     let (conn, request) = (claimed.conn(), claimed.is_request());
     lost(Loss::Gap);
     add::one(conn, &slot::DESYNCS, 0);
-    let order = protocol::resync(request, claimed.parser(), conn.facts().protocol);
+    let order = exchange::resync(request, claimed.parser(), conn.facts().protocol);
     if order != order::NONE {
         conn.ask(!request, order);
     }

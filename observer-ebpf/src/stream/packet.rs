@@ -3,17 +3,9 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
-use observer_common::{
-    CHUNK,
-    automaton::{Automaton, Run},
-    source::Source,
-    wire::loss::Loss,
-};
+use observer_common::{CHUNK, source::Source, wire::loss::Loss};
 
-use super::{
-    job::Job,
-    scratch::{self, Scratches},
-};
+use super::{job::Job, scratch::Scratches};
 use crate::{accounting::losses::lost, maps::Scratch, memory::registers};
 
 /// TCP flag bits.
@@ -109,30 +101,14 @@ pub(crate) unsafe fn load<const MAX: u32>(
     to: *mut u8,
     wanted: u32,
 ) -> bool {
-    // SAFETY: the caller's promise.
-    let failed = unsafe { try_load::<MAX>(skb, offset, to, wanted) } != 0;
+    let bounded = registers::hidden(u64::from(wanted.wrapping_sub(1)));
+    let length = (bounded as u32 & (MAX - 1)) + 1;
+    // SAFETY: the helper checks the packet's range; the caller promises the room.
+    let failed = unsafe { bpf_skb_load_bytes(skb.cast(), offset, to.cast(), length) } != 0;
     if failed {
         lost(Loss::Malformed);
     }
     !failed
-}
-
-/// As [`load`], but a failure is not counted: it is a number other than 0.
-///
-/// # Safety
-/// As [`load`].
-#[inline(always)]
-unsafe fn try_load<const MAX: u32>(
-    skb: *mut __sk_buff,
-    offset: u32,
-    to: *mut u8,
-    wanted: u32,
-) -> u64 {
-    let bounded = registers::hidden(u64::from(wanted.wrapping_sub(1)));
-    let length = (bounded as u32 & (MAX - 1)) + 1;
-    // SAFETY: the helper checks the packet's range; the caller promises the room.
-    let failed = unsafe { bpf_skb_load_bytes(skb.cast(), offset, to.cast(), length) };
-    i64::from(failed).cast_unsigned()
 }
 
 /// The offset of the TCP header behind IPv6 extension headers; `None` if there is none.
@@ -201,35 +177,6 @@ impl Source for Packet {
             load::<16>(self.0, Job::offset(self.0), start.cast(), wanted)
                 .then(|| words.assume_init())
         }
-    }
-
-    #[inline(always)]
-    fn look(&self, wanted: u32) -> ([u64; 2], u64) {
-        let mut words = MaybeUninit::<[u64; 2]>::uninit();
-        let start: *mut u64 = words.as_mut_ptr().cast();
-        // SAFETY: as in `peek`.
-        unsafe {
-            start.write_volatile(0);
-            start.add(1).write_volatile(0);
-            let failed = try_load::<16>(self.0, Job::offset(self.0), start.cast(), wanted);
-            (words.assume_init(), failed)
-        }
-    }
-
-    #[inline(always)]
-    fn forget(&self, number: u64) -> u64 {
-        registers::forgotten(number, Job::left(self.0).into())
-    }
-
-    #[inline(always)]
-    fn run(
-        &self,
-        automaton: &'static Automaton,
-        state: u8,
-        recent: u64,
-        limit: u32,
-    ) -> Option<Run> {
-        scratch::run(self.0, self, automaton, state, recent, limit)
     }
 }
 

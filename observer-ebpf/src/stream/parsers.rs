@@ -9,9 +9,14 @@
 
 use aya_ebpf::{bindings::__sk_buff, macros::cgroup_skb, programs::SkBuffContext};
 use observer_common::{
+    framing::{Framing, follow},
     protocol::{
-        facts::Facts,
-        parse::{Outcome, Parse},
+        Protocol,
+        automaton::{REQUEST_FIRST, Run},
+        http1::exchange::{self, Facts, Outcome},
+        http2::Verdict,
+        proxy,
+        websocket::{Tally, WebSocket},
     },
     source::Source,
     stream::{Parser, flag, mode, order as ask, program},
@@ -19,161 +24,183 @@ use observer_common::{
 };
 
 use super::{
-    adopted,
+    adopted::{self, guess},
     claim::Claimed,
     job::{self, Job, Why},
     kept::{self, KeptBytes},
     order,
     packet::Packet,
+    scratch::{Chunk, Scratches, length},
 };
-use crate::accounting::{add::ForConnection, transitions};
+use crate::accounting::{add::ProtocolBlock, transitions};
 
 const PASS: i32 = 1;
+/// WebSocket frames that one run follows in a packet: 27 runs get through the largest one, of 64 KiB, if its frames have three
+/// bytes.
+const FRAMES: usize = 640;
 
-/// The parser programs of each protocol: one for packets, one for kept segments in small blocks and one for those in large ones.
-macro_rules! programs {
-    (
-        spoken { $($spoken:tt)* }
-        counters { $($counters:tt)* }
-        parsers { $(
-            $(#[$about:meta])*
-            $mode:ident = $place:literal: $packet:ident, $small:ident, $large:ident
-                => $room:ident::$parser:ident, $tells:literal;
-        )+ }
-    ) => { $(
-        $(#[$about])*
+/// The parser programs of a protocol: one for packets, one for kept segments in small blocks and one for those in large ones.
+macro_rules! parser {
+    ($(#[$meta:meta])* $packet:ident, $small:ident, $large:ident => $run:ident) => {
+        $(#[$meta])*
         #[cgroup_skb]
         #[inline(always)]
         pub(crate) fn $packet(ctx: SkBuffContext) -> i32 {
-            parse::<observer_common::protocol::$room::$parser>(&ctx, Packet(ctx.skb.skb));
+            $run(&ctx, Packet(ctx.skb.skb));
             PASS
         }
 
-        $(#[$about])*
+        $(#[$meta])*
         #[cgroup_skb]
         #[inline(always)]
         pub(crate) fn $small(ctx: SkBuffContext) -> i32 {
             match KeptBytes::<SMALL_BYTES>::of_job(ctx.skb.skb) {
-                Some(source) => parse::<observer_common::protocol::$room::$parser>(&ctx, source),
+                Some(source) => $run(&ctx, source),
                 None => give_up(&ctx),
             }
             PASS
         }
 
-        $(#[$about])*
+        $(#[$meta])*
         #[cgroup_skb]
         #[inline(always)]
         pub(crate) fn $large(ctx: SkBuffContext) -> i32 {
             match KeptBytes::<LARGE_BYTES>::of_job(ctx.skb.skb) {
-                Some(source) => parse::<observer_common::protocol::$room::$parser>(&ctx, source),
+                Some(source) => $run(&ctx, source),
                 None => give_up(&ctx),
             }
             PASS
         }
-    )+ };
+    };
 }
 
-observer_common::protocols!(programs);
+parser! {
+    /// Heads of requests and responses, and the first bytes of everything.
+    parse_http1, parse_http1_small, parse_http1_large => heads
+}
+
+parser! {
+    /// Frames of a client's HTTP/2 stream up to its first request.
+    parse_http2, parse_http2_small, parse_http2_large => http2
+}
+
+parser! {
+    /// Segments with more WebSocket frames than the segment programs follow themselves.
+    parse_websocket, parse_ws_small, parse_ws_large => websocket
+}
+
+parser! {
+    /// What the bytes of an adopted connection are, and of one that was lost track of.
+    parse_guess, parse_guess_small, parse_guess_large => guess
+}
+
+parser! {
+    /// The header of the PROXY protocol, version 2.
+    parse_proxy, parse_proxy_small, parse_proxy_large => proxy_header
+}
 
 #[inline(always)]
 pub(super) fn claimed(ctx: &SkBuffContext) -> Option<Claimed> {
     Some(Claimed::held(order::state(ctx)?, Job::is_request(ctx.skb.skb)))
 }
 
-/// What each of them does.
 #[inline(always)]
-fn parse<P: Parse>(ctx: &SkBuffContext, mut source: impl Source) {
+fn heads(ctx: &SkBuffContext, source: impl Scratches) {
+    let skb = ctx.skb.skb;
     let Some(mut before) = claimed(ctx) else { return };
-    let mut recorder = ForConnection::new(before.conn(), before.is_request());
-    let Some(found) = P::parse(&mut source, before.parser(), P::RUN, &mut recorder) else {
-        return give_up(ctx);
-    };
-    // Taken anew: after a loop over bytes the verifier knows too much of the old one, see `Scratch`.
+    let state = before.parser().state;
+    let Some((chunk, bytes)) = Chunk::load(skb, &source) else { return give_up(ctx) };
+    let run = chunk.run(state, bytes);
+    chunk.release();
+    // Taken anew: after the loop the verifier knows too much of the old one, see `Scratch`.
     let Some(mut claimed) = claimed(ctx) else { return };
-    conclude::<P>(&mut claimed, &mut source, found);
+    let outcome = conclude(&mut claimed, run);
+    Job::advance(skb, if outcome.rest_is_void { length(skb) } else { run.at as u32 });
     proceed(ctx, claimed);
 }
 
-/// Draws the conclusions from what a parser has found, and counts it.
+/// Draws the conclusions from a run of the automaton, and counts a change of protocol.
 #[inline(always)]
-pub(super) fn conclude<P: Parse>(claimed: &mut Claimed, source: &mut impl Source, found: P::Found) {
+fn conclude(claimed: &mut Claimed, run: Run) -> Outcome {
     let (conn, request) = (claimed.conn(), claimed.is_request());
-    let mut recorder = ForConnection::new(conn, request);
-    if !P::is_news(&found) {
-        return P::record(found, 0, &mut recorder);
-    }
-    let (mut outcome, mut changes) = (Outcome::default(), 0);
-    let before = claimed.parser().mode;
-    let mut mode = before;
+    let mut outcome = Outcome { rest_is_void: true, order: ask::NONE };
+    let before = *claimed.parser();
     let cell = conn.cell();
-    // The other stream may change the facts at the same time; it does so a few times in a connection.
+    // The other stream may change the facts at the same time; it does so once or twice in a connection.
     for _ in 0..2 {
         let word = conn.facts_word();
         let old = Facts::from_word(word);
-        let (mut facts, mut parser) = (old, *claimed.parser());
-        let is_clients = if P::RECOGNISES {
-            adopted::is_clients(conn, request, old)
-        } else {
-            conn.is_clients(request)
-        };
-        outcome = P::conclude(&found, is_clients, &mut parser, &mut facts);
-        let moves = facts.protocol != old.protocol;
-        if P::RECOGNISES && moves {
-            facts.guessing = 0;
-        }
+        let mut facts = old;
+        let mut parser = before;
+        let is_clients = adopted::is_clients(conn, request, old);
+        outcome = exchange::conclude(is_clients, &mut parser, &mut facts, run);
         if facts == old || conn.swap_facts(word, facts) {
-            mode = parser.mode;
-            // The mode comes last.
-            *claimed.parser() = Parser { mode: before, ..parser };
-            let recognised = moves && old.guessing != 0;
-            changes = change::DONE
-                | change::when(moves, change::MOVES)
-                | change::when(recognised, change::RECOGNISED)
-                | change::when(is_clients == request, change::STRAIGHT);
+            if old.guessing != facts.guessing {
+                adopted::tell_role(conn, is_clients == request);
+                transitions::recognise(conn, cell);
+            } else if old.protocol != facts.protocol {
+                transitions::transition(conn, old.protocol);
+            }
+            // What the other stream reads from then on is counted where the connection is by now.
+            if outcome.order != ask::NONE {
+                conn.ask(!request, outcome.order);
+            }
+            // Last: a response waits for the order of its request, unless that waits for the response.
+            *claimed.parser() = parser;
             break;
         }
     }
-    // The verifier would follow all that comes now once for each way to get here.
-    let changes = source.forget(changes);
-    let (news, order) =
-        (source.forget(outcome.news.into()) as u32, source.forget(outcome.order.into()) as u32);
-    let mode = source.forget(mode.into()) as u8;
-    if changes & change::DONE == 0 {
-        return source.advance(source.left());
-    }
-    source.advance(outcome.consumed);
-    // In the cell that the connection leaves if this changes its protocol.
-    P::record(found, news, &mut recorder);
-    if P::RECOGNISES && changes & change::RECOGNISED != 0 {
-        adopted::tell_role(conn, changes & change::STRAIGHT != 0);
-        transitions::recognise(conn, cell);
-    } else if changes & change::MOVES != 0 {
-        transitions::transition(conn);
-    }
-    // What the other stream reads from then on is counted where the connection is by now.
-    if order != ask::NONE {
-        conn.ask(!request, order);
-    }
-    // A response waits for the order of its request, unless that waits for the response.
-    claimed.parser().mode = mode;
+    outcome
 }
 
-/// What a conclusion comes to, as bits.
-mod change {
-    /// It was drawn.
-    pub(super) const DONE: u64 = 1;
-    /// The connection is found to speak another protocol.
-    pub(super) const MOVES: u64 = 1 << 1;
-    /// It was adopted, and what it speaks is settled by that.
-    pub(super) const RECOGNISED: u64 = 1 << 2;
-    /// The request stream is the client's.
-    pub(super) const STRAIGHT: u64 = 1 << 3;
-
-    /// The bit if it is `so`.
-    #[inline(always)]
-    pub(super) const fn when(so: bool, bit: u64) -> u64 {
-        if so { bit } else { 0 }
+#[inline(always)]
+fn http2(ctx: &SkBuffContext, source: impl Scratches) {
+    let skb = ctx.skb.skb;
+    let Some(mut before) = claimed(ctx) else { return };
+    let Some((chunk, bytes)) = Chunk::load(skb, &source) else { return give_up(ctx) };
+    let verdict = chunk.follow(before.parser(), bytes);
+    let Some(mut claimed) = claimed(ctx) else { return chunk.release() };
+    let used = chunk.hand_out(claimed.parser());
+    chunk.release();
+    Job::advance(skb, used);
+    if verdict != Verdict::Open {
+        claimed.parser().mode = mode::OFF;
     }
+    if verdict == Verdict::Grpc {
+        let conn = claimed.conn();
+        let word = conn.facts_word();
+        let facts = Facts { protocol: Protocol::Grpc as u8, ..Facts::from_word(word) };
+        // Nothing else changes the facts of an HTTP/2 connection.
+        if conn.swap_facts(word, facts) {
+            transitions::transition(conn, Protocol::Http2 as u8);
+        }
+    }
+    proceed(ctx, claimed);
+}
+
+#[inline(always)]
+fn websocket(ctx: &SkBuffContext, mut source: impl Source) {
+    let Some(mut claimed) = claimed(ctx) else { return };
+    let mut tally = Tally::default();
+    follow::<WebSocket>(&mut source, claimed.parser(), &mut tally, FRAMES);
+    let (conn, request) = (claimed.conn(), claimed.is_request());
+    WebSocket::record(tally, conn.direction(request), &mut ProtocolBlock(conn));
+    proceed(ctx, claimed);
+}
+
+#[inline(always)]
+fn proxy_header(ctx: &SkBuffContext, mut source: impl Source) {
+    let Some(mut claimed) = claimed(ctx) else { return };
+    if proxy::follow(&mut source, claimed.parser()) {
+        let parser = claimed.parser();
+        *parser = Parser {
+            mode: mode::HTTP1,
+            state: REQUEST_FIRST,
+            flags: parser.flags & (flag::SYNCED | flag::PARKED),
+            ..Parser::default()
+        };
+    }
+    proceed(ctx, claimed);
 }
 
 /// Goes on with what is left of the job, in whatever mode the stream is in now.
@@ -218,7 +245,7 @@ pub(super) fn put_back(skb: *mut __sk_buff, claimed: &mut Claimed) {
 
 /// The bytes of the job cannot be read.
 #[inline(always)]
-pub(super) fn give_up(ctx: &SkBuffContext) {
+fn give_up(ctx: &SkBuffContext) {
     let skb = ctx.skb.skb;
     let Some(mut claimed) = claimed(ctx) else { return };
     let left = Job::left(skb);

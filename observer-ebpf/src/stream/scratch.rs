@@ -6,13 +6,17 @@ use core::ptr;
 use aya_ebpf::bindings::__sk_buff;
 use observer_common::{
     CHUNK,
-    automaton::{Automaton, Run},
+    protocol::{
+        automaton::{self, Run},
+        http2::{self, Verdict},
+    },
+    stream::Parser,
 };
 
 use super::job::Job;
 use crate::{
     maps::{SCRATCH, SCRATCHES, Scratch},
-    memory::{atomic, registers::two_words},
+    memory::atomic,
 };
 
 /// A source that can fill a scratch.
@@ -25,30 +29,22 @@ pub(crate) trait Scratches {
 /// A claimed scratch.
 pub(crate) struct Chunk(*mut Scratch);
 
-/// Runs an automaton over the next bytes of the source, at most `limit`: see [`observer_common::source::Source::run`].
-#[inline(always)]
-pub(crate) fn run(
-    skb: *mut __sk_buff,
-    source: &impl Scratches,
-    automaton: &Automaton,
-    state: u8,
-    recent: u64,
-    limit: u32,
-) -> Option<Run> {
-    let left = length(skb);
-    let wanted = if left > limit { limit } else { left };
-    if wanted == 0 {
-        return None;
-    }
-    let chunk = Chunk::claim()?;
-    // SAFETY: claimed by this run of the program.
-    unsafe { ptr::write_volatile((&raw mut (*chunk.0).recent).cast(), recent.swap_bytes()) };
-    let run = source.fill(chunk.0, wanted).then(|| chunk.run(automaton, state, wanted as usize));
-    chunk.release();
-    run
-}
-
 impl Chunk {
+    /// A chunk with the next bytes of the source, and how many they are; `None` if there are none, or no place for them.
+    #[inline(always)]
+    pub(crate) fn load(skb: *mut __sk_buff, source: &impl Scratches) -> Option<(Self, usize)> {
+        let wanted = length(skb);
+        if wanted == 0 {
+            return None;
+        }
+        let chunk = Self::claim()?;
+        if source.fill(chunk.0, wanted) {
+            return Some((chunk, wanted as usize));
+        }
+        chunk.release();
+        None
+    }
+
     #[inline(always)]
     fn claim() -> Option<Self> {
         for place in 0..SCRATCHES {
@@ -63,25 +59,40 @@ impl Chunk {
 
     /// Runs the automaton over the first `length` bytes.
     #[inline(always)]
-    fn run(&self, automaton: &Automaton, state: u8, length: usize) -> Run {
+    pub(crate) fn run(&self, state: u8, length: usize) -> Run {
         // SAFETY: claimed by this run of the program, and filled.
         unsafe {
-            let run = automaton.run(state, &(*self.0).bytes, length);
-            ptr::write_volatile(&raw mut (*self.0).at, run.at);
+            let run = automaton::run(state, &(*self.0).bytes, 0, length);
+            ptr::write_volatile(&raw mut (*self.0).at, run.at as u32);
             ptr::write_volatile(&raw mut (*self.0).state, u32::from(run.state));
             ptr::write_volatile(&raw mut (*self.0).bits, run.bits);
-            let at = ptr::read_volatile(&raw const (*self.0).at);
-            // A run consumes a byte at least. The mask changes nothing, and shows the verifier that what is read is within.
-            let after_one = (&raw const (*self.0).recent).cast::<u8>().add(1);
-            let [recent, _] =
-                two_words(after_one, u64::from(at).wrapping_sub(1) & (CHUNK as u64 - 1));
             Run {
-                at,
+                at: ptr::read_volatile(&raw const (*self.0).at) as usize,
                 state: ptr::read_volatile(&raw const (*self.0).state) as u8,
                 bits: ptr::read_volatile(&raw const (*self.0).bits),
-                of: run.of,
-                recent: recent.swap_bytes(),
             }
+        }
+    }
+
+    /// Follows HTTP/2 frames in the first `length` bytes, from where `parser` is.
+    #[inline(always)]
+    pub(crate) fn follow(&self, parser: &Parser, length: usize) -> Verdict {
+        // SAFETY: claimed by this run of the program, and filled; the bytes and the parser are apart.
+        unsafe {
+            (*self.0).parser = *parser;
+            let (used, verdict) = http2::run(&mut (*self.0).parser, &(*self.0).bytes, 0, length);
+            ptr::write_volatile(&raw mut (*self.0).at, used as u32);
+            verdict
+        }
+    }
+
+    /// Hands out where the parser is now; how many bytes were consumed.
+    #[inline(always)]
+    pub(crate) fn hand_out(&self, parser: &mut Parser) -> u32 {
+        // SAFETY: claimed by this run.
+        unsafe {
+            *parser = (*self.0).parser;
+            ptr::read_volatile(&raw const (*self.0).at)
         }
     }
 

@@ -10,11 +10,6 @@ pub(crate) fn hidden(number: u64) -> u64 {
     number
 }
 
-/// The same number.
-pub(crate) fn forgotten(number: u64, _: u64) -> u64 {
-    number
-}
-
 /// Two words, whatever they are aligned to.
 ///
 /// # Safety

@@ -14,7 +14,7 @@ use aya::{
 use nix::time::{ClockId, clock_gettime};
 use observer_common::{
     label::{Path, Role},
-    protocol::{facts::Facts, guess},
+    protocol::{guess, http1::exchange},
     stream::Stream,
     wire::conn::{Conn, MAX_FOUND, NO_CELL, flag, phase},
 };
@@ -114,7 +114,7 @@ fn state(socket: &Existing) -> Conn {
         cgroup: socket.cgroup,
         born_ns: now,
         ticks: [0; 2],
-        facts: Facts::adopted().word(),
+        facts: exchange::adopted().word(),
         rtt_ns: 0,
         cell: NO_CELL,
         retransmits: 0,

@@ -108,144 +108,195 @@ pub(super) const ADOPT: &str = "adopt_socket";
 /// The program that counts the states of sockets.
 pub(super) const RECONCILED: &str = "count_state";
 
-/// What the parsers of mid-stream tell.
-const GUESSED: &str = "protocols of connections that were open before the start";
-
-/// The table: the parsers of [`observer_common::protocols`], and everything else.
-macro_rules! table {
-    (
-        spoken { $($spoken:tt)* }
-        counters { $($counters:tt)* }
-        parsers { $(
-            $(#[$about:meta])*
-            $mode:ident = $place:literal: $packet:ident, $small:ident, $large:ident
-                => $room:ident::$parser:ident, $tells:literal;
-        )+ }
-    ) => {
-        /// Every program, in the order of attachment.
-        pub const PROBES: &[Probe] = &[
-            $(
-                parser(stringify!($packet), $place, $tells),
-                parser(
-                    stringify!($small),
-                    program::OF_SMALL + $place,
-                    concat!($tells, ", in kept segments"),
-                ),
-                parser(
-                    stringify!($large),
-                    program::OF_LARGE + $place,
-                    concat!($tells, ", in large kept segments"),
-                ),
-            )+
-            parser("parse_guess", mode::GUESS as u32, GUESSED),
-            parser("parse_guess_small", program::OF_SMALL + mode::GUESS as u32, GUESSED),
-            parser("parse_guess_large", program::OF_LARGE + mode::GUESS as u32, GUESSED),
-            Probe {
-                program: "conclude_guess",
-                hook: Hook::Parser(program::CONCLUDE),
-                need: Need::Mandatory,
-                tells: "whether both directions agree on what a connection from before the start speaks",
-            },
-            Probe {
-                program: "adopt_segment",
-                hook: Hook::Parser(program::ADOPT),
-                need: Need::Mandatory,
-                tells: "connections that were open before the start, once they speak",
-            },
-            Probe {
-                program: "keep_segment",
-                hook: Hook::Parser(program::KEEP),
-                need: Need::Mandatory,
-                tells: "segments that come before their turn",
-            },
-            Probe {
-                program: "drain_segments",
-                hook: Hook::Parser(program::DRAIN),
-                need: Need::Mandatory,
-                tells: "segments that came before their turn",
-            },
-            Probe {
-                program: "order_segment",
-                hook: Hook::Parser(program::ORDER),
-                need: Need::Mandatory,
-                tells: "segments out of order, retransmissions",
-            },
-            Probe {
-                program: "socket_callback",
-                hook: Hook::SocketCallbacks,
-                need: Need::Mandatory,
-                tells: "birth and death of every connection",
-            },
-            Probe {
-                program: "socket_state",
-                hook: Hook::Tracepoint("inet_sock_set_state"),
-                need: Need::Mandatory,
-                tells: "birth and death of connections whose handshake came before the start",
-            },
-            Probe {
-                program: "socket_destroyed",
-                hook: Hook::Tracepoint("tcp_destroy_sock"),
-                need: Need::Optional,
-                tells: "ends of connections whose last event was skipped",
-            },
-            Probe {
-                program: "reset_received",
-                hook: Hook::Tracepoint("tcp_receive_reset"),
-                need: Need::Optional,
-                tells: "connections that the peer reset",
-            },
-            Probe {
-                program: "reset_sent",
-                hook: Hook::Tracepoint("tcp_send_reset"),
-                need: Need::Instead("reset_sent_plain"),
-                tells: "why this node resets connections",
-            },
-            Probe {
-                program: "reset_sent_plain",
-                hook: Hook::Tracepoint("tcp_send_reset"),
-                need: Need::Optional,
-                tells: "connections that this node resets",
-            },
-            Probe {
-                program: "socket_error",
-                hook: Hook::Tracepoint("inet_sk_error_report"),
-                need: Need::Optional,
-                tells: "connections that timed out",
-            },
-            Probe {
-                program: "segment_in",
-                hook: Hook::CgroupIngress,
-                need: Need::Mandatory,
-                tells: "the cgroup and the protocol of every connection, received messages",
-            },
-            Probe {
-                program: "segment_out",
-                hook: Hook::CgroupEgress,
-                need: Need::Mandatory,
-                tells: "the cgroup and the protocol of every connection, sent messages",
-            },
-            Probe {
-                program: ADOPT,
-                hook: Hook::Iterator("iter/tcp"),
-                need: Need::Optional,
-                tells: "connections that were open before the start",
-            },
-            Probe {
-                program: RECONCILED,
-                hook: Hook::Iterator("iter/bpf_sk_storage_map"),
-                need: Need::Optional,
-                tells: "ends of connections that no hook has told",
-            },
-        ];
-    };
-}
-
-observer_common::protocols!(table);
-
-/// A parser, by its place in the program array.
-const fn parser(program: &'static str, place: u32, tells: &'static str) -> Probe {
-    Probe { program, hook: Hook::Parser(place), need: Need::Mandatory, tells }
-}
+/// Every program, in the order of attachment.
+pub const PROBES: &[Probe] = &[
+    Probe {
+        program: "parse_http1",
+        hook: Hook::Parser(mode::HTTP1 as u32),
+        need: Need::Mandatory,
+        tells: "protocols by a connection's first bytes, WebSocket upgrades",
+    },
+    Probe {
+        program: "parse_http1_small",
+        hook: Hook::Parser(program::OF_SMALL + mode::HTTP1 as u32),
+        need: Need::Mandatory,
+        tells: "protocols by a connection's first bytes, WebSocket upgrades, in kept segments",
+    },
+    Probe {
+        program: "parse_http1_large",
+        hook: Hook::Parser(program::OF_LARGE + mode::HTTP1 as u32),
+        need: Need::Mandatory,
+        tells: "protocols by a connection's first bytes, WebSocket upgrades, in large kept segments",
+    },
+    Probe {
+        program: "parse_http2",
+        hook: Hook::Parser(mode::HTTP2 as u32),
+        need: Need::Mandatory,
+        tells: "gRPC among HTTP/2",
+    },
+    Probe {
+        program: "parse_http2_small",
+        hook: Hook::Parser(program::OF_SMALL + mode::HTTP2 as u32),
+        need: Need::Mandatory,
+        tells: "gRPC among HTTP/2, in kept segments",
+    },
+    Probe {
+        program: "parse_http2_large",
+        hook: Hook::Parser(program::OF_LARGE + mode::HTTP2 as u32),
+        need: Need::Mandatory,
+        tells: "gRPC among HTTP/2, in large kept segments",
+    },
+    Probe {
+        program: "parse_websocket",
+        hook: Hook::Parser(mode::WEBSOCKET as u32),
+        need: Need::Mandatory,
+        tells: "WebSocket messages in segments of many frames",
+    },
+    Probe {
+        program: "parse_ws_small",
+        hook: Hook::Parser(program::OF_SMALL + mode::WEBSOCKET as u32),
+        need: Need::Mandatory,
+        tells: "WebSocket messages in segments of many frames, in kept segments",
+    },
+    Probe {
+        program: "parse_ws_large",
+        hook: Hook::Parser(program::OF_LARGE + mode::WEBSOCKET as u32),
+        need: Need::Mandatory,
+        tells: "WebSocket messages in segments of many frames, in large kept segments",
+    },
+    Probe {
+        program: "parse_proxy",
+        hook: Hook::Parser(mode::PROXY as u32),
+        need: Need::Mandatory,
+        tells: "protocols behind a PROXY header",
+    },
+    Probe {
+        program: "parse_proxy_small",
+        hook: Hook::Parser(program::OF_SMALL + mode::PROXY as u32),
+        need: Need::Mandatory,
+        tells: "protocols behind a PROXY header, in kept segments",
+    },
+    Probe {
+        program: "parse_proxy_large",
+        hook: Hook::Parser(program::OF_LARGE + mode::PROXY as u32),
+        need: Need::Mandatory,
+        tells: "protocols behind a PROXY header, in large kept segments",
+    },
+    Probe {
+        program: "parse_guess",
+        hook: Hook::Parser(mode::GUESS as u32),
+        need: Need::Mandatory,
+        tells: "protocols of connections that were open before the start",
+    },
+    Probe {
+        program: "parse_guess_small",
+        hook: Hook::Parser(program::OF_SMALL + mode::GUESS as u32),
+        need: Need::Mandatory,
+        tells: "protocols of connections that were open before the start, in kept segments",
+    },
+    Probe {
+        program: "parse_guess_large",
+        hook: Hook::Parser(program::OF_LARGE + mode::GUESS as u32),
+        need: Need::Mandatory,
+        tells: "protocols of connections that were open before the start, in large kept segments",
+    },
+    Probe {
+        program: "keep_segment",
+        hook: Hook::Parser(program::KEEP),
+        need: Need::Mandatory,
+        tells: "segments that come before their turn",
+    },
+    Probe {
+        program: "drain_segments",
+        hook: Hook::Parser(program::DRAIN),
+        need: Need::Mandatory,
+        tells: "segments that came before their turn",
+    },
+    Probe {
+        program: "order_segment",
+        hook: Hook::Parser(program::ORDER),
+        need: Need::Mandatory,
+        tells: "segments out of order, retransmissions",
+    },
+    Probe {
+        program: "conclude_guess",
+        hook: Hook::Parser(program::CONCLUDE),
+        need: Need::Mandatory,
+        tells: "whether both directions agree on what a connection from before the start speaks",
+    },
+    Probe {
+        program: "adopt_segment",
+        hook: Hook::Parser(program::ADOPT),
+        need: Need::Mandatory,
+        tells: "connections that were open before the start, once they speak",
+    },
+    Probe {
+        program: "socket_callback",
+        hook: Hook::SocketCallbacks,
+        need: Need::Mandatory,
+        tells: "birth and death of every connection",
+    },
+    Probe {
+        program: "socket_state",
+        hook: Hook::Tracepoint("inet_sock_set_state"),
+        need: Need::Mandatory,
+        tells: "birth and death of connections whose handshake came before the start",
+    },
+    Probe {
+        program: "socket_destroyed",
+        hook: Hook::Tracepoint("tcp_destroy_sock"),
+        need: Need::Optional,
+        tells: "ends of connections whose last event was skipped",
+    },
+    Probe {
+        program: "reset_received",
+        hook: Hook::Tracepoint("tcp_receive_reset"),
+        need: Need::Optional,
+        tells: "connections that the peer reset",
+    },
+    Probe {
+        program: "reset_sent",
+        hook: Hook::Tracepoint("tcp_send_reset"),
+        need: Need::Instead("reset_sent_plain"),
+        tells: "why this node resets connections",
+    },
+    Probe {
+        program: "reset_sent_plain",
+        hook: Hook::Tracepoint("tcp_send_reset"),
+        need: Need::Optional,
+        tells: "connections that this node resets",
+    },
+    Probe {
+        program: "socket_error",
+        hook: Hook::Tracepoint("inet_sk_error_report"),
+        need: Need::Optional,
+        tells: "connections that timed out",
+    },
+    Probe {
+        program: "segment_in",
+        hook: Hook::CgroupIngress,
+        need: Need::Mandatory,
+        tells: "the cgroup and the protocol of every connection, received messages",
+    },
+    Probe {
+        program: "segment_out",
+        hook: Hook::CgroupEgress,
+        need: Need::Mandatory,
+        tells: "the cgroup and the protocol of every connection, sent messages",
+    },
+    Probe {
+        program: ADOPT,
+        hook: Hook::Iterator("iter/tcp"),
+        need: Need::Optional,
+        tells: "connections that were open before the start",
+    },
+    Probe {
+        program: RECONCILED,
+        hook: Hook::Iterator("iter/bpf_sk_storage_map"),
+        need: Need::Optional,
+        tells: "ends of connections that no hook has told",
+    },
+];
 
 #[cfg(test)]
 mod tests {

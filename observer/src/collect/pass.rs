@@ -70,7 +70,7 @@ pub(super) fn read(table: &SlotTable) -> io::Result<Pass> {
         let cell = &mut pass.cells[place].cell;
         let block = match which {
             0 => Some(&slot::ENDS),
-            _ => blocks(cell.protocol).find(|block| matches!(block.owner, Owner::Protocols(_))),
+            _ => blocks(cell.protocol).find(|block| matches!(block.owner, Owner::Protocol(_))),
         };
         if let Some(block) = block {
             cell.counts.read(block, |place| words.word(place));

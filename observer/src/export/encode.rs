@@ -24,7 +24,7 @@ use prometheus_client::{
 use prost::Message as _;
 
 use super::{
-    families::{DERIVED, FOUND, OWN, TRUST, USERS, combinations, counted, of_counters, tells},
+    families::{DERIVED, FOUND, OWN, TRUST, combinations, counted, of_counters, tells},
     family::{Family, Part, Samples},
     kubernetes,
     negotiate::Format,
@@ -77,8 +77,7 @@ impl Settings {
 
 /// All families, in the order in which they are sent.
 pub(super) static FAMILIES: LazyLock<Vec<Family>> = LazyLock::new(|| {
-    let written =
-        [USERS, DERIVED, FOUND, kubernetes::FAMILIES, TRUST, OWN, process::FAMILIES].concat();
+    let written = [DERIVED, FOUND, kubernetes::FAMILIES, TRUST, OWN, process::FAMILIES].concat();
     of_counters().chain(written).collect()
 });
 
@@ -126,17 +125,15 @@ impl One {
                 let rows = match (rows, counter.owner) {
                     (Rows::Series, _) => &scrape.series,
                     (Rows::Endpoint, _) => &scrape.endpoints,
-                    (Rows::Replica, owner) => Protocol::USERS
-                        .iter()
-                        .find(|&&user| owner.is_of(user as u8))
-                        .map_or(&[][..], |&user| scrape.replicas(user)),
+                    (Rows::Replica, Owner::Protocol(number)) => {
+                        Protocol::from_wire(number).map_or(&[][..], |of| scrape.replicas(of))
+                    }
+                    (Rows::Replica, Owner::Cell | Owner::Ends) => &[],
                 };
                 // Made once: there are many rows.
                 let combinations: Vec<_> = combinations(counter).collect();
                 let attempts = matches!(zeros, Zeros::Attempts(_));
-                // What a protocol's bytes have said was said by connections that went on to another one, too.
-                let said = matches!(counter.owner, Owner::Protocols(_));
-                let shown = |row: &&Row| said || shown(row) || (attempts && row.begins_attempts());
+                let shown = |row: &&Row| shown(row) || (attempts && row.begins_attempts());
                 for row in rows.iter().filter(shown).filter(|row| row.has(counter)) {
                     let zero = |combination| match zeros {
                         Zeros::All => true,

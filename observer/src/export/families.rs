@@ -4,7 +4,7 @@
 use observer_common::{
     counters::{Counter, Level, Shape},
     label::{Reason, ResetCause},
-    protocol::{self, BLOCKS, Protocol},
+    protocol::{BLOCKS, Protocol, websocket::counters as websocket},
     wire::slot,
 };
 
@@ -35,63 +35,70 @@ pub(super) fn of_counters() -> impl Iterator<Item = Family> {
     })
 }
 
-/// Those that the users of a protocol have.
-macro_rules! users {
-    (
-        spoken { $(
-            $(#[$meta:meta])*
-            $name:ident = $number:literal => $label:literal $(, after $first:ident)? $(, ends $end:ident)? $(, users $users:literal $(with $room:ident)?)?;
-        )+ }
-        counters { $($counters:tt)* }
-        parsers { $($parsers:tt)* }
-    ) => {
-        /// Those that the users of a protocol have.
-        pub(super) static USERS: &[Family] = &[$($(
-            Family {
-                name: concat!($label, "_connections_active"),
-                kind: Kind::Gauge,
-                help: concat!($users, " connections that the replica's users hold now, each counted once, whatever relays are in the pod."),
-                level: Level::Core,
-                samples: Samples::Replicas(Protocol::$name, users),
-            },
-            Family {
-                name: concat!($label, "_connections_relayed"),
-                kind: Kind::Gauge,
-                help: concat!($users, " connections that the replica holds for its users and relays to other pods, which hold them as well."),
-                level: Level::Core,
-                samples: Samples::Replicas(Protocol::$name, relayed),
-            },
-            Family {
-                name: concat!($label, "_connections"),
-                kind: Kind::Counter,
-                help: concat!($users, " connections that the replica's users have had, each counted once."),
-                level: Level::Core,
-                samples: Samples::Replicas(Protocol::$name, entered),
-            },
-            Family {
-                name: concat!($label, "_errors"),
-                kind: Kind::Counter,
-                help: concat!(
-                    $users,
-                    " connections of the replica's users that ended without an orderly close",
-                    $(", and frames that break the protocol", users!(@nothing $room),)?
-                    ", by cause."
-                ),
-                level: Level::Core,
-                samples: Samples::Replicas(Protocol::$name, |out, row| {
-                    errors(out, row);
-                    $(invalid_frames(out, row, &protocol::$room::counters::INVALID_FRAMES);)?
-                }),
-            },
-        )?)+];
-    };
-    (@nothing $room:ident) => { "" };
-}
-
-observer_common::protocols!(users);
-
 /// Those that are made of several, or show a counter in another way.
 pub(super) static DERIVED: &[Family] = &[
+    Family {
+        name: "websocket_connections_active",
+        kind: Kind::Gauge,
+        help: "WebSocket connections that the replica's users hold now, each counted once, whatever relays are in the pod.",
+        level: Level::Core,
+        samples: Samples::Replicas(Protocol::WebSocket, users),
+    },
+    Family {
+        name: "websocket_connections_relayed",
+        kind: Kind::Gauge,
+        help: "WebSocket connections that the replica holds for its users and relays to other pods, which hold them as well.",
+        level: Level::Core,
+        samples: Samples::Replicas(Protocol::WebSocket, relayed),
+    },
+    Family {
+        name: "websocket_connections",
+        kind: Kind::Counter,
+        help: "WebSocket connections that the replica's users have had, each counted once.",
+        level: Level::Core,
+        samples: Samples::Replicas(Protocol::WebSocket, entered),
+    },
+    Family {
+        name: "websocket_errors",
+        kind: Kind::Counter,
+        help: "WebSocket connections of the replica's users that ended without an orderly close, and frames that break the protocol, by cause.",
+        level: Level::Core,
+        samples: Samples::Replicas(Protocol::WebSocket, |out, row| {
+            errors(out, row);
+            if !row.is_idle {
+                let invalid = row.counts.one(&websocket::INVALID_FRAMES);
+                out.sample(row, &[("cause", "invalid_frame")], row.since(), invalid);
+            }
+        }),
+    },
+    Family {
+        name: "grpc_connections_active",
+        kind: Kind::Gauge,
+        help: "gRPC connections that the replica's users hold now, each counted once, whatever relays are in the pod.",
+        level: Level::Core,
+        samples: Samples::Replicas(Protocol::Grpc, users),
+    },
+    Family {
+        name: "grpc_connections_relayed",
+        kind: Kind::Gauge,
+        help: "gRPC connections that the replica holds for its users and relays to other pods, which hold them as well.",
+        level: Level::Core,
+        samples: Samples::Replicas(Protocol::Grpc, relayed),
+    },
+    Family {
+        name: "grpc_connections",
+        kind: Kind::Counter,
+        help: "gRPC connections that the replica's users have had, each counted once.",
+        level: Level::Core,
+        samples: Samples::Replicas(Protocol::Grpc, entered),
+    },
+    Family {
+        name: "grpc_errors",
+        kind: Kind::Counter,
+        help: "gRPC connections of the replica's users that ended without an orderly close, by cause.",
+        level: Level::Core,
+        samples: Samples::Replicas(Protocol::Grpc, errors),
+    },
     Family {
         name: "tcp_connections_active",
         kind: Kind::Gauge,
@@ -144,21 +151,6 @@ pub(super) static DERIVED: &[Family] = &[
         samples: Samples::Series(|out, row| {
             if row.protocol != Protocol::Tcp {
                 entered(out, row);
-            }
-        }),
-    },
-    Family {
-        name: "protocol_mismatches",
-        kind: Kind::Counter,
-        help: "Connections whose server's side speaks something else than the client's: what was expected, and what came.",
-        level: Level::Standard,
-        samples: Samples::Series(|out, row| {
-            for &actual in Protocol::ALL {
-                let count = row.counts.count(&slot::MISMATCHES, actual as usize);
-                if count != 0 {
-                    let labels = [("expected", row.protocol.label()), ("actual", actual.label())];
-                    out.sample(&row.without_protocol(), &labels, row.since(), count);
-                }
             }
         }),
     },
@@ -382,19 +374,8 @@ fn entered(out: &mut Out<'_, '_>, row: &Row) {
 
 fn errors(out: &mut Out<'_, '_>, row: &Row) {
     for reason in ERROR_REASONS.into_iter().filter(|_| !row.is_idle) {
-        let counter = match reason {
-            // Those that the daemon has found to be over are among them.
-            Reason::Unknown => &slot::CLOSED,
-            _ => &slot::ERRORS,
-        };
-        let count = row.counts.count(counter, reason as usize);
+        let count = row.counts.count(&slot::CLOSED, reason as usize);
         out.sample(row, &[("cause", reason.label())], row.since(), count);
-    }
-}
-
-fn invalid_frames(out: &mut Out<'_, '_>, row: &Row, counter: &Counter) {
-    if !row.is_idle {
-        out.sample(row, &[("cause", "invalid_frame")], row.since(), row.counts.one(counter));
     }
 }
 
@@ -474,7 +455,7 @@ mod tests {
 
     observer_common::counters! {
         /// A block of this test.
-        BLOCK: Owner::Protocols(1), from 3;
+        BLOCK: Owner::Protocol(Protocol::WebSocket as u8), from 3;
         words {
             /// Frames, by kind and direction.
             FRAMES: 8 by [KIND, Direction::LABEL];

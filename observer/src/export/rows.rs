@@ -143,10 +143,7 @@ impl Row {
 
     /// Whether its cells have the counter.
     pub(super) fn has(&self, counter: &Counter) -> bool {
-        match counter.owner {
-            Owner::Cell | Owner::Ends => true,
-            Owner::Protocols(_) => counter.owner.is_of(self.protocol as u8),
-        }
+        !matches!(counter.owner, Owner::Protocol(protocol) if protocol != self.protocol as u8)
     }
 
     /// Since when it counts.
@@ -279,8 +276,9 @@ impl Scrape {
         let mut cuts = std::mem::take(&mut snapshot.cuts);
         cuts.retain(|(whose, _)| wanted(&whose.namespace));
         let all: Vec<&Series> = series.iter().chain(&folded).collect();
-        let replicas =
-            Protocol::USERS.iter().map(|&of| (of, users::rows(&all, &pods, &trust, of))).collect();
+        let replicas = users::protocols()
+            .map(|protocol| (protocol, users::rows(&all, &pods, &trust, protocol)))
+            .collect();
         let endpoints = endpoints(&all);
         let row = |Series { key, counts }| Row {
             identity: key.identity,

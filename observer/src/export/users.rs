@@ -11,8 +11,9 @@ use std::{
 };
 
 use observer_common::{
+    counters::Owner,
     label::{Path, Role},
-    protocol::Protocol,
+    protocol::{BLOCKS, Protocol},
     wire::slot,
 };
 
@@ -23,6 +24,15 @@ use crate::{
     collect::{NamedPod, Trust},
     model::Counts,
 };
+
+/// The protocols whose users have families of their own.
+pub(super) fn protocols() -> impl Iterator<Item = Protocol> {
+    let with_counters = |protocol: Protocol| {
+        BLOCKS.iter().any(|block| block.owner == Owner::Protocol(protocol as u8))
+    };
+    let all = Protocol::ALL.iter().copied();
+    all.filter(move |&protocol| with_counters(protocol) || protocol == Protocol::Grpc)
+}
 
 /// Namespace and name of a replica.
 type Name<'a> = (&'a str, &'a str);

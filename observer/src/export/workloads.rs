@@ -16,7 +16,6 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use observer_common::protocol::Protocol;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::Mutex as AsyncMutex;
@@ -25,6 +24,7 @@ use super::{
     Part,
     http::{App, failed, scrape},
     rows::Scrape,
+    users,
 };
 use crate::aggregate::Withheld;
 
@@ -120,7 +120,7 @@ async fn known(app: &Arc<App>) -> io::Result<Arc<Known>> {
 
 impl Users {
     fn none() -> Self {
-        let held = Protocol::USERS.iter().map(|protocol| (protocol.label(), Held::default()));
+        let held = users::protocols().map(|protocol| (protocol.label(), Held::default()));
         Self { pods: 0, held: held.collect() }
     }
 }
@@ -137,7 +137,7 @@ fn all(scrape: &Scrape) -> Known {
     });
     let withheld: HashMap<_, _> = withheld.collect();
     let mut held: HashMap<_, Vec<_>> = HashMap::new();
-    for &protocol in Protocol::USERS {
+    for protocol in users::protocols() {
         for row in scrape.replicas(protocol) {
             held.entry(row.name()).or_default().push((protocol.label(), row.counts.active()));
         }

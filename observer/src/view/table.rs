@@ -9,9 +9,9 @@ use std::{
 use humantime::format_rfc3339_seconds;
 use observer_common::{
     abi::ABI,
-    counters::Counter,
+    counters::{Counter, Owner},
     label::{Direction, Failure, Path as PathOf, Reason, Role},
-    protocol::{Protocol, websocket::counters as websocket},
+    protocol::{BLOCKS, Protocol, websocket::counters as websocket},
     wire::slot,
 };
 use procfs::process::Process;
@@ -394,13 +394,15 @@ fn figures(counts: &Counts, protocol: Protocol) -> Row {
         [Direction::Received, Direction::Sent].map(|of| counts.count(counter, of as usize))
     };
     let [received_bytes, sent_bytes] = in_direction(&slot::BYTES);
+    let has_messages = BLOCKS.iter().any(|block| block.owner == Owner::Protocol(protocol as u8));
     Row {
         active: active(counts),
         opened: came(counts),
         closed: by(&slot::CLOSED, Reason::LABEL.values),
         failed: by(&slot::FAILED, Failure::LABEL.values),
         short: short(counts),
-        messages: (protocol == Protocol::WebSocket).then(|| in_direction(&websocket::MESSAGES)),
+        messages: (has_messages && protocol == Protocol::WebSocket)
+            .then(|| in_direction(&websocket::MESSAGES)),
         received_bytes,
         sent_bytes,
         retransmits: counts.one(&slot::RETRANSMITS),

@@ -29,17 +29,13 @@ const SHIPPED: [&str; 6] = [
 const CLOSED_LABELS: [&str; 9] =
     ["cause", "direction", "kind", "log", "path", "protocol", "reason", "role", "side"];
 
-/// Labels whose values are words of a protocol, each of which has to be explained on a page of `docs/protocols`.
-const PROTOCOL_LABELS: [&str; 7] =
-    ["actual", "code", "description", "expected", "initiator", "outcome", "upgrade"];
-
 /// Where the tables stand that are made here.
 const BEGIN: &str = "<!-- reference:begin: written by `cargo xtask docs` -->\n";
 const END: &str = "<!-- reference:end -->";
 
 /// The parts of the reference, by the starts of names; a family belongs to the first that fits.
 const PARTS: [(&str, &[&str]); 5] = [
-    ("Users", &["websocket_", "grpc_", "http_", "http2_", "tls_", "protocol_"]),
+    ("Users", &["websocket_", "grpc_", "http_", "http2_"]),
     ("Connections", &["tcp_"]),
     ("Workloads", &["workload_"]),
     ("The observer", &["observer_"]),
@@ -139,24 +135,6 @@ fn every_label_value_is_explained() {
         .filter(|(_, value)| !explained.contains(value))
         .collect();
     assert!(missing.is_empty(), "not in {REFERENCE}: {missing:?}");
-}
-
-#[test]
-fn every_label_value_of_a_protocol_is_explained_on_its_page() {
-    let pages: String = all()
-        .iter()
-        .filter(|page| page.starts_with("docs/protocols"))
-        .map(|page| read(page.to_str().expect("a readable path")))
-        .collect();
-    let explained: BTreeSet<&str> = pages.split('`').skip(1).step_by(2).collect();
-    let text = text(full());
-    let mut values = samples(&text)
-        .flat_map(|(_, labels)| labels)
-        .filter(|(name, _)| PROTOCOL_LABELS.contains(name))
-        .peekable();
-    assert!(values.peek().is_some(), "the labels are not found any more");
-    let missing: BTreeSet<_> = values.filter(|(_, value)| !explained.contains(value)).collect();
-    assert!(missing.is_empty(), "not in docs/protocols: {missing:?}");
 }
 
 #[test]

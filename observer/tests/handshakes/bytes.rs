@@ -120,18 +120,6 @@ pub(crate) fn settings() -> Vec<u8> {
     vec![0, 0, 0, 4, 0, 0, 0, 0, 0]
 }
 
-/// `RST_STREAM` of stream 1.
-pub(crate) fn reset(code: u8) -> Vec<u8> {
-    vec![0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, code]
-}
-
-/// GOAWAY, with this text for whoever debugs.
-pub(crate) fn goaway(code: u8, debug: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0, 0, 8 + debug.len() as u8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, code];
-    frame.extend(debug);
-    frame
-}
-
 /// HEADERS of a gRPC call on stream 1, plain HPACK literals.
 pub(crate) fn grpc_call() -> Vec<u8> {
     // :method POST, :scheme http, :path

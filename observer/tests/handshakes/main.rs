@@ -17,7 +17,7 @@ mod loopback;
 mod support;
 mod wire;
 
-use loopback::{hostile, messages, plain, tunnels, upgrades};
+use loopback::{hostile, messages, plain, upgrades};
 use support::{
     daemon::Daemon,
     lock::SystemLock,
@@ -37,15 +37,11 @@ fn on_loopback() {
         upgrades::place(),
         upgrades::spelling(),
         upgrades::others(),
-        tunnels::tunnels(),
-        tunnels::other_methods(),
-        tunnels::proxied(),
         plain::refused(),
         plain::bodies(),
         plain::strangers(),
         plain::http2(),
         messages::scenarios(),
-        messages::closes(),
         hostile::scenarios(),
     ] {
         loopback::run(&daemon, &scenarios, &mut failures);

@@ -52,14 +52,13 @@ fn queries(namespace: &str) -> Vec<Query> {
 }
 
 /// Queries of what a few connections that are open, and a few that were closed, have not brought about.
-const SILENT: [&str; 48] = [
+const SILENT: [&str; 44] = [
     "agents: Pods whose users are not known A",
     "agents: Programs that are missing A",
     "grpc: Against the autoscaler B",
     "grpc: Against the autoscaler C",
     "grpc: Against the autoscaler D",
     "grpc: Bytes A",
-    "grpc: Connections announced to end A",
     "grpc: Cut after silence A",
     "grpc: Errors by replica A",
     "grpc: Imbalance A",
@@ -71,7 +70,6 @@ const SILENT: [&str; 48] = [
     "grpc: Round trip A",
     "grpc: Sent again A",
     "grpc: Silence before the end A",
-    "grpc: Streams reset A",
     "grpc: Timers A",
     "grpc: Who ends them A",
     "overview: Alerts that fire A",
@@ -80,7 +78,6 @@ const SILENT: [&str; 48] = [
     "overview: Cut after silence A",
     "relays: Connects that fail A",
     "relays: Ends at the servers' side A",
-    "relays: Mismatches A",
     "relays: Protocols by port A",
     "relays: Relayed users A",
     "relays: Relayed users B",
@@ -92,7 +89,6 @@ const SILENT: [&str; 48] = [
     "websocket: Against the autoscaler B",
     "websocket: Against the autoscaler C",
     "websocket: Against the autoscaler D",
-    "websocket: Close codes A",
     "websocket: Cut after silence A",
     "websocket: Errors by replica A",
     "websocket: Not known A",

@@ -59,11 +59,11 @@ const FIRST: [(&str, &str); 3] = [
          00000213010100 0000",
         "tls",
     ),
-    // The preface of HTTP/2, empty SETTINGS, and HEADERS of a gRPC call; the server would have to agree for it to be one.
+    // The preface of HTTP/2, empty SETTINGS, and HEADERS of a gRPC call.
     (
         "505249202a20485454502f322e300d0a0d0a534d0d0a0d0a000000040000000000000017010400000001\
          838644 012f 5f10 6170706c69636174696f6e2f67727063",
-        "http2",
+        "grpc",
     ),
     // A plain request.
     ("474554202f20485454502f312e310d0a486f73743a20780d0a0d0a", "http1"),

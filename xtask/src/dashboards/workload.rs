@@ -84,13 +84,6 @@ pub(super) fn users(users: Users) -> Dashboard {
         rows: vec![
             Row { title: "Users", panels: held(&q) },
             Row { title: "Ends", panels: ends(&q) },
-            Row {
-                title: "Protocol",
-                panels: match users {
-                    Users::WebSocket => handshakes_and_closes(),
-                    Users::Grpc => streams(),
-                },
-            },
             Row { title: "Traffic", panels: traffic },
         ],
     }
@@ -275,62 +268,6 @@ fn q(query: &str, legend: &'static str) -> (String, &'static str) {
     (query.to_owned(), legend)
 }
 
-/// What the two ends of a WebSocket tell each other of its begin and its end.
-fn handshakes_and_closes() -> Vec<Panel> {
-    vec![
-        Panel {
-            title: "Answers to upgrades",
-            kind: Kind::Stacked,
-            unit: "cps",
-            shows: "Requests for a WebSocket per second, by role and answer; `closed` and `reset` had none.",
-            bad: "anything but `101` above a tenth: runbook upgrades-fail.",
-            queries: vec![q(
-                r#"topk(40, sum by (role, code) (max without (instance, job) (rate(http_upgrades_total{%pod%,upgrade="websocket"}[$__rate_interval]))))"#,
-                "{{role}} {{code}}",
-            )],
-        },
-        Panel {
-            title: "Close codes",
-            kind: Kind::Stacked,
-            unit: "cps",
-            shows: "Connections that were closed, per second, by the code of the first Close frame and who sent it; 1006 had none.",
-            bad: "1011 or another code of an error: runbook closed-by-error. 1006: runbook bad-ends.",
-            queries: vec![q(
-                "topk(40, sum by (code, initiator) (max without (instance, job) (rate(websocket_closes_total{%pod%}[$__rate_interval]))))",
-                "{{code}} {{initiator}}",
-            )],
-        },
-    ]
-}
-
-/// What the two ends of a gRPC connection tell each other of its streams.
-fn streams() -> Vec<Panel> {
-    vec![
-        Panel {
-            title: "Streams reset",
-            kind: Kind::Stacked,
-            unit: "cps",
-            shows: "Streams of HTTP/2 and gRPC that were reset, per second, by code and direction.",
-            bad: "anything but `cancel` and `no_error`: runbook streams-reset.",
-            queries: vec![q(
-                r#"topk(30, sum by (direction, code) (max without (instance, job) (rate(http2_stream_resets_total{%pod%,role="server"}[$__rate_interval]))))"#,
-                "{{direction}} {{code}}",
-            )],
-        },
-        Panel {
-            title: "Connections announced to end",
-            kind: Kind::Stacked,
-            unit: "cps",
-            shows: "GOAWAY frames per second, by code and direction.",
-            bad: "`enhance_your_calm`: clients ping too often (runbook streams-reset).",
-            queries: vec![q(
-                r#"topk(30, sum by (direction, code) (max without (instance, job) (rate(http2_goaways_total{%pod%,role="server"}[$__rate_interval]))))"#,
-                "{{direction}} {{code}}",
-            )],
-        },
-    ]
-}
-
 /// Pods that end and pods that begin.
 pub(super) fn rollouts() -> Dashboard {
     Dashboard {
@@ -511,17 +448,6 @@ fn sides() -> Vec<Panel> {
 
 fn towards_servers() -> Vec<Panel> {
     vec![
-        Panel {
-            title: "Mismatches",
-            kind: Kind::Lines,
-            unit: "cps",
-            shows: "Connections whose server answered by another protocol, per second; the 30 ports with most.",
-            bad: "any: runbook protocol-mismatch.",
-            queries: vec![q(
-                "topk(30, sum by (namespace, pod, role, port, expected, actual) (max without (instance, job) (rate(protocol_mismatches_total{%pod%}[$__rate_interval]))))",
-                "{{pod}} {{role}} {{port}}: {{expected}}, answered {{actual}}",
-            )],
-        },
         Panel {
             title: "Connects that fail",
             kind: Kind::Lines,

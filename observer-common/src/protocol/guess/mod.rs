@@ -362,8 +362,7 @@ pub const fn is_given_up(first: u8, second: u8, parser: &Parser) -> bool {
 #[inline(always)]
 pub const fn go_on(parser: &mut Parser) {
     parser.guess_anew();
-    // The other parser has had its own there.
-    parser.header[FAILURES] = 1;
+    parser.header[FAILURES] += 1;
 }
 
 /// Hands a stream whose chain was right over to the parser of its protocol; it is the client's or the server's. One without a
@@ -380,8 +379,8 @@ pub fn take_up(parser: &mut Parser, is_clients: bool) {
             websocket::start(parser);
             parser.left = left;
         }
-        kind::HTTP2 => http2::take_up(parser, is_clients, left),
-        kind::TLS => parser.mode = mode::OFF,
+        kind::HTTP2 if is_clients => http2::take_up(parser, left),
+        kind::HTTP2 | kind::TLS => parser.mode = mode::OFF,
         _ => {}
     }
 }

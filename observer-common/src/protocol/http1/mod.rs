@@ -1,83 +1,17 @@
 //! HTTP/1 (RFC 9112): heads, and what requests and responses say to each other ([`exchange`]).
 //!
-//! Bodies are not followed. After a request head the automaton looks whether another request comes next, else it waits in
-//! [`REQUEST_BODY`] for a segment that starts with one: a request for a WebSocket is always a `GET` (RFC 6455 section 4.1), one
-//! for something else may have any method, and `CONNECT` asks for a tunnel.
+//! Bodies are not followed. After a request head the automaton looks whether a `GET` comes next, else it waits in
+//! [`REQUEST_BODY`] for a segment that starts with one: an upgrade request is always a `GET` (RFC 6455 section 4.1).
 //! A body that looks like a request can at worst make the automaton look at the following response's status line.
 
-pub mod counters;
 pub mod exchange;
-#[cfg(test)]
-mod upgrades_tests;
 
 use super::automaton::{
     BLANK_CR, BODY_STATE, E_101, E_BODY, E_FINAL, E_H2C, E_H2C_EOL, E_HEAD_END, E_INTERIM,
-    E_NEXT_CONNECT, E_NEXT_METHOD, E_OTHER_EOL, E_SUCCESS, E_WEBSOCKET, E_WEBSOCKET_EOL, E_ZERO,
-    GET, H2C, LINE_START, NAME, NEXT_CONNECT, NEXT_CR, NEXT_METHOD, NEXT_REQUEST, OTHER,
-    OTHER_VALUE, SKIP, STATUS, STATUS_1, STATUS_1X, STATUS_2, STATUS_2X, STATUS_10, STATUS_CODE,
-    STATUS_F, STATUS_FX, STATUS_SPACE, STATUS_VERSION, Table, VALUE, WEBSOCKET, bit, chain, eol,
-    fill,
+    E_OTHER_EOL, E_WEBSOCKET, E_WEBSOCKET_EOL, GET, H2C, LINE_START, NAME, NEXT_CR, NEXT_REQUEST,
+    OTHER, OTHER_VALUE, Run, SKIP, STATUS, STATUS_1, STATUS_1X, STATUS_10, STATUS_CODE, STATUS_F,
+    STATUS_FX, STATUS_SPACE, STATUS_VERSION, Table, VALUE, WEBSOCKET, bit, chain, eol, fill,
 };
-
-use super::{
-    automaton::{HEADS, Run},
-    facts::Facts,
-    parse::{End, Outcome, Parse},
-};
-use crate::{framing::Stretch, recorder::Recorder, source::Source, stream::Parser};
-use counters::Answer;
-
-/// The parser of heads, and of the first bytes of everything.
-#[derive(Debug)]
-pub enum Heads {}
-
-impl Parse for Heads {
-    type Found = Run;
-
-    const RECOGNISES: bool = true;
-
-    #[inline(always)]
-    fn parse(
-        source: &mut impl Source,
-        parser: &mut Parser,
-        _: Stretch,
-        _: &mut impl Recorder,
-    ) -> Option<Run> {
-        source.run(&HEADS, parser.state, parser.header[RECENT], u32::MAX)
-    }
-
-    #[inline(always)]
-    fn is_news(_: &Run) -> bool {
-        true
-    }
-
-    #[inline(always)]
-    fn conclude(run: &Run, is_request: bool, parser: &mut Parser, facts: &mut Facts) -> Outcome {
-        exchange::conclude(is_request, parser, facts, *run)
-    }
-
-    #[inline(always)]
-    fn record(_: Run, news: u32, recorder: &mut impl Recorder) {
-        if news != 0 {
-            recorder.hold();
-            recorder.add(&counters::UPGRADES, news as usize - 1, 1);
-        }
-    }
-}
-
-/// Where a parser of heads keeps [`Run::recent`], in [`Parser::header`].
-pub(super) const RECENT: usize = 0;
-
-/// A connection that speaks HTTP/1 has ended: a request for an upgrade may have had no answer. It is no orderly end.
-#[inline(always)]
-pub fn ended(facts: Facts, end: End, recorder: &mut impl Recorder) -> bool {
-    if facts.asked != 0 && facts.said & exchange::CERTAIN != 0 {
-        let answer = if end.is_error { Answer::Reset } else { Answer::Closed };
-        recorder.hold();
-        recorder.add(&counters::UPGRADES, counters::upgrade(facts.asked, answer), 1);
-    }
-    false
-}
 
 /// What a request or a 101 response named in its `Upgrade` header; bits, since a request may name several.
 pub mod upgrade {
@@ -87,11 +21,9 @@ pub mod upgrade {
     pub const H2C: u8 = 2;
     /// Any other token.
     pub const OTHER: u8 = 4;
-    /// Nothing: a `CONNECT` asks for a tunnel (RFC 9110 section 9.3.6).
-    pub const TUNNEL: u8 = 8;
 }
 
-/// State of a request stream between heads: the next segment that starts with a method is a head.
+/// State of a request stream between heads: the next segment that starts with `GET ` is a head.
 pub const REQUEST_BODY: u8 = BODY_STATE;
 /// State before a status line.
 pub const RESPONSE_START: u8 = STATUS;
@@ -163,40 +95,15 @@ const fn upgrade_values(mut t: Table) -> Table {
     t
 }
 
-/// What may follow a head in the same stream: line breaks to be ignored (RFC 9112 section 2.2) and a request.
+/// What may follow a head in the same stream: line breaks to be ignored (RFC 9112 section 2.2) and a GET.
 const fn following_requests(mut t: Table) -> Table {
     t = fill(t, NEXT_REQUEST, 4, E_BODY);
     t[NEXT_REQUEST as usize][b'\r' as usize] = NEXT_CR;
     t[NEXT_REQUEST as usize][b'\n' as usize] = NEXT_REQUEST;
     t = fill(t, NEXT_CR, 1, E_BODY);
     t[NEXT_CR as usize][b'\n' as usize] = NEXT_REQUEST;
-    t = fill(t, NEXT_METHOD, 8, E_BODY);
-    let capitals = [NEXT_REQUEST, GET, GET + 1, GET + 2, NEXT_METHOD];
-    let mut i = 0;
-    while i < capitals.len() {
-        t = any_method(t, capitals[i], 1);
-        i += 1;
-    }
-    t = any_method(t, NEXT_CONNECT, 7);
-    t[NEXT_REQUEST as usize][b' ' as usize] = E_BODY;
     t[NEXT_REQUEST as usize][b'G' as usize] = GET;
     t = chain(t, GET, b"ET ", SKIP, false);
-    t[NEXT_REQUEST as usize][b'C' as usize] = NEXT_CONNECT;
-    chain(t, NEXT_CONNECT, b"ONNECT ", E_NEXT_CONNECT, false)
-}
-
-/// Within a method: capitals go on, as any method, and a space ends it.
-const fn any_method(mut t: Table, state: u8, count: u8) -> Table {
-    let mut row = state;
-    while row < state + count {
-        let mut b = b'A';
-        while b <= b'Z' {
-            t[row as usize][b as usize] = NEXT_METHOD;
-            b += 1;
-        }
-        t[row as usize][b' ' as usize] = E_NEXT_METHOD;
-        row += 1;
-    }
     t
 }
 
@@ -212,14 +119,11 @@ const fn status_lines(mut t: Table) -> Table {
         t[STATUS_1X as usize][b as usize] = E_INTERIM;
         t[STATUS_F as usize][b as usize] = STATUS_FX;
         t[STATUS_FX as usize][b as usize] = E_FINAL;
-        t[STATUS_2 as usize][b as usize] = STATUS_2X;
-        t[STATUS_2X as usize][b as usize] = E_SUCCESS;
         if b >= b'2' {
-            t[STATUS_CODE as usize][b as usize] = if b == b'2' { STATUS_2 } else { STATUS_F };
+            t[STATUS_CODE as usize][b as usize] = STATUS_F;
         }
         b += 1;
     }
-    t[STATUS as usize][0] = E_ZERO;
     t[STATUS_SPACE as usize][b' ' as usize] = STATUS_CODE;
     t[STATUS_CODE as usize][b'1' as usize] = STATUS_1;
     t[STATUS_1 as usize][b'0' as usize] = STATUS_10;
@@ -274,8 +178,7 @@ pub fn is_plain_get<const WORDS: usize>(words: &[u64; WORDS], len: usize) -> boo
 
 /// What the automaton finds in a connection's first bytes if they are a whole plain `GET` head ([`is_plain_get`],
 /// [`is_request_line`]).
-pub const PLAIN_FIRST: Run =
-    Run { state: REQUEST_BODY, at: 0, bits: bit::HTTP1 | bit::HEAD_END, of: 0, recent: 0 };
+pub const PLAIN_FIRST: Run = Run { state: REQUEST_BODY, at: 0, bits: bit::HTTP1 | bit::HEAD_END };
 
 /// Words of a first line that [`is_request_line`] looks at.
 const LINE_WORDS: usize = 16;
@@ -330,7 +233,10 @@ pub const fn upgrades(bits: u32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CHUNK, protocol::automaton::REQUEST_FIRST};
+    use crate::{
+        CHUNK,
+        protocol::automaton::{REQUEST_FIRST, run},
+    };
     use proptest::prelude::*;
 
     /// Runs the automaton over the bytes, cut at `cut`, from `state`; returns the end state and all bits met.
@@ -343,12 +249,11 @@ mod tests {
                 let chunk = &piece[at..piece.len().min(at + CHUNK)];
                 let mut buf = [0; CHUNK];
                 buf[..chunk.len()].copy_from_slice(chunk);
-                let run = HEADS.run(state, &buf, chunk.len());
-                let used = run.at as usize;
-                assert!(used > 0 && used <= chunk.len());
+                let run = run(state, &buf, 0, chunk.len());
+                assert!(run.at > 0 && run.at <= chunk.len());
                 state = run.state;
                 met |= run.bits;
-                at += used;
+                at += run.at;
                 if run.bits & bit::STOP & !bit::HEAD_END != 0 {
                     return (state, met);
                 }
@@ -385,9 +290,7 @@ mod tests {
             (b"\x16\x03\x01\x02\x00\x02", bit::UNKNOWN),
             (b"\x16\x03\x09", bit::UNKNOWN),
             (b"GET foo\r\n", bit::UNKNOWN),
-            (b"CONNECT {\"verbose\":false}\r\n", bit::UNKNOWN | bit::CONNECT),
-            (b"CONNECT a:1 HTTP/1.1\r\n", bit::HTTP1 | bit::CONNECT),
-            (b"CONNECTS / HTTP/1.1\r\n", bit::HTTP1 | bit::OTHER_METHOD),
+            (b"CONNECT {\"verbose\":false}\r\n", bit::UNKNOWN | bit::OTHER_METHOD),
             (b"OPTIONS rtsp://h/ RTSP/1.0\r\n", bit::UNKNOWN | bit::OTHER_METHOD),
             (b"GET / HTTP/1.1 \r\n", bit::UNKNOWN),
             (b"EHLO mail\r\n", bit::UNKNOWN | bit::OTHER_METHOD),
@@ -439,7 +342,7 @@ mod tests {
     #[test]
     fn status_lines() {
         for (bytes, want) in [
-            (&b"HTTP/1.1 200 OK\r\n"[..], bit::SUCCESS),
+            (&b"HTTP/1.1 200 OK\r\n"[..], bit::FINAL),
             (b"HTTP/1.0 404 ", bit::FINAL),
             (b"HTTP/1.1 999", bit::FINAL),
             (

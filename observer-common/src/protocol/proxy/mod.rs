@@ -1,17 +1,11 @@
 //! The PROXY protocol, version 2 (`proxy-protocol.txt` of `HAProxy`, section 2.2): what stands between its signature, which
 //! [`crate::protocol::first`] recognises, and the protocol behind it. Version 1 is a line of text, and the automaton reads it.
 
-use super::{
-    automaton::REQUEST_FIRST,
-    facts::Facts,
-    mode,
-    parse::{Outcome, Parse},
-};
 use crate::{
-    framing::{Framing, Header, Stretch, cut, skip},
+    framing::{Framing, Header, cut, skip},
     recorder::Recorder,
     source::Source,
-    stream::{Parser, flag},
+    stream::{Parser, mode},
 };
 
 /// Behind the signature: version and command, family, and the length of what follows.
@@ -20,75 +14,63 @@ const HEADER: u32 = 4;
 /// Begins to read the header, right behind the signature.
 #[inline(always)]
 pub const fn start(parser: &mut Parser) {
-    parser.begin(mode::PROXY, BEGIN, flag::FRAMES);
+    parser.mode = mode::PROXY;
+    parser.state = BEGIN;
+    parser.pos = 0;
+    parser.left = 0;
+}
+
+/// Reads on; true when the PROXY protocol is over, and the source is at the first byte of what it stands before.
+#[inline(always)]
+pub fn follow(source: &mut impl Source, parser: &mut Parser) -> bool {
+    if parser.state == BEGIN {
+        let mut headers = 0;
+        cut::<Proxy>(source, parser, &mut headers);
+        if headers == 0 {
+            return false;
+        }
+        parser.state = ADDRESSES;
+    }
+    source.advance(skip(parser, source.left()));
+    parser.left == 0
 }
 
 /// States: before the header is complete, and behind it.
 const BEGIN: u8 = 0;
 const ADDRESSES: u8 = 1;
 
-/// The framing: one header, whose payload are addresses and TLVs; and its parser.
+/// The framing: one header, whose payload are addresses and TLVs.
 #[derive(Debug)]
 pub enum Proxy {}
 
 impl Framing for Proxy {
     const HEADER: u32 = HEADER;
-    const STATES: bool = true;
     type Event = ();
-    type Tally = ();
+    /// Headers read.
+    type Tally = u64;
 
     #[inline(always)]
-    fn read(_: &Parser, [low, _]: [u64; 2], available: u32) -> Option<Header<()>> {
+    fn read([low, _]: [u64; 2], available: u32) -> Option<Header<()>> {
         if available < HEADER {
             return None;
         }
         let length = u64::from((low >> 16) as u16).swap_bytes() >> 48;
-        Some(Header { length: HEADER, payload: length, state: ADDRESSES, event: () })
+        Some(Header { length: HEADER, payload: length, event: () })
     }
 
     #[inline(always)]
-    fn take((): &mut (), _: &mut Parser, (): (), _: &mut impl Recorder) {}
-}
-
-impl Parse for Proxy {
-    /// Whether the header is over.
-    type Found = bool;
-
-    #[inline(always)]
-    fn parse(
-        source: &mut impl Source,
-        parser: &mut Parser,
-        _: Stretch,
-        recorder: &mut impl Recorder,
-    ) -> Option<bool> {
-        if parser.state == BEGIN {
-            cut::<Self>(source, parser, &mut (), true, recorder);
-        }
-        if parser.state == ADDRESSES {
-            source.advance(skip(parser, source.left()));
-        }
-        Some(parser.state == ADDRESSES && parser.left == 0)
+    fn add(headers: &mut u64, (): ()) {
+        *headers += 1;
     }
 
     #[inline(always)]
-    fn is_news(over: &bool) -> bool {
-        *over
-    }
-
-    #[inline(always)]
-    fn conclude(_: &bool, _: bool, parser: &mut Parser, _: &mut Facts) -> Outcome {
-        parser.begin(mode::HEADS, REQUEST_FIRST, 0);
-        Outcome::default()
-    }
-
-    #[inline(always)]
-    fn record(_: bool, _: u32, _: &mut impl Recorder) {}
+    fn record(_: u64, _: usize, _: &mut impl Recorder) {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{recorder::Recorded, source::Slice};
+    use crate::source::Slice;
     use proptest::prelude::*;
 
     proptest! {
@@ -110,7 +92,7 @@ mod tests {
             let mut at = 0;
             for end in [cuts[0], cuts[1], bytes.len()] {
                 let mut source = Slice(&bytes[at..end]);
-                if Proxy::parse(&mut source, &mut parser, Proxy::RUN, &mut Recorded::default()).unwrap() {
+                if follow(&mut source, &mut parser) {
                     prop_assert_eq!(end - source.0.len(), header);
                     return Ok(());
                 }

@@ -1,58 +1,13 @@
 //! WebSocket messages, counted exactly.
 
-use super::{Scenario, Talk};
+use super::Scenario;
 use crate::bytes::{Frame, masked, opcode, text};
 
 const WEBSOCKET: &[&str] = &["http1", "websocket"];
 /// Frames in one write.
 const MANY: usize = 3000;
 
-/// A close frame.
-fn close(masked: bool, payload: &[u8]) -> Vec<u8> {
-    Frame { end: true, opcode: opcode::CLOSE, masked, payload }.bytes()
-}
-
-/// By whom and why a connection was closed.
-pub(crate) fn closes() -> Vec<Scenario> {
-    vec![
-        Scenario::new("closes: the server's error", WEBSOCKET, |talk| {
-            talk.upgrade()?;
-            talk.client(masked(b"hello"))?;
-            talk.server(close(false, b"\x03\xf3"))?;
-            talk.client(close(true, b"\x03\xf3"))
-        })
-        .messages(1, 0)
-        .said(&[
-            ("websocket_closes_total", &[("code", "1011"), ("initiator", "server")], 1),
-            ("websocket_closes_total", &[], 1),
-            ("http_upgrades_total", &[("code", "101"), ("upgrade", "websocket")], 1),
-            ("http_upgrades_total", &[], 1),
-        ]),
-        Scenario::new("closes: an application's code, byte by byte", WEBSOCKET, |talk| {
-            talk.upgrade()?;
-            talk.client_bytewise(close(true, b"\x13\x87because"))?;
-            talk.server_bytewise(close(false, b"\x13\x87because"))
-        })
-        .said(&[
-            ("websocket_closes_total", &[("code", "4xxx"), ("initiator", "client")], 1),
-            ("websocket_closes_total", &[], 1),
-        ]),
-        Scenario::new("closes: no code", WEBSOCKET, |talk| {
-            talk.upgrade()?;
-            talk.client(close(true, b""))
-        })
-        .said(&[
-            ("websocket_closes_total", &[("code", "1005"), ("initiator", "client")], 1),
-            ("websocket_closes_total", &[], 1),
-        ]),
-        Scenario::new("closes: none", WEBSOCKET, Talk::upgrade).said(&[
-            ("websocket_closes_total", &[("code", "1006"), ("initiator", "client")], 1),
-            ("websocket_closes_total", &[], 1),
-        ]),
-    ]
-}
-
-/// Messages.
+/// All of them.
 pub(crate) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::new("messages: fragmented", WEBSOCKET, |talk| {

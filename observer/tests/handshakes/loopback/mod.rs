@@ -6,7 +6,6 @@
 pub(crate) mod hostile;
 pub(crate) mod messages;
 pub(crate) mod plain;
-pub(crate) mod tunnels;
 pub(crate) mod upgrades;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::Result;
 
 use crate::{
-    books::{Books, Said, Spoken},
+    books::{Books, Spoken},
     support::{
         daemon::Daemon,
         peer::Peer,
@@ -38,7 +37,7 @@ impl Scenario {
         protocols: &'static [&'static str],
         script: fn(&mut Talk) -> Result<()>,
     ) -> Self {
-        let spoken = Spoken { protocols, messages: (0, 0), errors: 0, said: &[] };
+        let spoken = Spoken { protocols, messages: (0, 0), errors: 0 };
         Self { name, script, deferred: false, spoken }
     }
 
@@ -51,12 +50,6 @@ impl Scenario {
     /// With so many frames that break the protocol.
     pub(crate) fn errors(mut self, errors: u64) -> Self {
         self.spoken.errors = errors;
-        self
-    }
-
-    /// With these sums of the server's pod in the end.
-    pub(crate) fn said(mut self, said: &'static [Said]) -> Self {
-        self.spoken.said = said;
         self
     }
 

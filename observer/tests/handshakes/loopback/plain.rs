@@ -2,15 +2,12 @@
 
 use super::Scenario;
 use crate::bytes::{
-    GET, OK, SWITCHING, UPGRADE, goaway, grpc_call, http2_get, post_head, preface, reset, response,
-    response_head, settings, upgrade_with,
+    GET, OK, SWITCHING, UPGRADE, http2_get, post_head, preface, response, response_head, settings,
+    upgrade_with,
 };
 
 const TCP: &[&str] = &[];
 const HTTP1: &[&str] = &["http1"];
-const GRPC: &[&str] = &["http2", "grpc"];
-const RESETS: &str = "http2_stream_resets_total";
-const GOAWAYS: &str = "http2_goaways_total";
 
 /// HTTP/1 that asks for an upgrade and gets none.
 pub(crate) fn refused() -> Vec<Scenario> {
@@ -42,18 +39,7 @@ pub(crate) fn refused() -> Vec<Scenario> {
             talk.client(GET)?;
             talk.server(OK)
         }),
-        Scenario::new("no answer", HTTP1, |talk| talk.client(UPGRADE)).said(&[
-            ("http_upgrades_total", &[("code", "closed"), ("upgrade", "websocket")], 1),
-            ("http_upgrades_total", &[], 1),
-        ]),
-        Scenario::new("502, byte by byte", HTTP1, |talk| {
-            talk.client(UPGRADE)?;
-            talk.server_bytewise(response("502 Bad Gateway", ""))
-        })
-        .said(&[
-            ("http_upgrades_total", &[("code", "502"), ("upgrade", "websocket")], 1),
-            ("http_upgrades_total", &[], 1),
-        ]),
+        Scenario::new("no answer", HTTP1, |talk| talk.client(UPGRADE)),
     ]
 }
 
@@ -150,35 +136,6 @@ pub(crate) fn http2() -> Vec<Scenario> {
             talk.client(&preface[..10])?;
             talk.client(&preface[10..])
         }),
-        Scenario::new("streams that are reset, and GOAWAY", GRPC, |talk| {
-            talk.client([preface(), grpc_call()].concat())?;
-            talk.server([settings(), reset(7), goaway(11, b"too_many_pings")].concat())?;
-            talk.client(reset(8))?;
-            talk.server_bytewise([goaway(0, b""), reset(2)].concat())
-        })
-        .said(&[
-            (RESETS, &[("direction", "sent"), ("code", "refused_stream")], 1),
-            (RESETS, &[("direction", "sent"), ("code", "internal_error")], 1),
-            (RESETS, &[("direction", "received"), ("code", "cancel")], 1),
-            (RESETS, &[], 3),
-            (GOAWAYS, &[("direction", "sent"), ("code", "enhance_your_calm")], 1),
-            (GOAWAYS, &[("direction", "sent"), ("code", "no_error")], 1),
-            (GOAWAYS, &[], 2),
-            ("protocol_mismatches_total", &[], 0),
-        ]),
-        Scenario::new("gRPC on a later stream", GRPC, |talk| {
-            talk.client([preface(), http2_get()].concat())?;
-            talk.server(settings())?;
-            talk.client(grpc_call())
-        }),
-        Scenario::new("the preface answered by HTTP/1", &["http2"], |talk| {
-            talk.client([preface(), grpc_call()].concat())?;
-            talk.server(response("400 Bad Request", ""))
-        })
-        .said(&[
-            ("protocol_mismatches_total", &[("expected", "http2"), ("actual", "http1")], 1),
-            ("protocol_mismatches_total", &[], 1),
-        ]),
         Scenario::new("methods that start like the preface", HTTP1, |talk| {
             talk.client("PRIME / HTTP/1.1\r\nHost: a\r\n\r\n")?;
             talk.server(response("405 Method Not Allowed", ""))?;

@@ -53,7 +53,7 @@ impl Scenario {
         protocols: &'static [&'static str],
         script: fn(&mut Bench) -> Result<()>,
     ) -> Self {
-        let spoken = Spoken { protocols, messages: (0, 0), errors: 0, said: &[] };
+        let spoken = Spoken { protocols, messages: (0, 0), errors: 0 };
         Self { name, open, spoken, script }
     }
 
