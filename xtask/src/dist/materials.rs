@@ -274,7 +274,7 @@ mod tests {
     fn lines_of_the_tree_name_crates() {
         let of = |name: &str, version: &str| Some((name.to_owned(), version.to_owned()));
         assert_eq!(crate_of("aya v0.14.0"), of("aya", "0.14.0"));
-        assert_eq!(crate_of("observer v0.1.0 (/work/observer) (*)"), of("observer", "0.1.0"));
+        assert_eq!(crate_of("observer v0.1.0 (/home/me/observer) (*)"), of("observer", "0.1.0"));
         assert_eq!(crate_of(""), None);
     }
 
