@@ -48,13 +48,6 @@ fn daemon() -> Daemon {
     Daemon::start(&["--self-listen", "127.0.0.1:0"])
 }
 
-/// An API server that is there.
-fn api() -> ApiServer {
-    let mut api = ApiServer::new();
-    api.appear();
-    api
-}
-
 /// A daemon that gets the names of pods from it.
 fn named(api: &ApiServer, more: &[&str]) -> Daemon {
     let kubeconfig = api.kubeconfig();
@@ -215,7 +208,7 @@ fn by_pod(samples: &[Sample]) -> BTreeMap<String, u64> {
 #[test]
 fn the_users_configuration_gives_one_value_per_pod() {
     let _lock = SystemLock::acquire();
-    let api = api();
+    let api = ApiServer::present();
     let daemon = named(&api, &[]);
     let deployment = Deployment::start(&api, &daemon);
     let prometheus = Prometheus::start(&[Agent::of(&daemon, "node-a")]);
@@ -287,7 +280,7 @@ fn the_users_configuration_gives_one_value_per_pod() {
 #[test]
 fn agents_that_overlap_count_once() {
     let _lock = SystemLock::acquire();
-    let api = api();
+    let api = ApiServer::present();
     let old = named(&api, &[]);
     let mut deployment = Deployment::start(&api, &old);
     // The second one knows only of connections that come after its start, and tells of them at once.
@@ -403,7 +396,7 @@ fn wanted(answer: &[Sample], replicas: usize, target: f64) -> usize {
 #[test]
 fn an_autoscaler_does_not_move_when_the_kernel_side_is_replaced() {
     let _lock = SystemLock::acquire();
-    let (api, bpffs) = (api(), Bpffs::new());
+    let (api, bpffs) = (ApiServer::present(), Bpffs::new());
     let kubeconfig = api.kubeconfig();
     let start = |listen: &str, own: &str, more: [&str; 2]| {
         let mut command = Command::new(executable());

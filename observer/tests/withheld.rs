@@ -39,12 +39,6 @@ fn start(api: &ApiServer, more: &[&str]) -> Daemon {
     Daemon::start(&[&["--node-name", NODE, "--kube", kubeconfig], more].concat())
 }
 
-fn api() -> ApiServer {
-    let mut api = ApiServer::new();
-    api.appear();
-    api
-}
-
 /// A pod that the API server knows by this name.
 fn named(api: &ApiServer, name: &str) -> Pod {
     let pod = Pod::new();
@@ -89,7 +83,7 @@ fn unread(name: &str, count: u64) -> Expected {
 #[test]
 fn a_pod_that_nobody_has_looked_at_settles() {
     let _lock = SystemLock::acquire();
-    let api = api();
+    let api = ApiServer::present();
     let _old = named(&api, "old");
     // As where the observer may not enter the namespaces of others.
     let daemon = start(&api, &["--simulate-lacking", "iter/tcp", "--settling", "5s"]);
@@ -108,7 +102,7 @@ fn a_pod_that_nobody_has_looked_at_settles() {
 #[test]
 fn what_was_looked_for_and_not_there_is_known_at_once() {
     let _lock = SystemLock::acquire();
-    let api = api();
+    let api = ApiServer::present();
     let _old = named(&api, "old");
     let daemon = start(&api, &["--settling", "1h"]);
     wait_for(&daemon, "old", Ok(0));
@@ -118,7 +112,7 @@ fn what_was_looked_for_and_not_there_is_known_at_once() {
 #[test]
 fn what_is_found_has_to_be_recognised_first() {
     let _lock = SystemLock::acquire();
-    let api = api();
+    let api = ApiServer::present();
     let (pod, clients) = (named(&api, "old"), Pod::new());
     let server = Server::start(Protocol::Ws, (Ipv4Addr::LOCALHOST, 0).into(), &pod.cgroup, None);
     let drive = Drive { long: 4, ..Drive::new(Protocol::Ws, server.addr) };
@@ -162,7 +156,7 @@ impl Pair {
 #[test]
 fn a_pod_that_only_has_what_cannot_be_read_is_blind() -> Result<()> {
     let _lock = SystemLock::acquire();
-    let api = api();
+    let api = ApiServer::present();
     let daemon = start(&api, &[]);
     let (pod, clients) = (named(&api, "opaque"), Pod::new());
     let mut pair = Pair::start(&pod, &clients);
@@ -184,7 +178,7 @@ fn a_pod_that_only_has_what_cannot_be_read_is_blind() -> Result<()> {
 #[test]
 fn ports_that_are_named_do_not_count() -> Result<()> {
     let _lock = SystemLock::acquire();
-    let api = api();
+    let api = ApiServer::present();
     let pods = ["by-option", "by-annotation", "by-neither"].map(|name| (name, Pod::new()));
     let clients = Pod::new();
     let mut pairs = pods.each_ref().map(|(_, pod)| Pair::start(pod, &clients));

@@ -29,13 +29,6 @@ use support::{
 const PATIENCE: Duration = Duration::from_secs(20);
 const NAMESPACE: &str = "default";
 
-/// An API server that is there.
-fn api() -> ApiServer {
-    let mut api = ApiServer::new();
-    api.appear();
-    api
-}
-
 /// A daemon that gets the names of pods from it.
 fn named(api: &ApiServer, more: &[&str]) -> Daemon {
     let kubeconfig = api.kubeconfig();
@@ -158,7 +151,7 @@ impl Scaled {
 fn keda_has_the_sum_of_all_agents_or_none() {
     let _lock = SystemLock::acquire();
     // Two nodes: each agent is told of its own pods.
-    let apis = [api(), api()];
+    let apis = [ApiServer::present(), ApiServer::present()];
     let clients = Pod::new();
     let [one, two] = apis.each_ref().map(|api| named(api, &[]));
     let agents = [&one, &two];
@@ -202,7 +195,7 @@ fn keda_has_the_sum_of_all_agents_or_none() {
 #[test]
 fn no_number_rather_than_one_that_is_too_small() {
     let _lock = SystemLock::acquire();
-    let mut api = api();
+    let mut api = ApiServer::present();
     let clients = Pod::new();
     let old = Replica::start(Protocol::Ws, &clients, 3);
     let first = object(&old.pod.name, "websocket-app", 0);
@@ -264,7 +257,7 @@ fn who_asks_has_to_be_let_in_and_names_have_to_be_known() {
     let nameless = Daemon::start(&["--kube", "off"]);
     wait_for(&nameless, &path, &unknown("pods have no names here, see --kube"));
     nameless.stop();
-    let api = api();
+    let api = ApiServer::present();
     let directory = tempfile::tempdir().expect("it can be written");
     let tokens = directory.path().join("tokens");
     fs::write(&tokens, "of-keda\n").expect("it can be written");

@@ -101,6 +101,13 @@ impl ApiServer {
         Self::with(ADDRESS, None)
     }
 
+    /// One that is there.
+    pub(crate) fn present() -> Self {
+        let mut server = Self::new();
+        server.appear();
+        server
+    }
+
     /// One at an address of the caller's that speaks TLS, and wants to see a token.
     pub(crate) fn with_tls(address: IpAddr, token: &str) -> Self {
         let server = Self::with(address, Some(tls::Identity::new(address)));

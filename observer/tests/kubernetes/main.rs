@@ -157,8 +157,7 @@ fn names_come_late_and_counts_do_not_wait() {
 #[test]
 fn a_pod_keeps_its_counts_through_restarts_and_a_new_one_starts_anew() {
     let _lock = SystemLock::acquire();
-    let mut api = ApiServer::new();
-    api.appear();
+    let api = ApiServer::present();
     let (web, client) = (uid(), uid());
     let daemon = start(&api);
     let name = [("shop", "web-0")];
@@ -229,8 +228,7 @@ fn a_pod_keeps_its_counts_through_restarts_and_a_new_one_starts_anew() {
 #[test]
 fn a_pod_is_shown_once_more_and_counted_for_ever() {
     let _lock = SystemLock::acquire();
-    let mut api = ApiServer::new();
-    api.appear();
+    let api = ApiServer::present();
     let daemon = start(&api);
     let (job, client, nameless) = (uid(), uid(), uid());
 
@@ -285,8 +283,7 @@ fn a_pod_is_shown_once_more_and_counted_for_ever() {
 #[test]
 fn static_init_and_ephemeral_containers_have_names() {
     let _lock = SystemLock::acquire();
-    let mut api = ApiServer::new();
-    api.appear();
+    let api = ApiServer::present();
     let daemon = start(&api);
     let (uid, hash) = (uid(), format!("{:032x}", 0xf4a1_u32));
     let [setup, app, debug, proxy] = [(); 4].map(|()| container());
@@ -332,8 +329,7 @@ fn static_init_and_ephemeral_containers_have_names() {
 #[test]
 fn the_watch_expires_breaks_and_waits_and_names_stay_right() {
     let _lock = SystemLock::acquire();
-    let mut api = ApiServer::new();
-    api.appear();
+    let mut api = ApiServer::present();
     let daemon = start(&api);
     let client = uid();
     let mut pods: Vec<(String, Running)> = Vec::new();
@@ -430,8 +426,7 @@ fn the_watch_expires_breaks_and_waits_and_names_stay_right() {
 #[test]
 fn after_a_restart_pods_go_on_and_totals_begin_anew() {
     let _lock = SystemLock::acquire();
-    let mut api = ApiServer::new();
-    api.appear();
+    let api = ApiServer::present();
     let (web, client) = (uid(), uid());
     let bpffs = Bpffs::new();
     let kubeconfig = api.kubeconfig();
